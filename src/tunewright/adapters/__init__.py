@@ -1,0 +1,1 @@
+"""What a method produces: a record of optional parts, saved, hashed and counted in one place."""

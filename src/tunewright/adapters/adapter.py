@@ -1,0 +1,136 @@
+"""The adapter: a frozen record of optional parts. Nothing here knows about methods, metrics or models."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tunewright.adapters.parts import (
+    Calibration,
+    DemonstrationPool,
+    Head,
+    Lora,
+    Part,
+    Prefix,
+    SoftPrompt,
+    Verbalizer,
+    Weights,
+)
+
+PARTS: dict[str, type[Part]] = {
+    "soft_prompt": SoftPrompt,
+    "prefix": Prefix,
+    "lora": Lora,
+    "weights": Weights,
+    "head": Head,
+    "verbalizer": Verbalizer,
+    "demonstrations": DemonstrationPool,
+    "calibration": Calibration,
+}
+"""Field of `Adapter` -> kind of part. The first four change the base's features, the rest turn features into logits."""
+
+BODY_PARTS = ("soft_prompt", "prefix", "lora", "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseIdentity:
+    """Which model an adapter belongs to. Two bases are the same when both hashes are."""
+
+    name: str
+    """What the user called it: a name or a folder."""
+    kind: str
+    """`encoder`."""
+    sha256: str
+    """Over names, shapes and values of all weights."""
+    tokenizer_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What a method produced and what is evaluated and served: optional parts, and where they belong."""
+
+    base: BaseIdentity
+    labels: tuple[str, ...]
+    """Class names in the order of the logits."""
+    max_tokens: int
+    """Texts are cut to this many tokens, the soft prompt or prefix included."""
+    soft_prompt: SoftPrompt | None = None
+    prefix: Prefix | None = None
+    lora: Lora | None = None
+    weights: Weights | None = None
+    head: Head | None = None
+    verbalizer: Verbalizer | None = None
+    demonstrations: DemonstrationPool | None = None
+    calibration: Calibration | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """Provenance in JSON values (task, method, parameters, scores); never read by the executor."""
+
+    def parts(self) -> dict[str, Part]:
+        """The parts that are there, by field name."""
+        found = {name: getattr(self, name) for name in PARTS}
+        return {name: part for name, part in found.items() if part is not None}
+
+    @property
+    def mixes(self) -> bool:
+        """Whether its rows can share a forward pass with rows of other adapters."""
+        return all(part.mixes for part in self.parts().values())
+
+    @property
+    def has_body(self) -> bool:
+        """Whether it changes the base's features."""
+        return any(getattr(self, name) is not None for name in BODY_PARTS)
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether its answer depends on the text at all."""
+        return self.head is not None or self.verbalizer is not None or self.demonstrations is not None
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Virtual tokens that take up positions before the text."""
+        prompt = 0 if self.soft_prompt is None else self.soft_prompt.length
+        return prompt + (0 if self.prefix is None else self.prefix.length)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, as `part.tensor`."""
+        return {f"{name}.{key}": t for name, part in self.parts().items() for key, t in part.tensors().items()}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> "Adapter":
+        """The same adapter with some tensors replaced; names as in `tensors()`."""
+        changed: dict[str, Part] = {}
+        for name, part in self.parts().items():
+            mine = part.tensors()
+            new = {key: tensors.get(f"{name}.{key}", tensor) for key, tensor in mine.items()}
+            if any(new[key] is not mine[key] for key in mine):
+                changed[name] = PARTS[name].build(part.settings(), new)
+        return dataclasses.replace(self, **changed) if changed else self  # type: ignore[arg-type]
+
+    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> "Adapter":
+        """The same adapter with every tensor passed through `change`."""
+        return self.with_tensors({name: change(tensor) for name, tensor in self.tensors().items()})
+
+    def num_bytes(self) -> int:
+        """Bytes of all tensors and texts, as stored."""
+        texts = json.dumps({name: part.settings() for name, part in self.parts().items()})
+        return len(texts.encode()) + sum(t.numel() * t.element_size() for t in self.tensors().values())
+
+    def sha256(self) -> str:
+        """Hash over parts: settings, tensor names, shapes and values. Provenance does not count."""
+        settings = {name: part.settings() for name, part in self.parts().items()}
+        head = [self.base.sha256, self.base.tokenizer_sha256, list(self.labels), self.max_tokens, settings]
+        digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+        update_with_tensors(digest, self.tensors())
+        return digest.hexdigest()
+
+
+def update_with_tensors(digest: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Feeds names, dtypes, shapes and bytes to a hash, in the order of the names."""
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())

@@ -1,0 +1,98 @@
+"""An adapter on disk: `adapter.json`, `adapter.safetensors`, and `peft/<part>/` for the parts PEFT has a format for."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from tunewright.adapters import peft_format
+from tunewright.adapters.adapter import PARTS, Adapter, BaseIdentity
+from tunewright.adapters.parts import Part
+from tunewright.errors import AdapterError
+from tunewright.runs import whole_folder
+
+SCHEMA_VERSION = 1
+_RECORD = "adapter.json"
+_TENSORS = "adapter.safetensors"
+
+
+def save(adapter: Adapter, folder: Path) -> None:
+    """Writes the adapter, whole or not at all; an adapter already there is replaced.
+
+    Raises:
+        RunError: Disk full or read-only.
+    """
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "base": dataclasses.asdict(adapter.base),
+        "labels": list(adapter.labels),
+        "max_tokens": adapter.max_tokens,
+        "parts": {name: part.settings() for name, part in adapter.parts().items()},
+        "sha256": adapter.sha256(),
+        "about": dict(adapter.about),
+    }
+    own = {k: t for k, t in adapter.tensors().items() if k.split(".")[0] not in peft_format.PEFT_PARTS}
+    with whole_folder(folder) as temporary:
+        (temporary / _RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        save_file({k: t.detach().cpu().contiguous() for k, t in own.items()}, temporary / _TENSORS)
+        for name, part in adapter.parts().items():
+            if name in peft_format.PEFT_PARTS:
+                peft_format.write(part, temporary / "peft" / name, base_name=adapter.base.name)
+
+
+def load(folder: Path) -> Adapter:
+    """Reads an adapter and checks that it is what was saved.
+
+    Raises:
+        AdapterError: No adapter there, a part of an unknown kind, a tensor changed or not finite.
+    """
+    record = _read_record(folder)
+    unknown = sorted(set(record["parts"]) - set(PARTS))
+    if unknown or record["schema_version"] > SCHEMA_VERSION:
+        raise AdapterError(f"{folder} was written by a newer version (parts {', '.join(unknown)}). Update tunewright.")
+    adapter = Adapter(
+        base=BaseIdentity(**record["base"]),
+        labels=tuple(record["labels"]),
+        max_tokens=int(record["max_tokens"]),
+        about=record["about"],
+        **_read_parts(folder, record["parts"]),  # type: ignore[arg-type]
+    )
+    broken = [name for name, t in adapter.tensors().items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if broken:
+        raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
+    if adapter.sha256() != record["sha256"]:
+        raise AdapterError(f"{folder} is not what was saved: its hash differs from {_RECORD}. Restore or train again.")
+    return adapter
+
+
+def _read_parts(folder: Path, settings: dict[str, dict[str, object]]) -> dict[str, Part]:
+    try:
+        stored = load_file(folder / _TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"cannot read {folder / _TENSORS}: {error}. Restore the folder.") from None
+    parts: dict[str, Part] = {}
+    for name, part_settings in settings.items():
+        if name in peft_format.PEFT_PARTS:
+            parts[name] = peft_format.read(folder / "peft" / name)
+        else:
+            tensors = {k.removeprefix(f"{name}."): t for k, t in stored.items() if k.startswith(f"{name}.")}
+            parts[name] = PARTS[name].build(part_settings, tensors)
+    return parts
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / _RECORD
+    if not path.exists():
+        raise AdapterError(f"{folder} is no adapter folder: no {_RECORD}. Give a folder such as runs/NAME/adapters/METHOD.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{path} is not valid JSON: {error}. Restore the folder.") from None
+    missing = {"schema_version", "base", "labels", "max_tokens", "parts", "sha256", "about"} - set(record)
+    if missing:
+        raise AdapterError(f"{path} lacks {', '.join(sorted(missing))}. Restore the folder.")
+    return record

@@ -1,0 +1,251 @@
+"""The parts an adapter may have. Each is plain data: settings (JSON) and tensors, and nothing about methods.
+
+Shapes: P virtual tokens, D model width, L layers, H key/value heads, d head width, r rank, C labels, N pool rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+Settings = Mapping[str, object]
+"""JSON values only."""
+
+_VOCABULARY_IDS = "vocabulary_ids"
+
+
+class Part(Protocol):
+    """One optional part of an adapter."""
+
+    mixes: ClassVar[bool]
+    """Whether rows with different parts of this kind can share one forward pass."""
+
+    def settings(self) -> dict[str, object]:
+        """What is not a tensor, as JSON values."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Tensors by name."""
+        ...
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `settings` and `tensors`."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftPrompt:
+    """Vectors put before the input's embeddings (Lester et al. 2021, section 2)."""
+
+    vectors_PD: Tensor
+    mixes: ClassVar[bool] = True
+
+    @property
+    def length(self) -> int:
+        """Virtual tokens."""
+        return self.vectors_PD.shape[0]
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"vectors": self.vectors_PD}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        return cls(vectors_PD=tensors["vectors"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """Keys and values put before those of the input in every layer (Li and Liang 2021; P-tuning v2)."""
+
+    keys_LHPd: Tensor
+    values_LHPd: Tensor
+    mixes: ClassVar[bool] = True
+
+    @property
+    def length(self) -> int:
+        """Virtual tokens."""
+        return self.keys_LHPd.shape[2]
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"keys": self.keys_LHPd, "values": self.values_LHPd}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        return cls(keys_LHPd=tensors["keys"], values_LHPd=tensors["values"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank updates of linear layers: W x + (alpha / r) B A x (Hu et al. 2021, section 4.1)."""
+
+    alpha: float
+    down: Mapping[str, Tensor]
+    """Module name -> A, [r, in]."""
+    up: Mapping[str, Tensor]
+    """Module name -> B, [out, r]."""
+    mixes: ClassVar[bool] = True
+
+    @property
+    def rank(self) -> int:
+        """r, the same for every layer."""
+        return next(iter(self.down.values())).shape[0]
+
+    @property
+    def scaling(self) -> float:
+        """alpha / r."""
+        return self.alpha / self.rank
+
+    def settings(self) -> dict[str, object]:
+        return {"alpha": self.alpha}
+
+    def tensors(self) -> dict[str, Tensor]:
+        down = {f"{name}.down": tensor for name, tensor in self.down.items()}
+        return down | {f"{name}.up": tensor for name, tensor in self.up.items()}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
+        return cls(
+            alpha=float(str(settings["alpha"])),
+            down={name.removesuffix(".down"): t for name, t in tensors.items() if name.endswith(".down")},
+            up={name.removesuffix(".up"): t for name, t in tensors.items() if name.endswith(".up")},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """New values for some or all of the base's own parameters. Its rows need a forward pass of their own."""
+
+    values: Mapping[str, Tensor]
+    """Parameter name of the base -> value, fp32."""
+    vocabulary: str
+    """Parameter name of the word embeddings, in `values` or not."""
+    vocabulary_ids_V: Tensor
+    """Token ids, ascending, of the rows that `values` holds of the word embeddings; the base has the others."""
+    mixes: ClassVar[bool] = False
+
+    def look_up(self, ids_BL: Tensor, embeds_BLD: Tensor) -> Tensor:
+        """Word embeddings of a batch, where this record has its own.
+
+        Args:
+            ids_BL: Token ids.
+            embeds_BLD: The base's embeddings of them; gives dtype and device.
+        """
+        if self.vocabulary not in self.values:
+            return embeds_BLD
+        known_V = self.vocabulary_ids_V.to(ids_BL.device)
+        index_BL = torch.searchsorted(known_V, ids_BL).clamp(max=len(known_V) - 1)
+        own_BLD = nn.functional.embedding(index_BL, self.values[self.vocabulary].to(embeds_BLD.device))
+        return torch.where((known_V[index_BL] == ids_BL)[..., None], own_BLD.to(embeds_BLD.dtype), embeds_BLD)
+
+    def settings(self) -> dict[str, object]:
+        return {"vocabulary": self.vocabulary}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {**self.values, _VOCABULARY_IDS: self.vocabulary_ids_V}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
+        values = {name: tensor for name, tensor in tensors.items() if name != _VOCABULARY_IDS}
+        ids_V = tensors[_VOCABULARY_IDS]
+        return cls(values=values, vocabulary=str(settings["vocabulary"]), vocabulary_ids_V=ids_V)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A linear classifier on the pooled output of the base."""
+
+    weight_CD: Tensor
+    bias_C: Tensor
+    mixes: ClassVar[bool] = True
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"weight": self.weight_CD, "bias": self.bias_C}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        return cls(weight_CD=tensors["weight"], bias_C=tensors["bias"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verbalizer:
+    """Phrases that stand for each label; a text is scored by its similarity to their mean direction."""
+
+    phrases: tuple[tuple[str, ...], ...]
+    """One tuple of phrases for each label, in the labels' order."""
+    scale: float
+    """Logits are `scale` times the cosine."""
+    mixes: ClassVar[bool] = True
+
+    def settings(self) -> dict[str, object]:
+        return {"phrases": [list(group) for group in self.phrases], "scale": self.scale}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        groups = settings["phrases"]
+        assert isinstance(groups, list)
+        return cls(phrases=tuple(tuple(str(p) for p in group) for group in groups), scale=float(str(settings["scale"])))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemonstrationPool:
+    """Labelled examples to retrieve from: the nearest vote, weighted by similarity (Khandelwal et al. 2020, eq. 2)."""
+
+    texts: tuple[str, ...]
+    labels_N: Tensor
+    """Label index of each text, int64."""
+    vectors_ND: Tensor
+    """Their features, of length 1."""
+    num_neighbours: int
+    temperature: float
+    mixes: ClassVar[bool] = True
+
+    def settings(self) -> dict[str, object]:
+        return {"texts": list(self.texts), "num_neighbours": self.num_neighbours, "temperature": self.temperature}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"labels": self.labels_N, "vectors": self.vectors_ND}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
+        texts = settings["texts"]
+        assert isinstance(texts, list)
+        return cls(
+            texts=tuple(str(text) for text in texts),
+            labels_N=tensors["labels"],
+            vectors_ND=tensors["vectors"],
+            num_neighbours=int(str(settings["num_neighbours"])),
+            temperature=float(str(settings["temperature"])),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """A constant added to the logits of every row."""
+
+    bias_C: Tensor
+    mixes: ClassVar[bool] = True
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"bias": self.bias_C}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        return cls(bias_C=tensors["bias"])

@@ -1,0 +1,156 @@
+"""PEFT's own folder format for the parts it has: prompt tuning, prefix tuning, LoRA.
+
+Each part becomes a folder with `adapter_config.json` and `adapter_model.safetensors` that `peft.PeftModel.from_pretrained`
+reads, and the other way round. Layouts as in peft 0.21 (`utils/save_and_load.py`, `peft_model.py:get_prompt`).
+
+Shapes: P virtual tokens, D width, L layers, H heads, d head width.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tunewright.adapters.parts import Lora, Part, Prefix, SoftPrompt
+from tunewright.errors import AdapterError
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+_LORA_ROOT = "base_model.model."
+
+
+def write(part: Part, folder: Path, *, base_name: str) -> None:
+    """Writes one part as a PEFT folder.
+
+    Args:
+        part: A `SoftPrompt`, `Prefix` or `Lora`.
+        folder: Created if absent.
+        base_name: Stored as PEFT's `base_model_name_or_path`.
+    """
+    config, tensors = _ENCODE[type(part)](part)
+    common = {"task_type": "FEATURE_EXTRACTION", "inference_mode": True, "base_model_name_or_path": base_name}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(json.dumps(common | config, indent=1) + "\n", encoding="utf-8")
+    save_file({k: t.detach().float().contiguous().cpu() for k, t in tensors.items()}, folder / WEIGHTS_FILE)
+
+
+def read(folder: Path) -> Part:
+    """Reads a PEFT folder.
+
+    Raises:
+        AdapterError: Files missing or broken, a kind of PEFT adapter that is not run here (named), or values that are not finite.
+    """
+    config = read_config(folder)
+    try:
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"cannot read {folder / WEIGHTS_FILE}: {error}. Save the adapter again as safetensors.") from None
+    kind = str(config.get("peft_type"))
+    if kind not in _DECODE:
+        raise AdapterError(f"{folder} is a PEFT adapter of kind {kind}. Allowed: {', '.join(_DECODE)}.")
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
+    return _DECODE[kind](config, tensors)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """PEFT's settings of a folder.
+
+    Raises:
+        AdapterError: No such file, or not JSON.
+    """
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise AdapterError(f"{folder} is no adapter folder: {CONFIG_FILE} cannot be read ({error}).") from None
+    assert isinstance(config, dict)
+    return config
+
+
+def _encode_soft_prompt(part: SoftPrompt) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    length, width = part.vectors_PD.shape
+    config = {
+        "peft_type": "PROMPT_TUNING",
+        "num_virtual_tokens": length,
+        "token_dim": width,
+        "num_transformer_submodules": 1,
+        "prompt_tuning_init": "RANDOM",
+    }
+    return config, {"prompt_embeddings": part.vectors_PD}
+
+
+def _decode_soft_prompt(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SoftPrompt:  # noqa: ARG001
+    return SoftPrompt(vectors_PD=tensors["prompt_embeddings"])
+
+
+def _encode_prefix(part: Prefix) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    num_layers, num_heads, length, width = part.keys_LHPd.shape
+    config = {
+        "peft_type": "PREFIX_TUNING",
+        "num_virtual_tokens": length,
+        "num_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "token_dim": num_heads * width,
+        "num_transformer_submodules": 1,
+        "prefix_projection": False,
+    }
+    # PEFT stores one row for each virtual token: layer by layer, the key of all heads, then the value.
+    both_LKHPd = torch.stack([part.keys_LHPd, part.values_LHPd], dim=1)
+    flat = both_LKHPd.permute(3, 0, 1, 2, 4).reshape(length, -1)
+    return config, {"prompt_embeddings": flat}
+
+
+def _decode_prefix(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Prefix:
+    if config.get("prefix_projection"):
+        raise AdapterError("prefix with prefix_projection is not run here. Export its final keys and values.")
+    flat = tensors["prompt_embeddings"]
+    num_heads = int(config["num_attention_heads"])
+    both = flat.view(flat.shape[0], int(config["num_layers"]), 2, num_heads, -1).permute(1, 2, 3, 0, 4)
+    return Prefix(keys_LHPd=both[:, 0].contiguous(), values_LHPd=both[:, 1].contiguous())
+
+
+def _encode_lora(part: Lora) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    config = {
+        "peft_type": "LORA",
+        "r": part.rank,
+        "lora_alpha": part.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(part.down),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+    }
+    tensors = {f"{_LORA_ROOT}{name}.lora_A.weight": t for name, t in part.down.items()}
+    return config, tensors | {f"{_LORA_ROOT}{name}.lora_B.weight": t for name, t in part.up.items()}
+
+
+def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lora:
+    unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(key)]
+    if unsupported or config.get("bias", "none") != "none":
+        raise AdapterError(f"LoRA with {', '.join(unsupported) or 'bias'} is not run here. Merge it with PEFT first.")
+
+    def of(kind: str) -> dict[str, Tensor]:
+        end = f".{kind}.weight"
+        return {k.removeprefix(_LORA_ROOT).removesuffix(end): t for k, t in tensors.items() if k.endswith(end)}
+
+    return Lora(alpha=float(config["lora_alpha"]), down=of("lora_A"), up=of("lora_B"))
+
+
+_ENCODE: dict[type, Callable[[Any], tuple[dict[str, Any], dict[str, Tensor]]]] = {
+    SoftPrompt: _encode_soft_prompt,
+    Prefix: _encode_prefix,
+    Lora: _encode_lora,
+}
+_DECODE: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Part]] = {
+    "PROMPT_TUNING": _decode_soft_prompt,
+    "PREFIX_TUNING": _decode_prefix,
+    "LORA": _decode_lora,
+}
+PEFT_PARTS = ("soft_prompt", "prefix", "lora")
+"""Fields of `Adapter` that are stored in PEFT's format."""

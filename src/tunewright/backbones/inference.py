@@ -1,0 +1,83 @@
+"""Running many rows without gradients: batches by length, features of the bare base computed once.
+
+Shapes: N rows, D width, C labels.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from tunewright.adapters.adapter import Adapter
+from tunewright.backbones.base import Backbone, Encoding, Row
+
+BATCH_TOKENS = 4096
+"""Tokens, padding included, of one batch while predicting."""
+
+
+def by_length(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices in batches of similar length, at most `batch_tokens` padded tokens each, longest first.
+
+    The longest come first, so that what does not fit in memory fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda k: -lengths[k])
+    batch: list[int] = []
+    for k in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(k)
+    if batch:
+        yield batch
+
+
+def _run(run: Callable[[list[int]], Tensor], lengths: Sequence[int], width: int) -> Tensor:
+    result = torch.zeros(len(lengths), width)
+    with torch.no_grad():
+        for members in by_length(lengths):
+            result[members] = run(members).float().cpu()
+    return result
+
+
+class FeatureStore:
+    """Features of a bare base, computed once per input and kept for every method that needs only them.
+
+    Args:
+        backbone: The base.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._bare = Adapter(base=backbone.identity, labels=(), max_tokens=backbone.max_tokens)
+        self._known: dict[Encoding, Tensor] = {}
+
+    def __call__(self, encodings: Sequence[Encoding]) -> Tensor:
+        """Features, fp32 [N, D]."""
+        missing = list(dict.fromkeys(e for e in encodings if e not in self._known))
+        rows = [Row(encoding=e, adapter=self._bare) for e in missing]
+        lengths = [len(e.ids) for e in missing]
+        found = _run(lambda members: self.backbone.features([rows[k] for k in members]), lengths, self.backbone.width)
+        self._known.update(zip(missing, found.unbind(), strict=True))
+        if not encodings:
+            return torch.zeros(0, self.backbone.width)
+        return torch.stack([self._known[e] for e in encodings])
+
+
+def features(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> Tensor:
+    """Features of every input under the adapter's body, fp32 [N, D]."""
+    if not adapter.has_body:
+        return store(encodings)
+    rows = [Row(encoding=e, adapter=adapter) for e in encodings]
+    lengths = [len(e.ids) + adapter.prefix_tokens for e in encodings]
+    backbone = store.backbone
+    return _run(lambda members: backbone.features([rows[k] for k in members]), lengths, backbone.width)
+
+
+def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> Tensor:
+    """Logits of every input under the adapter, fp32 [N, C]."""
+    if not adapter.needs_features:
+        found = torch.zeros(len(encodings), store.backbone.width)
+    else:
+        found = features(adapter, encodings, store)
+    with torch.no_grad():
+        return store.backbone.answer(adapter, found).float().cpu()

@@ -1,0 +1,100 @@
+"""LoRA in a mixed batch: each row's low-rank update is added to the output of the base's own linear layers.
+
+Shapes: B rows, T tokens, I input width, O output width, r rank, K distinct LoRAs.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.adapters.parts import Lora
+from tunewright.backbones.base import Dropout
+
+
+@contextlib.contextmanager
+def low_rank_updates(
+    linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None], dropout: Dropout | None
+) -> Iterator[None]:
+    """Within the context, the layers add the updates of the rows.
+
+    Args:
+        linears: Module name -> layer.
+        loras: The LoRA of each row, or None.
+        dropout: Applied to the updates' inputs.
+    """
+    distinct = list({id(lora): lora for lora in loras if lora is not None}.values())
+    hooks = []
+    try:
+        for name, linear in linears.items():
+            if any(name in lora.down for lora in distinct):
+                update = _update(name, distinct, loras, dropout)
+                hooks.append(linear.register_forward_hook(_adds(update)))
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _adds(update: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    return lambda _module, inputs, output: output + update(inputs[0])
+
+
+def _update(
+    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], dropout: Dropout | None
+) -> Callable[[Tensor], Tensor]:
+    if len(distinct) == 1 and all(lora is not None for lora in loras):
+        return _SharedUpdate(down_rI=distinct[0].down[name], up_Or=_scaled_up(distinct[0], name), dropout=dropout)
+    return _mixed_update(name, distinct, loras, dropout)
+
+
+def _scaled_up(lora: Lora, name: str) -> Tensor:
+    return lora.up[name] * lora.scaling
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SharedUpdate:
+    """Every row has the same LoRA."""
+
+    down_rI: Tensor
+    up_Or: Tensor
+    dropout: Dropout | None
+
+    def __call__(self, input_BTI: Tensor) -> Tensor:
+        values = input_BTI if self.dropout is None else self.dropout(input_BTI)
+        inner = nn.functional.linear(values, self.down_rI.to(values.dtype))
+        return nn.functional.linear(inner, self.up_Or.to(values.dtype))
+
+
+def _mixed_update(
+    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], dropout: Dropout | None
+) -> "_MixedUpdate":
+    """Stacks the factors, with zeros for a smaller rank and for rows without LoRA."""
+    having = [lora for lora in distinct if name in lora.down]
+    width_in, width_out = having[0].down[name].shape[1], having[0].up[name].shape[0]
+    rank = max(lora.rank for lora in having)
+    down = [nn.functional.pad(lora.down[name], (0, 0, 0, rank - lora.rank)) for lora in having]
+    up = [nn.functional.pad(_scaled_up(lora, name), (0, rank - lora.rank)) for lora in having]
+    down.append(down[0].new_zeros(rank, width_in))
+    up.append(up[0].new_zeros(width_out, rank))
+    place = {id(lora): k for k, lora in enumerate(having)}
+    which_B = torch.tensor([place.get(id(lora), len(having)) for lora in loras])
+    return _MixedUpdate(down_KrI=torch.stack(down), up_KOr=torch.stack(up), which_B=which_B, dropout=dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _MixedUpdate:
+    """Rows of several LoRAs, or of none (the last one, all zeros)."""
+
+    down_KrI: Tensor
+    up_KOr: Tensor
+    which_B: Tensor
+    dropout: Dropout | None
+
+    def __call__(self, input_BTI: Tensor) -> Tensor:
+        values = input_BTI if self.dropout is None else self.dropout(input_BTI)
+        which_B = self.which_B.to(self.down_KrI.device)
+        inner = torch.bmm(values, self.down_KrI[which_B].to(values.dtype).transpose(1, 2))
+        return torch.bmm(inner, self.up_KOr[which_B].to(values.dtype).transpose(1, 2))

@@ -1,0 +1,86 @@
+"""From texts to token ids, and from token ids to a padded batch.
+
+Shapes: B rows, L positions (soft prompt and text of the longest row), N virtual tokens of the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from tunewright.backbones.base import Encoding
+from tunewright.types import Example
+
+_BUCKET = 8
+"""Batches are padded to a multiple of this: kernels are prepared once for each shape."""
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], limit: int) -> list[Encoding]:
+    """Tokenises texts and pairs; the longer text of a pair is cut first.
+
+    Args:
+        tokenizer: The base's own.
+        examples: Rows; all or none with a `text_pair`.
+        limit: Most tokens of an input, special tokens included.
+    """
+    if not examples:
+        return []
+    texts = [example.text for example in examples]
+    pairs = None if examples[0].text_pair is None else [example.text_pair or "" for example in examples]
+    whole = tokenizer(texts, pairs, truncation=False, return_attention_mask=False, return_token_type_ids=True)
+    cut = [k for k, ids in enumerate(whole["input_ids"]) if len(ids) > limit]
+    ids, types = list(whole["input_ids"]), list(whole["token_type_ids"])
+    lost = [0] * len(texts)
+    for k in cut:
+        pair = None if pairs is None else pairs[k]
+        short = tokenizer(texts[k], pair, truncation="longest_first", max_length=limit, return_token_type_ids=True)
+        lost[k] = len(ids[k]) - len(short["input_ids"])
+        ids[k], types[k] = short["input_ids"], short["token_type_ids"]
+    return [Encoding(ids=tuple(i), type_ids=tuple(t), num_cut=n) for i, t, n in zip(ids, types, lost, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where everything of a batch stands: `[soft prompt][text][padding]` in each row."""
+
+    ids_BL: Tensor
+    types_BL: Tensor
+    mask_BL: Tensor
+    """1 on soft prompt and text."""
+    text_BL: Tensor
+    """1 on text."""
+    prompt_rows_N: Tensor
+    prompt_columns_N: Tensor
+    first_text_B: Tensor
+    """Column of each row's first text token."""
+
+
+def lay_out(encodings: Sequence[Encoding], prompt_lengths: Sequence[int], pad_id: int) -> Layout:
+    """The padded batch.
+
+    Args:
+        encodings: One per row.
+        prompt_lengths: Soft prompt tokens of each row.
+        pad_id: Fills ids under prompts and padding.
+    """
+    lengths = [len(e.ids) + p for e, p in zip(encodings, prompt_lengths, strict=True)]
+    width = -(-max(lengths) // _BUCKET) * _BUCKET
+
+    def padded(values: Sequence[int], prompt: int, fill: int) -> list[int]:
+        return [fill] * prompt + list(values) + [fill] * (width - prompt - len(values))
+
+    pairs = list(zip(encodings, prompt_lengths, strict=True))
+    first_B = torch.tensor(prompt_lengths)
+    columns_L = torch.arange(width)
+    mask_BL = columns_L < torch.tensor(lengths)[:, None]
+    return Layout(
+        ids_BL=torch.tensor([padded(e.ids, p, pad_id) for e, p in pairs]),
+        types_BL=torch.tensor([padded(e.type_ids, p, 0) for e, p in pairs]),
+        mask_BL=mask_BL.long(),
+        text_BL=(mask_BL & (columns_L >= first_B[:, None])).long(),
+        prompt_rows_N=torch.repeat_interleave(torch.arange(len(pairs)), first_B),
+        prompt_columns_N=torch.cat([torch.arange(p) for p in prompt_lengths]),
+        first_text_B=first_B,
+    )

@@ -1,0 +1,156 @@
+"""The settings of a run: one record behind the command line, the YAML file and the Python call.
+
+The field is the only source of a default; its description is the help, the docs and the error.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tunewright.errors import ConfigError, unknown
+
+EMBEDDED_MODEL = "embedded"
+"""Name of the model that ships with `tunewright[demo]`: all-MiniLM-L6-v2."""
+
+_UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(value: object) -> object:
+    """`90`, `"90s"`, `"10m"` or `"1.5h"` in seconds; anything else unchanged, for pydantic to refuse."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(-?\d+(?:\.\d+)?)\s*([smh]?)\s*", value)
+        if match:
+            return float(match[1]) * _UNITS_S[match[2] or "s"]
+    return value
+
+
+def names(value: object) -> object:
+    """`"a,b"` as `["a", "b"]`; anything else unchanged."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(names)]
+Seconds = Annotated[float, BeforeValidator(seconds)]
+
+
+class RunConfig(BaseModel):
+    """Everything `tunewright compare` needs to repeat a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    data: str = Field(description="csv, tsv, jsonl or parquet file, a folder of them, or a dataset name on the hub")
+    dev: str | None = Field(default=None, description="file with the rows to tune on; split off the data when absent")
+    test: str | None = Field(default=None, description="file with the rows to judge on; split off the data when absent")
+    text: str | None = Field(default=None, description="column of the text; found by name or by rule when absent")
+    text_pair: str | None = Field(default=None, description="column of a second text, for pairs")
+    label: str | None = Field(default=None, description="column of the label; found by name or by rule when absent")
+    descriptions: str | None = Field(default=None, description="YAML file: label -> a few words on what it means")
+    rows: int | None = Field(default=None, ge=1, description="use at most this many training rows, stratified")
+    model: Names = Field(default=(EMBEDDED_MODEL,), min_length=1, description="base model: name or folder; may repeat")
+    methods: Names = Field(default=("all",), min_length=1, description="methods to compare, comma separated, or all")
+    trials: int | None = Field(default=None, ge=1, description="tuning trials for each family of methods (default 12)")
+    budget: Seconds | None = Field(default=None, gt=0, description="time for the whole run, such as 90s, 10m or 2h")
+    seeds: int = Field(default=3, ge=1, description="refits of each method's best setting")
+    seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
+    metric: str = Field(default="accuracy", description="accuracy or macro-f1")
+    margin: float = Field(default=1.0, ge=0, lt=100, description="points a cheaper candidate may lose and still be recommended")
+    pruning: bool = Field(default=True, description="stop trials early that are behind the median of earlier ones")
+    max_tokens: int | None = Field(default=None, ge=8, description="cut texts to this many tokens; the model's limit when absent")
+    out: str | None = Field(default=None, description="run folder to write; runs/<data>-<date> when absent")
+    resume: bool = Field(default=False, description="go on with the run folder given by out")
+
+    @property
+    def num_trials(self) -> int | None:
+        """Trials for each family; None where time alone decides."""
+        if self.trials is None and self.budget is None:
+            return DEFAULT_TRIALS
+        return self.trials
+
+
+DEFAULT_TRIALS = 12
+
+
+def load_config(path: str | None, overrides: Mapping[str, Any]) -> RunConfig:
+    """Settings from a YAML file, with the command line's on top.
+
+    Args:
+        path: YAML file, or None.
+        overrides: Field -> value; a value of None means "not given".
+
+    Raises:
+        ConfigError: With every fault at once: unknown keys (nearest name offered), wrong types, values out of range.
+    """
+    settings: dict[str, Any] = {} if path is None else read_yaml(Path(path))
+    settings |= {key: value for key, value in overrides.items() if value is not None}
+    return validate(settings)
+
+
+def validate(settings: Mapping[str, Any]) -> RunConfig:
+    """A checked record.
+
+    Raises:
+        ConfigError: With every fault at once.
+    """
+    faults = [unknown("setting", key, RunConfig.model_fields) for key in settings if key not in RunConfig.model_fields]
+    known = {key: value for key, value in settings.items() if key in RunConfig.model_fields}
+    try:
+        config = RunConfig(**known)
+    except ValidationError as error:
+        faults += [_fault(item) for item in error.errors()]
+        raise ConfigError(faults) from None
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _fault(item: Mapping[str, Any]) -> str:
+    """One line of ours for one of pydantic's: what, got, allowed, what to do."""
+    key = ".".join(str(part) for part in item["loc"])
+    field = RunConfig.model_fields.get(str(item["loc"][0]))
+    about = "" if field is None or field.description is None else f" ({field.description})"
+    if item["type"] == "missing":
+        return f"`{key}` is missing{about}. Give it on the command line or in the YAML."
+    rule = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"`{key}` must be {rule}. Got {item['input']!r}{about}."
+
+
+def read_yaml(path: Path, *, as_text: bool = False) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Args:
+        path: The file.
+        as_text: Keep every scalar as written: a label `no` or `01` is no boolean and no number.
+
+    Raises:
+        ConfigError: Missing, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader if as_text else yaml.SafeLoader)
+    except FileNotFoundError:
+        raise ConfigError(f"no such file: {path}. Check the path.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read {path} as YAML: {reason}. Allowed: UTF-8 text, `key: value` lines.") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines. Got {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def choose(what: str, wanted: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
+    """The wanted names in the table's order; `all` means every one.
+
+    Raises:
+        ConfigError: With every unknown name at once.
+    """
+    if "all" in wanted:
+        return tuple(allowed)
+    faults = [unknown(what, name, ["all", *allowed]) for name in wanted if name not in allowed]
+    if faults:
+        raise ConfigError(faults)
+    return tuple(name for name in allowed if name in wanted)

@@ -1,0 +1,57 @@
+"""From a table's rows to examples, once the columns are known."""
+
+from collections.abc import Mapping
+
+from tunewright.data.columns import check_columns
+from tunewright.data.tables import Table
+from tunewright.errors import DataError
+from tunewright.types import Example
+
+SHOWN = 5
+"""Row numbers named in an error."""
+
+
+def to_examples(
+    table: Table, columns: Mapping[str, str], *, source: str | None = None, labelled: bool = True
+) -> tuple[Example, ...]:
+    """One example for each row, in order: `table.rows[i]` still holds all columns of example i.
+
+    Args:
+        table: The rows.
+        columns: Role (`text`, `text_pair`, `label`) -> column, as in `Dataset.columns`.
+        source: First part of the ids, `<source>:<1-based row>`; the table's name when None.
+        labelled: False for rows that are to be predicted: the label column may be absent and is not read.
+
+    Raises:
+        DataError: A column that the table lacks; missing or empty texts or labels, with count and first row numbers.
+    """
+    wanted = {role: column for role, column in columns.items() if labelled or role != "label"}
+    check_columns(table, wanted)
+    for role, column in wanted.items():
+        _check_filled(table, role, column)
+    name = table.name if source is None else source
+    return tuple(
+        Example(
+            id=f"{name}:{number}",
+            text=str(row[wanted["text"]]),
+            text_pair=str(row[wanted["text_pair"]]) if "text_pair" in wanted else None,
+            label=str(row[wanted["label"]]).strip() if "label" in wanted else None,
+        )
+        for number, row in enumerate(table.rows, 1)
+    )
+
+
+def _check_filled(table: Table, role: str, column: str) -> None:
+    missing = [number for number, row in enumerate(table.rows, 1) if not _is_filled(row[column], role)]
+    if missing:
+        what = "labels" if role == "label" else "texts"
+        shown = ", ".join(str(number) for number in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        raise DataError(
+            f"{table.path}: missing {what} in column {column!r}: {len(missing)} of {len(table.rows)} rows "
+            f"(row {shown}). Every row needs one. Fill or remove these rows."
+        )
+
+
+def _is_filled(value: str | None, role: str) -> bool:
+    """A NaN is how some exports write a missing label; as a text it may be meant."""
+    return value is not None and value.strip() not in (("", "nan", "NaN") if role == "label" else ("",))

@@ -1,0 +1,86 @@
+"""Class names: which values may be one, their order, and what they mean in words."""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from tunewright.config import read_yaml
+from tunewright.errors import ConfigError, DataError, unknown
+from tunewright.types import Example
+
+MAX_INTEGER_LABELS = 100
+"""More distinct integers than this are quantities, not classes."""
+
+_INTEGER = re.compile(r"[+-]?\d+")
+_FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+
+
+def check_labels(examples: Sequence[Example], path: str) -> None:
+    """Refuses labels that are numbers to be estimated, or that leave nothing to decide.
+
+    Raises:
+        DataError: Floats, more than `MAX_INTEGER_LABELS` distinct integers, or a single class.
+    """
+    counts = Counter(example.label for example in examples if example.label is not None)
+    if all(_FLOAT.fullmatch(label) for label in counts):
+        floats = [label for label in counts if not _INTEGER.fullmatch(label)]
+        if floats:
+            raise DataError(
+                f"{path}: labels are floats, such as {floats[0]}. Allowed: class names or integers. "
+                "Write classes as words, or choose another column with --label."
+            )
+        if len(counts) > MAX_INTEGER_LABELS:
+            raise DataError(
+                f"{path}: {len(counts)} distinct integers as labels: looks like a quantity. Allowed: at most "
+                f"{MAX_INTEGER_LABELS}. Group them into classes, or choose another column with --label."
+            )
+    if len(counts) < 2:
+        raise DataError(
+            f"{path}: only one class in the training rows: {next(iter(counts))!r}. At least two are needed. "
+            "Add rows of another class, or choose another column with --label."
+        )
+
+
+def label_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Distinct labels, sorted: by value where all are integers."""
+    distinct = set(labels)
+    if all(_INTEGER.fullmatch(label) for label in distinct):
+        return tuple(sorted(distinct, key=lambda label: (int(label), label)))
+    return tuple(sorted(distinct))
+
+
+def in_words(label: str) -> str:
+    """A class name as words: `card_arrival`, `cardArrival` and `Card-Arrival` are "card arrival"; acronyms stay."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
+    words = re.sub(r"[_\-/.:\s]+", " ", spaced).split()
+    text = " ".join(word if word.isupper() and len(word) > 1 else word.lower() for word in words)
+    return text or label
+
+
+def describe(labels: Sequence[str], path: str | None, *, also_known: Collection[str] = ()) -> dict[str, str]:
+    """Label -> description, from a YAML file or from the names themselves.
+
+    Args:
+        labels: The task's; each must be in the file.
+        path: YAML file, or None.
+        also_known: Labels that the file may hold besides: those seen in the test rows only.
+
+    Raises:
+        ConfigError: Unreadable file, unknown or missing labels, descriptions that are no text; all at once.
+    """
+    if path is None:
+        return {label: in_words(label) for label in labels}
+    content = read_yaml(Path(path).expanduser(), as_text=True)
+    faults = [
+        f"{path}: {unknown('label', key, labels)}" for key in content if key not in labels and key not in also_known
+    ]
+    missing = [label for label in labels if label not in content]
+    if missing:
+        faults.append(f"{path}: no description of {', '.join(missing)}. Add a line `{missing[0]}: what it means`.")
+    for key, value in content.items():
+        if not isinstance(value, str) or not value.strip():
+            faults.append(f"{path}: the description of {key!r} must be a few words. Got {value!r}.")
+    if faults:
+        raise ConfigError(faults)
+    return {label: str(content[label]).strip() for label in labels}

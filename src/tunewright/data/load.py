@@ -1,0 +1,129 @@
+"""From the settings to a dataset: read, choose columns, check, split once, limit, and say what was noticed."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tunewright.config import RunConfig
+from tunewright.data.columns import find_columns
+from tunewright.data.duplicates import SHOWN, conflicting_labels, shared_rows, twin_groups, twin_notices
+from tunewright.data.examples import to_examples
+from tunewright.data.labels import check_labels, describe, label_order
+from tunewright.data.sources import read_source
+from tunewright.data.splits import WEIGHTS, check_classes, limit_rows, rows_sha256, split_rows
+from tunewright.errors import DataError
+from tunewright.types import Dataset, Example, Notice, Splits, Task
+
+Rows = Mapping[str, tuple[Example, ...]]
+"""Split -> examples."""
+
+
+def load_dataset(config: RunConfig) -> Dataset:
+    """The task and its three splits.
+
+    Given splits are used as they are. What is not given is split off the training rows, 70/10/20, stratified by label,
+    with exact and near duplicates on one side. `rows` then limits the training rows alone.
+
+    Raises:
+        DataError: The file, its columns, its texts or its labels cannot be used.
+        ConfigError: The label descriptions do not fit the labels.
+    """
+    split_rng, rows_rng = np.random.default_rng(config.seed).spawn(2)
+    source = read_source(config)
+    columns, said = find_columns(
+        source.tables["train"], text=config.text, text_pair=config.text_pair, label=config.label
+    )
+    given = {split: to_examples(table, columns, source=source.prefix(split)) for split, table in source.tables.items()}
+    _check_all_labels(given, config.data)
+    rows, noticed = _complete(given, split_rng, config.data)
+    labels = label_order(str(example.label) for split in ("train", "dev") for example in rows[split])
+    noticed += _label_notices(rows, labels)
+    train, limited = _limited(rows["train"], config.rows, rows_rng)
+    rows = {**rows, "train": train}
+    in_test = {str(example.label) for example in rows["test"]}
+    task = Task(
+        name=source.name,
+        labels=labels,
+        descriptions=describe(labels, config.descriptions, also_known=in_test),
+        metric=config.metric,
+        paired="text_pair" in columns,
+    )
+    return Dataset(
+        task=task,
+        splits=Splits(train=rows["train"], dev=rows["dev"], test=rows["test"]),
+        sha256=data_sha256(rows),
+        notices=(said, *source.notices, *noticed, *limited),
+        columns=columns,
+    )
+
+
+def _check_all_labels(given: Rows, path: str) -> None:
+    """All rows for the kind of label; the training rows for the number of classes."""
+    check_labels([example for examples in given.values() for example in examples], path)
+    check_labels(given["train"], path)
+
+
+def _complete(given: Rows, rng: np.random.Generator, path: str) -> tuple[Rows, list[Notice]]:
+    """All three splits, the missing ones taken off the training rows."""
+    notices = shared_rows(given) + conflicting_labels(given["train"])
+    weights = {split: weight for split, weight in WEIGHTS.items() if split == "train" or split not in given}
+    if len(weights) == 1:
+        return given, notices
+    groups = twin_groups(given["train"])
+    check_classes(given["train"], groups, list(weights), path)
+    rows = {**given, **split_rows(given["train"], groups, weights, rng)}
+    return rows, notices + twin_notices(given["train"], groups)
+
+
+def _label_notices(rows: Rows, labels: Sequence[str]) -> list[Notice]:
+    """Classes that one split has and another lacks."""
+    trained = {example.label for example in rows["train"]}
+    notices: list[Notice] = []
+    for split in ("dev", "test"):
+        unseen = [example for example in rows[split] if example.label not in trained]
+        if unseen:
+            names = _quoted({str(example.label) for example in unseen})
+            message = f"{len(unseen)} {split} rows have labels absent from train ({names}); they are scored as wrong."
+            ids = tuple(example.id for example in unseen[:SHOWN])
+            notices.append(Notice(code=f"unseen-labels-in-{split}", message=message, count=len(unseen), ids=ids))
+        absent = set(labels) - {str(example.label) for example in rows[split]}
+        if absent:
+            message = f"No {split} row has the label {_quoted(absent)}; nothing is measured for it."
+            notices.append(Notice(code=f"classes-missing-in-{split}", message=message, count=len(absent)))
+    return notices
+
+
+def _quoted(names: set[str]) -> str:
+    shown = ", ".join(repr(name) for name in sorted(names)[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _limited(
+    train: tuple[Example, ...], rows: int | None, rng: np.random.Generator
+) -> tuple[tuple[Example, ...], list[Notice]]:
+    """The training rows to use, and which they are.
+
+    Raises:
+        DataError: So few rows that a single class is left.
+    """
+    if rows is None:
+        return train, []
+    kept = limit_rows(train, rows, rng)
+    classes, left = ({example.label for example in examples} for examples in (train, kept))
+    if len(left) < 2:
+        raise DataError(f"`rows` leaves a single class. Got {rows}. Allowed: {len(classes)}, one a class, or more.")
+    message = f"{len(kept)} of {len(train)} training rows, sha256 {rows_sha256(kept)[:16]}"
+    tail = f"; {len(classes) - len(left)} of {len(classes)} classes have none." if len(left) < len(classes) else "."
+    return kept, [Notice(code="rows", message=message + tail, count=len(kept))]
+
+
+def data_sha256(rows: Rows) -> str:
+    """Hash over ids, texts and labels of all splits, in the order train, dev, test."""
+    digest = hashlib.sha256()
+    for split in WEIGHTS:
+        for example in rows[split]:
+            record = (split, example.id, example.text, example.text_pair, example.label)
+            digest.update(json.dumps(record).encode() + b"\n")
+    return digest.hexdigest()

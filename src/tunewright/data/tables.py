@@ -1,0 +1,121 @@
+"""A table of strings, read from one file and checked cell by cell."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunewright.data.formats import Parsed, Row, parse_csv, parse_jsonl, parse_tsv, read_parquet
+from tunewright.errors import DataError
+
+MAX_CELL_CHARACTERS = 1_000_000
+"""A longer cell is a mistake of the export (a quote never closed, a whole file in one cell), not a text."""
+
+TEXT_FORMATS: dict[str, Callable[[str, str], Parsed]] = {".csv": parse_csv, ".tsv": parse_tsv, ".jsonl": parse_jsonl}
+
+SUFFIXES = (*TEXT_FORMATS, ".parquet")
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Rows as they stand in the source, all columns kept."""
+
+    name: str
+    """Stem of the file: `tickets` of `data/tickets.csv`."""
+    path: str
+    """The file as the user wrote it, for messages."""
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def read_table(path: str) -> Table:
+    """A csv, tsv, jsonl or parquet file; the suffix tells which.
+
+    Raises:
+        DataError: Missing or empty file, unknown suffix, not UTF-8, NUL bytes, no header, ragged or malformed lines,
+            a cell above `MAX_CELL_CHARACTERS`.
+    """
+    file = Path(path).expanduser()
+    if not file.exists():
+        raise missing_file(path)
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES or not file.is_file():
+        got = f"suffix {file.suffix!r}" if file.is_file() else "a folder"
+        raise DataError(f"cannot read {path}: got {got}. Allowed: a {', '.join(SUFFIXES)} file. Convert it first.")
+    columns, rows = _parsed(file, suffix, path)
+    if not rows:
+        raise DataError(f"{path} has no data rows: only {', '.join(columns) or 'blank lines'}. Add rows.")
+    table = Table(name=file.stem, path=path, columns=columns, rows=rows)
+    check_cells(table)
+    return table
+
+
+def missing_file(path: str) -> DataError:
+    """The error for a path that leads nowhere, with the nearest name in its folder."""
+    file = Path(path).expanduser()
+    if not file.parent.is_dir():
+        return DataError(f"no such file: {path}. There is no folder {file.parent} either. Check the path.")
+    names = sorted(entry.name for entry in file.parent.iterdir())
+    near = difflib.get_close_matches(file.name, names, n=1, cutoff=0.6)
+    hint = f" Did you mean {file.parent / near[0]}?" if near else ""
+    return DataError(f"no such file: {path}.{hint} Allowed: a {', '.join(SUFFIXES)} file, or a folder of them.")
+
+
+def _parsed(file: Path, suffix: str, path: str) -> Parsed:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}. Check the file's rights.") from None
+    if not content.removeprefix(_BOM).strip():
+        raise DataError(f"{path} is empty. It must hold a header and rows. Check the export.")
+    if suffix == ".parquet":
+        return read_parquet(file)
+    return TEXT_FORMATS[suffix](_decode(content, path), path)
+
+
+def _decode(content: bytes, path: str) -> str:
+    """UTF-8 text without its byte order mark."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path} is not UTF-8: byte 0 starts UTF-16. Save it as UTF-8.")
+    nul = content.find(b"\0")
+    if nul >= 0:
+        raise DataError(f"{path} holds a NUL byte at byte {nul}: not a text file. Export it again as UTF-8 text.")
+    body = content.removeprefix(_BOM)
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        offset = error.start + len(content) - len(body)
+        raise DataError(
+            f"{path} is not UTF-8: byte {offset} is 0x{body[error.start]:02x}. Save it as UTF-8 (iconv -t utf-8)."
+        ) from None
+
+
+def check_cells(table: Table) -> None:
+    """Refuses cells that no tokenizer should see.
+
+    Raises:
+        DataError: A cell above `MAX_CELL_CHARACTERS`, or with a NUL or half a surrogate pair (JSON escapes).
+    """
+    for number, row in enumerate(table.rows, 1):
+        for column, value in row.items():
+            if value is not None and (len(value) > MAX_CELL_CHARACTERS or not _is_text(value)):
+                raise _bad_cell(table, number, column, value)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
+
+
+def _bad_cell(table: Table, number: int, column: str, value: str) -> DataError:
+    where = f"{table.path}, row {number}, column {column!r}"
+    if len(value) > MAX_CELL_CHARACTERS:
+        return DataError(
+            f"{where}: a cell of {len(value)} characters. Allowed: at most {MAX_CELL_CHARACTERS}. Shorten or remove it."
+        )
+    return DataError(f"{where}: a NUL or half a surrogate pair in the text. Allowed: Unicode text. Remove it.")

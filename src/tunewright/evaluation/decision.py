@@ -1,0 +1,122 @@
+"""Which candidate to take: every pair compared, the cheapest one that is shown to be close to the best recommended.
+
+Shapes: N rows, R resamples, K candidates, cheapest first.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+from numpy.random import Generator
+
+from tunewright.errors import RunError
+from tunewright.evaluation import bootstrap, statistics
+from tunewright.evaluation.comparison import Decision, Pair
+from tunewright.evaluation.cost import Prices
+from tunewright.evaluation.evidence import Entry, Evidence, weigh
+from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
+from tunewright.evaluation.reason import Verdict, explain
+
+__all__ = ["Entry", "choose", "decide"]
+
+
+def decide(
+    candidates: Sequence[Entry],
+    scorer: Scorer,
+    rng: Generator,
+    *,
+    margin_points: float = 1.0,
+    num_resamples: int = bootstrap.NUM_RESAMPLES,
+    prices: Prices | None = None,
+) -> tuple[Decision, tuple[Pair, ...]]:
+    """The decision about shipped artefacts, and the pairs it rests on. The order of the candidates does not matter.
+
+    Best is the highest test value. Recommended is the cheapest candidate whose one-sided 95 % lower bound of the paired
+    difference from the best exceeds -margin; if no cheaper one is shown that close, the best; if none is shown to be
+    better than the floor, the floor. All pairs are tested and adjusted by Holm's method: by the exact McNemar test for
+    a proportion of independent rows, else by paired bootstrap.
+
+    Args:
+        candidates: Finished ones, with distinct ids.
+        scorer: Metric and true labels of the test rows.
+        rng: Source of randomness.
+        margin_points: Points, out of 100, that a cheaper candidate may lose.
+        num_resamples: Of the paired bootstrap.
+        prices: What the entries' prices were made with, for the record; the defaults when None.
+
+    Returns:
+        The decision, and all k(k-1)/2 pairs, the cheaper candidate of each first.
+
+    Raises:
+        RunError: There is no candidate.
+    """
+    if not candidates:
+        raise RunError("no candidate was finished: nothing to decide. Raise --budget or choose other --methods.")
+    assert len({entry.id for entry in candidates}) == len(candidates), "two candidates share an id"
+    evidence = weigh(candidates, scorer, rng, num_resamples)
+    margin = margin_points / 100
+    chosen = int(choose(evidence.values_K[None], evidence.slack_KK, margin)[0])
+    recommended = chosen if evidence.something_works or evidence.floor is None else evidence.floor
+    verdict = _verdict(evidence, recommended)
+    estimate = bootstrap.interval(scorer, evidence.entries[recommended].predicted_N, rng, num_resamples=num_resamples)
+    selection = _repeat(evidence, scorer, rng, margin, num_resamples)
+    is_winner = verdict is not Verdict.NOTHING_WORKS
+    return Decision(
+        best=evidence.entries[evidence.best].id,
+        recommended=evidence.entries[recommended].id,
+        margin=margin_points,
+        prices=asdict(Prices() if prices is None else prices),
+        not_separated=evidence.not_separated,
+        stability=selection.shares[recommended] if is_winner else None,
+        corrected_value=_corrected(selection, estimate.value) if is_winner else None,
+        minimum_detectable_difference=evidence.minimum_detectable_difference,
+        verdict=verdict.value,
+        reason=explain(verdict, evidence, recommended, estimate, margin_points),
+    ), evidence.pairs
+
+
+def choose(values_RK: FloatArray, slack_KK: FloatArray, margin: float) -> IntArray:
+    """The recommended candidate of each resample, candidates being sorted from cheap to dear.
+
+    Args:
+        values_RK: Metric of each candidate.
+        slack_KK: [i, j]: difference of i from j less its lower bound.
+        margin: What a cheaper one may lose, in units of the metric.
+    """
+    rows_R = np.arange(len(values_RK))
+    best_R = values_RK.argmax(axis=1)
+    bounds_RK = values_RK - values_RK[rows_R, best_R][:, None] - slack_KK[:, best_R].T
+    is_close_RK = bounds_RK > -margin + statistics.ROUNDING
+    is_close_RK[rows_R, best_R] = True
+    first_R: IntArray = is_close_RK.argmax(axis=1)
+    return first_R
+
+
+def _verdict(evidence: Evidence, recommended: int) -> Verdict:
+    """What kind of decision it is."""
+    if not evidence.something_works:
+        return Verdict.NOTHING_WORKS
+    if len(evidence.entries) == 1:
+        return Verdict.ONLY_ONE
+    if recommended != evidence.best:
+        return Verdict.CHEAPER
+    return Verdict.BEST_NOT_SHOWN if evidence.not_separated else Verdict.BEST_SHOWN
+
+
+def _repeat(
+    evidence: Evidence, scorer: Scorer, rng: Generator, margin: float, num_resamples: int
+) -> bootstrap.Selection:
+    """The choice repeated on bootstraps of the rows, each with the slack that all rows have."""
+    return bootstrap.winner_corrected(
+        scorer,
+        [entry.predicted_N for entry in evidence.entries],
+        lambda values_RK: choose(values_RK, evidence.slack_KK, margin),
+        rng,
+        num_replicates=min(num_resamples, bootstrap.NUM_REPLICATES),
+    )
+
+
+def _corrected(selection: bootstrap.Selection, value: float) -> float | None:
+    """The value without the luck of the choice, at most the measured one; None where no row was ever left out."""
+    return None if math.isnan(selection.value) else min(selection.value, value)

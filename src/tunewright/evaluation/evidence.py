@@ -1,0 +1,194 @@
+"""What the test rows say about the candidates: every pair, on shared resamples.
+
+Shapes: N rows, R resamples, K candidates, cheapest first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.random import Generator
+
+from tunewright.evaluation import bootstrap, statistics
+from tunewright.evaluation.bootstrap import Difference
+from tunewright.evaluation.comparison import NotSeparated, Pair
+from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
+from tunewright.types import Family
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Entry:
+    """A finished candidate as the decision sees it."""
+
+    id: str
+    method: str
+    family: Family
+    backbone: str
+    predicted_N: IntArray
+    """Label indices, on the test rows, of the shipped artefact."""
+    price: float
+    """US dollars for 1000 requests."""
+    is_floor: bool = False
+    """True for a candidate that does not read the text."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evidence:
+    """What the test rows say about the candidates, cheapest first."""
+
+    entries: Sequence[Entry]
+    metric: str
+    num_rows: int
+    values_K: FloatArray
+    pairs: tuple[Pair, ...]
+    adjusted_KK: FloatArray
+    """Holm-adjusted p-value of each pair."""
+    disagreement_KK: FloatArray
+    slack_KK: FloatArray
+    """[i, j]: how far below the difference of i from j its one-sided 95 % lower bound lies."""
+
+    @property
+    def best(self) -> int:
+        """The highest test value; of several, the cheapest."""
+        return int(self.values_K.argmax())
+
+    @property
+    def floor(self) -> int | None:
+        """The best of those that do not read the text; None where there is none."""
+        floors = [index for index, entry in enumerate(self.entries) if entry.is_floor]
+        return max(floors, key=lambda index: float(self.values_K[index]), default=None)
+
+    @property
+    def something_works(self) -> bool:
+        """Whether a candidate is shown to be better than the floor, or there is no floor."""
+        if self.floor is None:
+            return True
+        is_shown_K = self.adjusted_KK[self.floor] < statistics.ALPHA
+        return bool((is_shown_K & (self.values_K > self.values_K[self.floor])).any())
+
+    @property
+    def not_separated(self) -> tuple[NotSeparated, ...]:
+        """Candidates that are not shown to differ from the best, the highest value first."""
+        best = self.best
+        is_open_K = self.adjusted_KK[best] >= statistics.ALPHA
+        others = [
+            int(other) for other in np.argsort(-self.values_K, kind="stable") if is_open_K[other] and other != best
+        ]
+        gaps_K = self.values_K - self.values_K[best]
+        return tuple(
+            NotSeparated(
+                id=self.entries[other].id,
+                difference=float(gaps_K[other]),
+                rows_needed=statistics.rows_needed(float(gaps_K[other]), float(self.disagreement_KK[best, other])),
+            )
+            for other in others
+        )
+
+    @property
+    def minimum_detectable_difference(self) -> float | None:
+        """Of these rows, for the best and a typical other: the median over those that read the text.
+
+        None where there is no other, or the answers never differ.
+        """
+        readers = [index for index, entry in enumerate(self.entries) if index != self.best and not entry.is_floor]
+        if not readers:
+            return None
+        disagreement = float(np.median(self.disagreement_KK[self.best, readers]))
+        if disagreement == 0:
+            return None
+        return statistics.minimum_detectable_difference(disagreement, self.num_rows)
+
+    @property
+    def floor_pair(self) -> Pair | None:
+        """The best against the floor; None where there is no floor or it is the best."""
+        if self.floor is None:
+            return None
+        ids = {self.entries[self.best].id, self.entries[self.floor].id}
+        return next((pair for pair in self.pairs if {pair.a, pair.b} == ids), None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Duel:
+    """Candidate `a` against candidate `b`, by index."""
+
+    a: int
+    b: int
+    measured: Difference
+    p_value: float
+    slack_ab: float
+    slack_ba: float
+
+
+def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resamples: int) -> Evidence:
+    """Compares all pairs on shared resamples.
+
+    The p-value is of the exact McNemar test for a proportion of independent rows, else of the paired bootstrap, whose
+    tail, where Holm's method looks, is only approximate.
+
+    Args:
+        candidates: In any order; the evidence sorts them from cheap to dear.
+        scorer: Metric and true labels of the test rows.
+        rng: Source of randomness.
+        num_resamples: Of the paired bootstrap.
+    """
+    entries = sorted(candidates, key=lambda entry: (entry.price, -scorer.value(entry.predicted_N), entry.id))
+    values_K = np.array([scorer.value(entry.predicted_N) for entry in entries])
+    predicted_KN = [entry.predicted_N for entry in entries]
+    values_RK = bootstrap.resampled_values(scorer, predicted_KN, rng, num_resamples=num_resamples)
+    duels = []
+    for a, b in combinations(range(len(entries)), 2):
+        values_R, value = values_RK[:, a] - values_RK[:, b], float(values_K[a] - values_K[b])
+        duels.append(_duel(scorer, entries, (a, b), values_R, value))
+    adjusted = statistics.holm([duel.p_value for duel in duels])
+    adjusted_KK, disagreement_KK, slack_KK = np.ones((3, len(entries), len(entries)))
+    for duel, p_adjusted in zip(duels, adjusted, strict=True):
+        a, b, measured = duel.a, duel.b, duel.measured
+        adjusted_KK[[a, b], [b, a]] = p_adjusted
+        disagreement_KK[[a, b], [b, a]] = scorer.true_N.size * measured.standard_error**2 + measured.value**2
+        slack_KK[[a, b], [b, a]] = duel.slack_ab, duel.slack_ba
+    return Evidence(
+        entries=entries,
+        metric=scorer.metric.name,
+        num_rows=scorer.true_N.size,
+        values_K=values_K,
+        pairs=tuple(_pair(entries, duel, p_adjusted) for duel, p_adjusted in zip(duels, adjusted, strict=True)),
+        adjusted_KK=adjusted_KK,
+        disagreement_KK=disagreement_KK,
+        slack_KK=slack_KK,
+    )
+
+
+def _duel(
+    scorer: Scorer, entries: Sequence[Entry], indices: tuple[int, int], values_R: FloatArray, value: float
+) -> _Duel:
+    """One pair: its difference with interval, p-value and the two one-sided bounds."""
+    a, b = indices
+    measured = bootstrap.difference(values_R, value, scorer.num_units)
+    if not scorer.is_binomial:
+        slack_ab = value - bootstrap.lower_bound(values_R, value, scorer.num_units)
+        slack_ba = -value - bootstrap.lower_bound(-values_R, -value, scorer.num_units)
+        return _Duel(a=a, b=b, measured=measured, p_value=measured.p_value, slack_ab=slack_ab, slack_ba=slack_ba)
+    is_right_a, is_right_b = (entries[index].predicted_N == scorer.true_N for index in indices)
+    wins, losses, n = int((is_right_a & ~is_right_b).sum()), int((is_right_b & ~is_right_a).sum()), scorer.true_N.size
+    return _Duel(
+        a=a,
+        b=b,
+        measured=measured,
+        p_value=statistics.mcnemar(wins, losses),
+        slack_ab=value - statistics.score_lower_bound(wins, losses, n),
+        slack_ba=-value - statistics.score_lower_bound(losses, wins, n),
+    )
+
+
+def _pair(entries: Sequence[Entry], duel: _Duel, p_adjusted: float) -> Pair:
+    """The pair as `comparison.json` has it."""
+    return Pair(
+        a=entries[duel.a].id,
+        b=entries[duel.b].id,
+        difference=duel.measured.value,
+        low=duel.measured.low,
+        high=duel.measured.high,
+        p_value=duel.p_value,
+        p_adjusted=p_adjusted,
+    )

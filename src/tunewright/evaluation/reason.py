@@ -1,0 +1,106 @@
+"""The one sentence that says what was decided and why, for a reader who does not know statistics.
+
+"Not shown to differ" is never written as "equal": the sentence says what was seen, what is shown and what would settle
+the rest.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from tunewright.evaluation.evidence import Evidence
+from tunewright.types import Estimate
+
+_NAMED = 3
+"""Candidates named in a sentence; the others are counted."""
+
+
+class Verdict(StrEnum):
+    """What kind of decision it is."""
+
+    NOTHING_WORKS = "nothing learned is shown to work"
+    ONLY_ONE = "there is only one candidate"
+    CHEAPER = "a cheaper candidate is shown to be within the margin"
+    BEST_SHOWN = "the best is shown to be better than all others"
+    BEST_NOT_SHOWN = "the best is recommended but not shown to be better than all others"
+
+
+def explain(verdict: Verdict, evidence: Evidence, recommended: int, estimate: Estimate, margin_points: float) -> str:
+    """The sentence of a decision.
+
+    Args:
+        verdict: What kind of decision it is.
+        evidence: What the test rows say.
+        recommended: Index of the recommended candidate.
+        estimate: Its value with interval.
+        margin_points: What a cheaper candidate may lose.
+    """
+    tails: dict[Verdict, Callable[[], str]] = {
+        Verdict.NOTHING_WORKS: lambda: _nothing_works(evidence),
+        Verdict.ONLY_ONE: lambda: "no other candidate was finished to compare it with",
+        Verdict.CHEAPER: lambda: _cheaper(evidence, recommended, margin_points),
+        Verdict.BEST_SHOWN: lambda: "it is shown to be better than every other candidate",
+        Verdict.BEST_NOT_SHOWN: lambda: _best_not_shown(evidence, margin_points),
+    }
+    measured = f"{evidence.metric} {percent(estimate.value)} on {estimate.n} test rows"
+    between = f"95 % interval {estimate.low * 100:.1f} to {percent(estimate.high)}"
+    return f"{evidence.entries[recommended].id} is recommended: {measured} ({between}); {tails[verdict]()}."
+
+
+def percent(value: float) -> str:
+    """0.8345 as `83.5 %`."""
+    return f"{value * 100:.1f} %"
+
+
+def points(value: float) -> str:
+    """0.0123 as `1.2 points`."""
+    return f"{value * 100:.1f} points"
+
+
+def _margin(margin_points: float) -> str:
+    """1.0 as `1 point`."""
+    return f"{margin_points:g} point{'' if margin_points == 1 else 's'}"
+
+
+def _nothing_works(evidence: Evidence) -> str:
+    """Why the floor stays: what was seen above it, and how little these rows can show."""
+    pair = evidence.floor_pair
+    if pair is None or pair.difference == 0:
+        return "no candidate that reads the text did better"
+    limit = evidence.minimum_detectable_difference
+    power = "" if limit is None else f", and these rows can only show differences of some {points(limit)} or more"
+    return (
+        f"no candidate is shown to be better than it; the highest measured, {_best(evidence)}, is "
+        f"{points(abs(pair.difference))} above it, which may be chance (p = {pair.p_adjusted:.2g}){power}"
+    )
+
+
+def _cheaper(evidence: Evidence, recommended: int, margin_points: float) -> str:
+    """How close it is to the best, and what it costs beside it."""
+    below = float(evidence.values_K[evidence.best] - evidence.values_K[recommended])
+    price, best_price = evidence.entries[recommended].price, evidence.entries[evidence.best].price
+    ratio = f", at {price / best_price:.2g} times its price" if best_price > 0 else ""
+    return (
+        f"it is shown, with 95 % confidence, to lose less than {_margin(margin_points)} against the highest measured, "
+        f"{_best(evidence)} ({points(below)} more on these rows){ratio}"
+    )
+
+
+def _best_not_shown(evidence: Evidence, margin_points: float) -> str:
+    """What stays open, and how many rows would settle it."""
+    open_ones = evidence.not_separated
+    more = len(open_ones) - _NAMED
+    names = ", ".join(item.id for item in open_ones[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    nearest = open_ones[0]
+    rows = ""
+    if nearest.rows_needed is not None:
+        gap = points(abs(nearest.difference))
+        rows = f"; to show that the {gap} to {nearest.id} are real would take some {nearest.rows_needed} test rows"
+    return (
+        f"it is the highest measured, but not shown to be better than {names}, and no cheaper candidate is shown to be "
+        f"within {_margin(margin_points)} of it{rows}"
+    )
+
+
+def _best(evidence: Evidence) -> str:
+    """The best with its value."""
+    return f"{evidence.entries[evidence.best].id} with {percent(float(evidence.values_K[evidence.best]))}"

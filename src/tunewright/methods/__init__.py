@@ -1,0 +1,26 @@
+"""The methods: one file and one line of the table each."""
+
+from tunewright.methods import (
+    few_shot,
+    full,
+    gradual_unfreezing,
+    linear_probe,
+    lora,
+    majority,
+    prefix,
+    soft_prompt,
+    zero_shot,
+)
+from tunewright.registry import table
+
+METHODS = table(
+    majority.METHOD,
+    zero_shot.METHOD,
+    few_shot.METHOD,
+    soft_prompt.METHOD,
+    prefix.METHOD,
+    linear_probe.METHOD,
+    lora.METHOD,
+    full.METHOD,
+    gradual_unfreezing.METHOD,
+)

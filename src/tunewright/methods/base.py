@@ -1,0 +1,118 @@
+"""What a method says: what to place, what to train, what to search. Everything else belongs to the harness."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tunewright.adapters.adapter import Adapter
+from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.inference import FeatureStore
+from tunewright.training.loop import Rows, Settings
+from tunewright.training.optim import Rates
+from tunewright.types import Example, Family, Params, Scalar, Task
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """A number to search, on a logarithmic scale."""
+
+    low: float
+    high: float
+    default: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """Values to choose from; the first is the default."""
+
+    options: tuple[Scalar, ...]
+
+    @property
+    def default(self) -> Scalar:
+        """Tried first."""
+        return self.options[0]
+
+
+Space = Mapping[str, Range | Choice]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a method may look at: the task, the base and the training rows. Never dev, never test."""
+
+    task: Task
+    backbone: Encoder
+    store: FeatureStore
+    """Features of the bare base."""
+    examples: Sequence[Example]
+    rows: Rows
+    """The examples, tokenised to the base's limit."""
+    max_tokens: int
+    """Texts are cut so that text and virtual tokens have at most this many."""
+
+    @property
+    def num_labels(self) -> int:
+        """C."""
+        return len(self.task.labels)
+
+    def adapter(self, **parts: object) -> Adapter:
+        """An adapter for this task and base with the given parts."""
+        identity = self.backbone.identity
+        return Adapter(base=identity, labels=self.task.labels, max_tokens=self.max_tokens, **parts)  # type: ignore[arg-type]
+
+
+Place = Callable[[Material, Params, np.random.Generator], Adapter]
+
+
+def trains_nothing(adapter: Adapter, params: Params, progress: float) -> Rates:  # noqa: ARG001
+    """The schedule of a method that has no training."""
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One way to adapt a base. Its file is the whole of it."""
+
+    name: str
+    family: Family
+    summary: str
+    """One sentence for the table of methods."""
+    trains: str
+    """What is learned, with its count: `P D + (D + 1) C`."""
+    serves: str
+    """What serving it costs beyond the bare base."""
+    place: Place
+    """The initial adapter, from the training rows alone."""
+    space: Callable[[Material], Space]
+    """What to search, at the method's own scale."""
+    trained: Callable[[Adapter, Params, float], Rates] = trains_nothing
+    """(adapter, parameters, progress in [0, 1)) -> who trains and how fast."""
+    refuses: Callable[[Encoder], str | None] = lambda _backbone: None
+    """Why a base cannot be used, or None."""
+
+
+def settings(params: Params, material: Material) -> Settings:
+    """How to train with one point of a search space.
+
+    Rows seen grow with the square root of the training set, within bounds: a small set is passed more often.
+    """
+    epochs = int(params.get("epochs", default_epochs(len(material.examples))))
+    return Settings(
+        lr=float(params.get("lr", 0.0)),
+        epochs=epochs,
+        dropout=float(params.get("dropout", Settings.dropout)),
+        weight_decay=float(params.get("weight_decay", Settings.weight_decay)),
+        patience=max(2, epochs // 3),
+        balanced=material.task.metric == "macro-f1",
+    )
+
+
+_ROWS_SEEN = 10_000
+_EPOCHS = (4, 20)
+
+
+def default_epochs(num_rows: int) -> int:
+    """Passes over the training rows: about 10,000 rows seen, at least 4 passes and at most 20."""
+    low, high = _EPOCHS
+    return min(high, max(low, round(_ROWS_SEEN / max(1, num_rows))))

@@ -1,0 +1,49 @@
+"""Gradual unfreezing: the head first, then layers from the top, the lower ones slower (Howard and Ruder 2018, section 3.3)."""
+
+import re
+from collections.abc import Iterable
+
+from tunewright.adapters.adapter import Adapter
+from tunewright.methods import full
+from tunewright.methods.base import Choice, Material, Method, Range, Space
+from tunewright.training.optim import Rates
+from tunewright.types import Params
+
+_THAWED_AT = 0.5
+"""Share of the training after which everything trains."""
+
+
+def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
+    """The head, and from the top as many layers as it is time for, each slower than the one above by `layer_decay`."""
+    assert adapter.weights is not None
+    heights = _heights(adapter.weights.values)
+    thawed = int(progress / _THAWED_AT * (1 + max(heights.values())))
+    decay = float(params["layer_decay"])
+    rates = {f"weights.{name}": decay**height for name, height in heights.items() if height < thawed}
+    return rates | {"head.weight": full.HEAD_RATE, "head.bias": full.HEAD_RATE}
+
+
+def _heights(names: Iterable[str]) -> dict[str, int]:
+    """Parameter name -> layers above it: 0 for the top layer and what follows it, the most for embeddings."""
+    found = {name: re.search(r"\.(\d+)\.", name) for name in names}
+    layers = {name: int(match[1]) for name, match in found.items() if match}
+    top = max(layers.values())
+    below = {name: top + 1 for name in found if "embeddings" in name}
+    return {name: below.get(name, top - layers.get(name, top)) for name in found}
+
+
+def space(material: Material) -> Space:  # noqa: ARG001
+    """The top layer's rate and how much slower each layer below is."""
+    return {"lr": Range(low=2e-5, high=3e-4, default=1e-4), "layer_decay": Choice(options=(0.9, 0.8, 1.0))}
+
+
+METHOD = Method(
+    name="gradual-unfreezing",
+    family="fine-tuning",
+    summary="Full fine-tuning that thaws the base layer by layer from the top, the lower layers slower.",
+    trains="all parameters of the base (word embeddings: those of the training texts) + (D + 1) C",
+    serves="a base of its own in memory; its rows do not mix with others",
+    place=full.place,
+    space=space,
+    trained=trained,
+)

@@ -1,0 +1,47 @@
+"""LoRA: low-rank updates of every linear layer (Hu et al. 2021)."""
+
+import math
+
+import numpy as np
+import torch
+
+from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Lora
+from tunewright.methods.base import Choice, Material, Method, Range, Space
+from tunewright.methods.heads import noise, probed_head
+from tunewright.training.optim import Rates
+from tunewright.types import Params
+
+
+def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
+    """A normal, B zero (section 4.1), on all linear layers; a head fitted on the bare features. alpha is twice the rank."""
+    rank = int(params["rank"])
+    linears = material.backbone.linears
+    lora = Lora(
+        alpha=2.0 * rank,
+        down={n: noise((rank, m.in_features), 1 / math.sqrt(m.in_features), rng) for n, m in linears.items()},
+        up={n: torch.zeros(m.out_features, rank) for n, m in linears.items()},
+    )
+    return material.adapter(lora=lora, head=probed_head(material))
+
+
+def trained(adapter: Adapter, params: Params, progress: float) -> Rates:  # noqa: ARG001
+    """Both factors and the head."""
+    return {name: 1.0 for name in adapter.tensors() if name.split(".")[0] in ("lora", "head")}
+
+
+def space(material: Material) -> Space:  # noqa: ARG001
+    """Rate and rank."""
+    return {"lr": Range(low=1e-4, high=2e-3, default=7e-4), "rank": Choice(options=(8, 4, 16))}
+
+
+METHOD = Method(
+    name="lora",
+    family="fine-tuning",
+    summary="Learns low-rank updates of every linear layer; the base stays frozen.",
+    trains="r (in + out) for each linear layer + (D + 1) C",
+    serves="two thin matrix products beside each linear layer",
+    place=place,
+    space=space,
+    trained=trained,
+)

@@ -1,0 +1,68 @@
+"""Prefix: keys and values before the input in every layer (Li and Liang 2021; Liu et al. 2022, P-tuning v2)."""
+
+import numpy as np
+from torch import Tensor
+
+from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Prefix
+from tunewright.backbones.encoder import Encoder
+from tunewright.methods.base import Choice, Material, Method, Range, Space
+from tunewright.methods.heads import noise, probed_head
+from tunewright.training.optim import Rates
+from tunewright.types import Params
+
+HEAD_RATE = 0.1
+"""The head starts fitted, so it moves slower than the prefix."""
+
+_NOISE = 0.02
+
+
+def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
+    """Nearly zero keys and values (random ones disturb the base most), and a head fitted on the bare features."""
+    return material.adapter(prefix=small_prefix(material, int(params["length"]), rng), head=probed_head(material))
+
+
+def small_prefix(material: Material, length: int, rng: np.random.Generator) -> Prefix:
+    """Keys and values of small noise."""
+    shape = material.backbone.prefix_shape
+    assert shape is not None, "refused before"
+    num_layers, num_heads, width = shape
+
+    def part() -> Tensor:
+        return noise((num_layers, num_heads, length, width), _NOISE, rng)
+
+    return Prefix(keys_LHPd=part(), values_LHPd=part())
+
+
+def trained(adapter: Adapter, params: Params, progress: float) -> Rates:  # noqa: ARG001
+    """Keys, values, and the head at a tenth of their rate."""
+    return {"prefix.keys": 1.0, "prefix.values": 1.0, "head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
+
+
+def space(material: Material) -> Space:
+    """Short prefixes first."""
+    limit = material.max_tokens // 2
+    return {
+        "lr": Range(low=3e-3, high=6e-2, default=2e-2),
+        "length": Choice(options=tuple(p for p in (20, 10, 5, 50) if p <= limit)),
+    }
+
+
+def refuses(backbone: Encoder) -> str | None:
+    """A base whose attention does not go through transformers' interface."""
+    if backbone.prefix_shape is not None:
+        return None
+    return f"{backbone.identity.name} computes attention on its own, not through transformers' interface"
+
+
+METHOD = Method(
+    name="prefix",
+    family="soft prompts",
+    summary="Learns keys and values before the input in every layer; the base stays frozen.",
+    trains="2 L P H d + (D + 1) C",
+    serves="P more keys in each layer, no more tokens",
+    place=place,
+    space=space,
+    trained=trained,
+    refuses=refuses,
+)

@@ -1,0 +1,103 @@
+"""What the candidates answered on the test rows: one's confusion and classes, and where they disagree."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from tunewright.types import Example
+
+Answers = Mapping[str, str]
+"""Row id -> label."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Share:
+    """A count out of a count: divided once, when it is shown."""
+
+    hits: int
+    n: int
+
+    @property
+    def value(self) -> float | None:
+        return self.hits / self.n if self.n else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassScore:
+    """How one class fared."""
+
+    label: str
+    recall: Share
+    precision: Share
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disagreement:
+    """A test row on which candidates differ."""
+
+    row: Example
+    answers: tuple[tuple[str, tuple[str, ...]], ...]
+    """(label, the candidates that gave it), most given first."""
+    pairs: int
+    """Pairs of candidates that differ on it."""
+
+
+def confusion(rows: Sequence[Example], answers: Answers, labels: Sequence[str]) -> list[list[int]]:
+    """Counts [truth][answer], both in the order of `labels`.
+
+    Rows without an answer, and those of a label that is not known, are left out.
+    """
+    index = {label: position for position, label in enumerate(labels)}
+    matrix = [[0] * len(labels) for _ in labels]
+    for row in rows:
+        truth, answer = index.get(row.label or ""), index.get(answers.get(row.id, ""))
+        if truth is not None and answer is not None:
+            matrix[truth][answer] += 1
+    return matrix
+
+
+def class_scores(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> list[ClassScore]:
+    """Recall and precision of every class, in the order of `labels`."""
+    answered = [sum(row[k] for row in matrix) for k in range(len(labels))]
+    return [
+        ClassScore(
+            label=label,
+            recall=Share(hits=matrix[k][k], n=sum(matrix[k])),
+            precision=Share(hits=matrix[k][k], n=answered[k]),
+        )
+        for k, label in enumerate(labels)
+    ]
+
+
+def mistakes(matrix: Sequence[Sequence[int]], labels: Sequence[str], limit: int = 10) -> list[tuple[str, str, int]]:
+    """The most frequent confusions (truth, answer, count), most frequent first, then in the order of the labels."""
+    cells = [
+        (labels[i], labels[j], count)
+        for i, row in enumerate(matrix)
+        for j, count in enumerate(row)
+        if i != j and count > 0
+    ]
+    return sorted(cells, key=lambda cell: -cell[2])[:limit]
+
+
+def disagreements(rows: Sequence[Example], answers: Mapping[str, Answers], limit: int = 50) -> list[Disagreement]:
+    """The rows with most pairs of candidates that differ; in file order where equal.
+
+    Args:
+        rows: Test rows.
+        answers: Candidate -> its answers.
+        limit: At most so many.
+    """
+    found = [_disagreement(row, answers) for row in rows]
+    return sorted((item for item in found if item.pairs > 0), key=lambda item: -item.pairs)[:limit]
+
+
+def _disagreement(row: Example, answers: Mapping[str, Answers]) -> Disagreement:
+    given = {candidate: by_row[row.id] for candidate, by_row in answers.items() if row.id in by_row}
+    counts = Counter(given.values())
+    grouped = tuple(
+        (label, tuple(candidate for candidate, answer in given.items() if answer == label))
+        for label, _ in counts.most_common()
+    )
+    return Disagreement(row=row, answers=grouped, pairs=sum(a * b for a, b in combinations(counts.values(), 2)))

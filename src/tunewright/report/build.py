@@ -1,0 +1,23 @@
+"""From a run folder to its page."""
+
+from pathlib import Path
+
+from tunewright import runs
+from tunewright.report import page, run
+
+
+def build_report(run_dir: Path) -> Path:
+    """Writes `report.html` into a run folder, whole or not at all.
+
+    A pure function of the folder: the same files give the same bytes, without a model and without a network.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        RunError: `comparison.json` is missing or not of this schema, another file is broken, or the disk is
+            full.
+    """
+    path = run_dir / "report.html"
+    runs.write_text(path, page.render(run.read(run_dir)))
+    return path

@@ -1,0 +1,137 @@
+"""The search and the confusion matrix, drawn."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import altair as alt
+from markupsafe import Markup
+
+from tunewright.report import svg
+from tunewright.report.text import distinct, line
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """The trials of one candidate, in the order they were run."""
+
+    name: str
+    family: str
+    values: tuple[float | None, ...]
+    """Dev value of each trial; None where it failed or was pruned."""
+
+
+def best_so_far(trials: Sequence[float | None]) -> list[float | None]:
+    """The highest value up to each trial; None until there is one."""
+    return list(accumulate(trials, _higher))
+
+
+def _higher(best: float | None, value: float | None) -> float | None:
+    if best is None or value is None:
+        return value if best is None else best
+    return max(best, value)
+
+
+def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int = 220, height: int = 190) -> Markup:
+    """Best dev value so far over the trials of one family's candidates, each trial a dot.
+
+    Args:
+        curves: Of one family, at least one.
+        domain: Lowest and highest share, the same for all families.
+        width: Of the plotting area, in pixels.
+        height: Likewise.
+    """
+    longest = max(len(curve.values) for curve in curves)
+    scale = alt.Scale(domain=list(domain), nice=False)
+    ends = _spread([best_so_far(curve.values)[-1] for curve in curves], gap=13 * (domain[1] - domain[0]) / height)
+    layers: list[alt.Chart] = []
+    for number, (curve, end) in enumerate(zip(curves, ends, strict=True)):
+        colour = svg.style(curve.family).colour
+        base = alt.Chart(svg.rows(_trial_rows(curve)), width=width, height=height).encode(
+            x=alt.X("trial:Q", scale=alt.Scale(domain=[0.6, longest + 0.4], nice=False), axis=_trial_axis(longest)),
+            y=alt.Y("best:Q", scale=scale, axis=svg.share_axis("Dev, best so far")),
+        )
+        dash = _DASHES[number % len(_DASHES)]
+        layers.append(
+            base.mark_line(interpolate="step-after", strokeWidth=2, color=colour, strokeDash=dash, aria=False)
+        )
+        dots = base.mark_point(filled=True, size=26, color=colour, opacity=0.7)
+        layers.append(dots.encode(y="value:Q", description="description:N"))
+        if end is not None:
+            name = alt.Chart(svg.rows([{"y": end, "name": line(curve.name, 22)}])).mark_text(
+                align="left", dx=6, aria=False
+            )
+            layers.append(name.encode(x=alt.value(width), y="y:Q", text="name:N"))
+    told = ", ".join(f"{curve.name} {len(curve.values)} trials" for curve in curves)
+    return svg.render(alt.layer(*layers), alt_text=f"Best dev value so far over trials: {told}.")
+
+
+_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+
+
+def _trial_axis(longest: int) -> alt.Axis:
+    step = max(1, math.ceil(longest / 8))
+    return alt.Axis(title="Trial", values=list(range(1, longest + 1, step)), format="d", grid=False)
+
+
+def _trial_rows(curve: Curve) -> list[dict[str, Any]]:
+    return [
+        {
+            "trial": number, "value": value, "best": best,
+            "description": f"{curve.name}, trial {number}: " + ("-" if value is None else f"{100 * value:.1f}%"),
+        }
+        for number, (value, best) in enumerate(zip(curve.values, best_so_far(curve.values), strict=True), start=1)
+    ]  # fmt: skip
+
+
+def _spread(heights: Sequence[float | None], gap: float) -> list[float | None]:
+    """The heights moved apart until neighbours are `gap` from each other, order kept."""
+    placed = list(heights)
+    below = -math.inf
+    for index in sorted((i for i, height in enumerate(heights) if height is not None), key=lambda i: heights[i] or 0.0):
+        height = heights[index]
+        assert height is not None
+        below = placed[index] = max(height, below + gap)
+    return placed
+
+
+def heatmap(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup:
+    """The confusion matrix: truth down, answer across, shaded by the share of the row; numbers where there is room."""
+    names = distinct(labels, 28)
+    cell = next(size for most, size in ((8, 52), (14, 40), (30, 22), (math.inf, 11)) if len(names) <= most)
+    cells = [_cell(names, i, j, row) for i, row in enumerate(matrix) for j in range(len(row)) if row[j] > 0]
+    font = min(11, cell - 2)
+    axis: dict[str, Any] = {"labelFontSize": font, "labelLimit": 160, "labelPadding": 4, "labelOverlap": False}
+    axis["titlePadding"] = 24
+    angle = -50 if cell >= 22 else -90
+    edge: dict[str, Any] = {"scale": alt.Scale(domain=names, padding=0.04), "sort": None}
+    base = alt.Chart(svg.rows(cells), width=cell * len(names), height=cell * len(names)).encode(
+        x=alt.X("answer:N", axis=alt.Axis(title="Answer", orient="top", labelAngle=angle, **axis), **edge),
+        y=alt.Y("truth:N", axis=alt.Axis(title="Truth", **axis), **edge),
+    )
+    grid = alt.Chart(svg.rows([{}])).mark_rect(stroke=svg.LINE, fill=None, aria=False).encode(
+        x=alt.value(0), y=alt.value(0), x2=alt.value(cell * len(names)), y2=alt.value(cell * len(names))
+    )  # fmt: skip
+    squares = base.mark_rect(cornerRadius=2).encode(
+        fill=alt.Fill("colour:N", scale=None),
+        fillOpacity=alt.FillOpacity("shade:Q", scale=None),
+        description="description:N",
+    )
+    layers: list[alt.Chart] = [grid, squares]
+    if cell >= 22:
+        numbers = base.mark_text(fontSize=12 if cell > 30 else 10, aria=False)
+        layers.append(numbers.encode(text="count:Q", color=alt.Color("ink:N", scale=None)))
+    return svg.render(
+        alt.layer(*layers), alt_text="Confusion matrix, truth by answer. The table below has its numbers."
+    )
+
+
+def _cell(names: Sequence[str], truth: int, answer: int, row: Sequence[int]) -> dict[str, Any]:
+    share = row[answer] / sum(row)
+    return {
+        "truth": names[truth], "answer": names[answer], "count": row[answer], "shade": 0.18 + 0.82 * share,
+        "colour": "var(--hit)" if truth == answer else "var(--miss)", "ink": svg.PAPER if share > 0.5 else svg.INK,
+        "description": f"{names[truth]} answered as {names[answer]}: {row[answer]} of {sum(row)} ({100 * share:.0f}%)",
+    }  # fmt: skip

@@ -1,0 +1,222 @@
+"""Quality against cost: every candidate in one plane, named where its name covers nothing."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import altair as alt
+from markupsafe import Markup
+
+from tunewright.report import svg
+from tunewright.report.numbers import significant
+from tunewright.report.text import line
+from tunewright.types import Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mark:
+    """One candidate in the plane of quality and cost."""
+
+    name: str
+    family: str
+    cost: float
+    """In the unit of the axis; at least 0."""
+    test: Estimate
+    recommended: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Level:
+    """A line to compare with: chance, the floor."""
+
+    name: str
+    value: float
+
+
+def scatter(marks: Sequence[Mark], levels: Sequence[Level], *, title: str, width: int, height: int) -> Markup:
+    """Quality against cost: an interval and a shape for each candidate, the recommended one ringed.
+
+    Args:
+        marks: At least one.
+        levels: Horizontal lines, each with its name.
+        title: Of the cost axis, with the unit.
+        width: Of the plotting area, in pixels.
+        height: Likewise.
+    """
+    plane = Plane.around(marks, levels, width=width, height=height)
+    rows = [_mark_row(mark, plane) for mark in marks]
+    base = alt.Chart(svg.rows(rows), width=width, height=height).encode(
+        x=alt.X("x:Q", scale=alt.Scale(domain=[plane.left, plane.right], nice=False), axis=plane.cost_axis(title)),
+        y=alt.Y(
+            "value:Q",
+            scale=alt.Scale(domain=[plane.low, plane.high], nice=False),
+            axis=svg.share_axis("Test, 95% interval"),
+        ),
+    )
+    colour = {"color": alt.Color("colour:N", scale=None), "description": "description:N"}
+    layers: list[alt.Chart] = [
+        base.mark_rule(strokeWidth=2, opacity=0.55).encode(y="low:Q", y2="high:Q", color=colour["color"]),
+        base.transform_filter("datum.recommended").mark_point(
+            size=380, filled=False, strokeWidth=1.5, color=svg.INK, opacity=1, aria=False
+        ),
+        base.mark_point(size=110, filled=True, opacity=1).encode(shape=alt.Shape("shape:N", scale=None), **colour),
+    ]
+    layers += [*_level_layers(levels, plane), *_name_layers(marks, plane)]
+    return svg.render(alt.layer(*layers), alt_text=_scatter_text(marks, title))
+
+
+def _scatter_text(marks: Sequence[Mark], title: str) -> str:
+    told = "; ".join(f"{m.name} {100 * m.test.value:.1f}% at {significant(m.cost)}" for m in marks)
+    return f"Test quality against {title}: {told}. The table below has every number."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plane:
+    """The plane of a scatter: base-10 logarithm of cost across, shares upwards; zero cost stands left of the least."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+    zero: float | None
+    """Where zero cost stands; None where nothing is free."""
+    width: int
+    height: int
+
+    @classmethod
+    def around(cls, marks: Sequence[Mark], levels: Sequence[Level], *, width: int, height: int) -> "Plane":
+        """The plane that holds all marks, their intervals and the levels, with some air."""
+        logs = [math.log10(mark.cost) for mark in marks if mark.cost > 0]
+        least, most = (min(logs), max(logs)) if logs else (0.0, 0.0)
+        span = max(most - least, 0.6)
+        zero = least - max(0.3, 0.14 * span) if len(logs) < len(marks) else None
+        bounds = [bound for mark in marks for bound in (mark.test.low, mark.test.high)] + [
+            level.value for level in levels
+        ]
+        air = max(0.02, 0.08 * (max(bounds) - min(bounds)))
+        return cls(
+            left=(least if zero is None else zero) - 0.08 * span,
+            right=most + 0.16 * span,
+            low=max(0.0, min(bounds) - air),
+            high=min(1.02, max(bounds) + air),
+            zero=zero,
+            width=width,
+            height=height,
+        )
+
+    def across(self, cost: float) -> float:
+        """Where a cost stands on the axis."""
+        if cost > 0:
+            return math.log10(cost)
+        assert self.zero is not None
+        return self.zero
+
+    def pixel(self, mark: Mark) -> tuple[float, float]:
+        """Left to right and top to bottom, from the upper left corner."""
+        x = (self.across(mark.cost) - self.left) / (self.right - self.left) * self.width
+        return x, self.pixel_up(mark.test.value)
+
+    def pixel_up(self, share: float) -> float:
+        """Top to bottom."""
+        return (self.high - share) / (self.high - self.low) * self.height
+
+    def cost_axis(self, title: str) -> alt.Axis:
+        """Powers of ten, with more between them where there is room."""
+        room = self.width / (self.right - self.left)
+        least = self.left if self.zero is None else self.zero + 36 / room
+        decades = range(math.floor(least), math.ceil(self.right) + 1)
+        steps = next(steps for least_px, steps in _STEPS if room >= least_px)
+        ticks = [decade + math.log10(step) for decade in decades for step in steps]
+        kept = [tick for tick in ticks if least <= tick <= self.right]
+        sign = "format(pow(10, datum.value), ',~r')"
+        if self.zero is None:
+            return alt.Axis(title=title, values=kept, labelExpr=sign, grid=False)
+        free = f"datum.value < {self.zero + 0.01} ? '0' : {sign}"
+        return alt.Axis(title=title, values=[self.zero, *kept], labelExpr=free, grid=False)
+
+
+def _mark_row(mark: Mark, plane: Plane) -> dict[str, Any]:
+    style = svg.style(mark.family)
+    test = mark.test
+    return {
+        "x": plane.across(mark.cost), "value": test.value, "low": test.low, "high": test.high,
+        "colour": style.colour, "shape": style.shape, "recommended": mark.recommended,
+        "description": f"{mark.name} ({mark.family}): {100 * test.value:.1f}%, 95% interval {100 * test.low:.1f} to "
+        f"{100 * test.high:.1f}, n = {test.n}; cost {significant(mark.cost)}",
+    }  # fmt: skip
+
+
+def _level_layers(levels: Sequence[Level], plane: Plane) -> list[alt.Chart]:
+    """Dashed lines, each named at its right end; names that would collide are put above and below."""
+    layers: list[alt.Chart] = []
+    for number, level in enumerate(sorted(levels, key=lambda item: -item.value)):
+        row = {"value": level.value, "name": level.name, "description": f"{level.name}: {100 * level.value:.1f}%"}
+        line_base = alt.Chart(svg.rows([row]), width=plane.width, height=plane.height).encode(y="value:Q")
+        layers.append(line_base.mark_rule(strokeDash=[4, 4], color=svg.MUTED).encode(description="description:N"))
+        above = -6 if number == 0 else 8
+        text = line_base.mark_text(align="right", dy=above, color=svg.MUTED, fontSize=11, aria=False)
+        layers.append(text.encode(x=alt.value(plane.width), text="name:N"))
+    return layers
+
+
+_STEPS = ((240, (1, 2, 5)), (110, (1, 3)), (0, (1,)))
+"""Pixels a power of ten has -> the ticks in it."""
+
+Box = tuple[float, float, float, float]
+Align = Literal["left", "right"]
+Seat = tuple[Align, float, float]
+
+_SEATS: tuple[Seat, ...] = (
+    *(("left", 11, 0), ("right", -11, 0)),
+    *(("left", 8, -13), ("left", 8, 13), ("right", -8, -13), ("right", -8, 13)),
+    *(("left", 11, -24), ("left", 11, 24), ("right", -11, 24), ("right", -11, -24)),
+)
+"""Where a name may stand beside its mark: alignment and offset in pixels, best first."""
+
+_LETTER, _LINE = 6.2, 13
+
+
+def _name_layers(marks: Sequence[Mark], plane: Plane) -> list[alt.Chart]:
+    """The candidates' names, each on the seat where it covers least."""
+    taken: list[Box] = [box for mark in marks for box in _mark_boxes(mark, plane)]
+    layers: list[alt.Chart] = []
+    for mark in sorted(marks, key=lambda item: not item.recommended):
+        seats = [(align, dx * (1.5 if mark.recommended else 1), dy) for align, dx, dy in _SEATS]
+        align, dx, dy = _seat(mark, plane, seats, taken)
+        taken.append(_name_box(mark, plane, align, dx, dy))
+        row = {"x": plane.across(mark.cost), "value": mark.test.value, "name": line(mark.name, 24)}
+        weight: Literal["bold", "normal"] = "bold" if mark.recommended else "normal"
+        text = alt.Chart(svg.rows([row])).mark_text(
+            align=align, baseline="middle", dx=dx, dy=dy, fontWeight=weight, aria=False
+        )
+        layers.append(text.encode(x="x:Q", y="value:Q", text="name:N"))
+    return layers
+
+
+def _seat(mark: Mark, plane: Plane, seats: Sequence[Seat], taken: Sequence[Box]) -> Seat:
+    """The first of the seats that cover least."""
+    return min(seats, key=lambda seat: _covered(_name_box(mark, plane, *seat), taken, plane))
+
+
+def _mark_boxes(mark: Mark, plane: Plane) -> list[Box]:
+    x, y = plane.pixel(mark)
+    bar = (x - 1, plane.pixel_up(mark.test.high), x + 1, plane.pixel_up(mark.test.low))
+    return [(x - 7, y - 7, x + 7, y + 7), bar]
+
+
+def _name_box(mark: Mark, plane: Plane, align: Align, dx: float, dy: float) -> Box:
+    x, y = plane.pixel(mark)
+    length = _LETTER * min(len(mark.name), 24)
+    start = x + dx if align == "left" else x + dx - length
+    return start, y + dy - _LINE / 2, start + length, y + dy + _LINE / 2
+
+
+def _covered(box: Box, taken: Sequence[Box], plane: Plane) -> float:
+    """Area under the box that is taken; what leaves the plane counts heavily."""
+    outside = max(0.0, -box[0]) + max(0.0, box[2] - plane.width) + max(0.0, -box[1]) + max(0.0, box[3] - plane.height)
+    return 100 * outside + sum(
+        max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+        * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+        for other in taken
+    )

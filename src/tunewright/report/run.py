@@ -1,0 +1,107 @@
+"""All that a run folder holds for its reader, as records."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunewright import runs
+from tunewright.errors import RunError
+from tunewright.evaluation import comparison
+from tunewright.evaluation.comparison import Candidate, Comparison
+from tunewright.report.answers import Answers
+from tunewright.types import Example, Notice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A finished run. Only the comparison must be there; what is missing is empty."""
+
+    comparison: Comparison
+    columns: Mapping[str, str]
+    """Role -> the column's name in the source."""
+    notices: tuple[Notice, ...]
+    """What was noticed about the data."""
+    environment: Mapping[str, Any]
+    """`environment.json`."""
+    settings: str
+    """`run.yaml`, as it stands."""
+    trials: tuple[Mapping[str, Any], ...]
+    """The lines of `trials.jsonl`."""
+    rows: tuple[Example, ...]
+    """The test rows."""
+    answers: Mapping[str, Answers]
+    """Candidate -> what its shipped artefact answered; without those that stored nothing."""
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The recommended candidate."""
+        decision = self.comparison.decision
+        if decision is None:
+            return None
+        return next((each for each in self.comparison.candidates if each.id == decision.recommended), None)
+
+
+def read(run_dir: Path) -> Run:
+    """What a run folder holds.
+
+    Raises:
+        RunError: No comparison in it, or a file that is not what it should be.
+    """
+    result = comparison.load(run_dir)
+    settings = run_dir / "run.yaml"
+    data = _mapping(run_dir / "data.json")
+    return Run(
+        comparison=result,
+        columns={str(role): str(column) for role, column in data.get("columns", {}).items()},
+        notices=tuple(_notice(found) for found in data.get("notices", ())),
+        environment=_mapping(run_dir / "environment.json"),
+        settings=settings.read_text(encoding="utf-8", errors="replace") if settings.exists() else "",
+        trials=tuple(_lines(run_dir / "trials.jsonl")),
+        rows=tuple(_example(row, run_dir) for row in _lines(run_dir / "test.jsonl")),
+        answers={c.id: found for c in result.candidates if (found := _answers(run_dir, c))},
+    )
+
+
+def _mapping(path: Path) -> Mapping[str, Any]:
+    content = runs.read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise RunError(
+            f"{path} must hold a JSON object. Got {type(content).__name__}. Repeat the run or restore the file."
+        )
+    return content
+
+
+def _notice(found: Mapping[str, Any]) -> Notice:
+    code = str(found.get("code", "notice"))
+    ids = tuple(str(row) for row in found.get("ids", ()))
+    return Notice(code=code, message=str(found.get("message", code)), count=int(found.get("count", len(ids))), ids=ids)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = runs.read_lines(path)
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is not valid JSON lines: {error}. Repeat the run or restore the file.") from None
+    if not all(isinstance(record, dict) for record in lines):
+        raise RunError(f"{path} must hold one JSON object a line. Repeat the run or restore the file.")
+    return lines
+
+
+def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
+    try:
+        return Example(id=row["id"], text=row["text"], text_pair=row.get("text_pair"), label=row.get("label"))
+    except KeyError as error:
+        raise RunError(
+            f"a row of {run_dir / 'test.jsonl'} lacks {error}. Repeat the run or restore the file."
+        ) from None
+
+
+def _answers(run_dir: Path, candidate: Candidate) -> Answers:
+    """Row id -> label by the shipped seed; empty where nothing is stored."""
+    shipped = next((seed.seed for seed in candidate.seeds if seed.shipped), None)
+    if shipped is None:
+        return {}
+    lines = _lines(run_dir / "predictions" / candidate.id / f"seed-{shipped}.jsonl")
+    return {str(line.get("id")): str(line.get("label")) for line in lines}

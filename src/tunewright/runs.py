@@ -1,0 +1,150 @@
+"""The run folder: what is in it, and how it survives a kill at any moment.
+
+    run.yaml                settings (RunConfig)
+    data.json               hash, splits by row id, columns, notices
+    environment.json        versions, machine
+    trials.jsonl            one line for each finished trial of the search
+    finalists.jsonl         one line for each refitted finalist (candidate, seed)
+    adapters/<candidate>/seed-<k>/   what each refit produced
+    test.jsonl              the test rows: id, text, text_pair, label
+    predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line
+    comparison.json         the result, schema 1
+    log.txt                 what was said on the terminal
+    report.html             the page made from all the above
+
+A whole file is written under another name and renamed. A JSON line is one `write` call; a torn last line is dropped on reading.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import RunError
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into one line for the user.
+
+    Raises:
+        RunError: On ENOSPC, EDQUOT, EROFS and EACCES.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(f"disk full while writing {path}. What was finished is kept; free space and use --resume.") from None
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise RunError(f"cannot write {path}: {os.strerror(error.errno)}. Choose another --out.") from None
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a whole file or nothing: under a temporary name, flushed to disk, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole UTF-8 file or nothing."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a whole JSON file or nothing; refuses NaN."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        RunError: Missing, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"no {path.name} in {path.parent}. Is that a finished run folder?") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise RunError(f"{path} is not valid JSON: {error}. Repeat the run or restore the file.") from None
+
+
+def dump_lines(records: Iterable[Any]) -> str:
+    """Records as JSON lines."""
+    return "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+
+
+def append_line(path: Path, record: Any) -> None:
+    """Adds one JSON line, on disk before it returns."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(path)
+        with path.open("ab") as file:
+            file.write(dump_lines([record]).encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> list[Any]:
+    """All whole JSON lines of a file; empty where there is no file. A torn last line is left out."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts what a kill left after the last newline."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears complete or not at all: filled under another name, then renamed.
+
+    An existing folder of that name is replaced.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def open_run(path: Path, *, resume: bool) -> None:
+    """Claims a run folder.
+
+    Raises:
+        RunError: It exists and `resume` is False; or it does not and `resume` is True.
+    """
+    if resume and not (path / "run.yaml").exists():
+        raise RunError(f"nothing to resume in {path}: no run.yaml. Start without --resume.")
+    if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} exists. Use --resume to go on with it, or another --out.")
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,257 @@
+"""The loop: the same for every method. A method only says which tensors train, and when.
+
+Shapes: N rows, B rows of a step, D width, C labels.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunewright.adapters.adapter import BODY_PARTS, Adapter
+from tunewright.backbones.base import Dropout, Encoding, Row
+from tunewright.backbones.inference import FeatureStore, features
+from tunewright.errors import OutOfMemory
+from tunewright.runtime import is_out_of_memory, torch_generator
+from tunewright.training.batching import epoch_batches, micro_batches
+from tunewright.training.loss import LossSum, balanced_weights, cross_entropy
+from tunewright.training.optim import Optimizer, Rates
+from tunewright.training.stopping import Best, DevScore
+
+Schedule = Callable[[float], Rates]
+"""Progress in [0, 1) -> who trains and how fast; see `optim.Rates`."""
+
+Observe = Callable[[float, DevScore | None], str | None]
+"""Called after each step (epochs done, None) and each epoch (epochs done, score); an answer is the reason to stop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to train. Learning rate and epochs belong to the method's search space; the rest are shared defaults."""
+
+    lr: float
+    """Peak learning rate; a method's rates are factors on it."""
+    epochs: int
+    batch_size: int = 16
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    """Share of all steps."""
+    dropout: float = 0.1
+    """Share of values zeroed before the head and in the input of LoRA updates. The frozen base never drops."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    patience: int = 4
+    """Epochs without improvement on dev before stopping."""
+    balanced: bool = False
+    """Weight classes so that each counts the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Tokenised rows with their label indices."""
+
+    encodings: Sequence[Encoding]
+    labels_N: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What came of it."""
+
+    adapter: Adapter
+    """The best epoch's; the start where nothing trains."""
+    scores: tuple[DevScore, ...]
+    best: DevScore | None
+    """None where training broke before the first dev pass."""
+    stopped: str
+    """Why it ended: `finished`, `no better for N epochs`, `diverged at step N`, or what the observer said."""
+    num_tokens: int
+    """Tokens trained on, virtual ones included, padding not."""
+    micro_batches: int
+    """Pieces each step was cut into for want of memory."""
+
+
+def evaluate(adapter: Adapter, rows: Rows, score: Callable[[Tensor, Tensor], float], store: FeatureStore) -> DevScore:
+    """The adapter's score on rows, as epoch 0.
+
+    Args:
+        adapter: Any.
+        rows: With their labels.
+        score: (logits [N, C], labels [N]) -> the task's metric.
+        store: The base.
+    """
+    return _score(adapter, features(adapter, rows.encodings, store), rows.labels_N, score, store, epoch=0)
+
+
+def train(
+    adapter: Adapter,
+    schedule: Schedule,
+    settings: Settings,
+    rows: Rows,
+    dev: Rows,
+    *,
+    score: Callable[[Tensor, Tensor], float],
+    store: FeatureStore,
+    rng: np.random.Generator,
+    observe: Observe,
+) -> Trained:
+    """Trains the tensors that the schedule names and keeps the best epoch.
+
+    Args:
+        adapter: The start.
+        schedule: Which of its tensors train at which progress.
+        settings: How.
+        rows: To train on.
+        dev: To choose the epoch on.
+        score: (logits [N, C], labels [N]) -> the task's metric.
+        store: The base, with the features of its bare form.
+        rng: Shuffling and dropout.
+        observe: Hears of every step and epoch and may stop.
+
+    Raises:
+        OutOfMemory: Not even one row fits.
+    """
+    rates = [schedule(epoch / settings.epochs) for epoch in range(settings.epochs)]
+    leaves = _leaves(adapter, rates)
+    steps_per_epoch = math.ceil(len(rows.encodings) / settings.batch_size)
+    optimizer = Optimizer(
+        leaves,
+        rates,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        warmup=settings.warmup,
+        num_steps=settings.epochs * steps_per_epoch,
+        clip=settings.clip,
+    )
+    run = _Run(adapter.with_tensors(leaves), settings, rows, store, torch_generator(rng))
+    best, scores, stopped, num_tokens = Best(patience=settings.patience), list[DevScore](), "finished", 0
+    lengths = [len(e.ids) + adapter.prefix_tokens for e in rows.encodings]
+    dev_features = _Features(run.adapter, dev.encodings, store)
+    for epoch in range(settings.epochs):
+        trains_body = run.start_epoch(optimizer.start_epoch(epoch))
+        for number, batch in enumerate(epoch_batches(lengths, settings.batch_size, rng)):
+            finite = run.step(batch, optimizer)
+            num_tokens += sum(lengths[k] for k in batch)
+            stop = observe(epoch + (number + 1) / steps_per_epoch, None)
+            if not finite or stop is not None:
+                stopped = stop if finite and stop is not None else f"diverged at step {epoch * steps_per_epoch + number}"
+                break
+        else:
+            found = dev_features(changed=trains_body)
+            scores.append(_score(run.adapter, found, dev.labels_N, score, store, epoch=epoch + 1))
+            best.offer(scores[-1], leaves)
+            stop = observe(epoch + 1.0, scores[-1])
+            if stop is None and best.exhausted(epoch + 1):
+                stop = f"no better for {settings.patience} epochs"
+            if stop is None:
+                continue
+            stopped = stop
+        break
+    return Trained(
+        adapter=adapter.with_tensors(best.tensors),
+        scores=tuple(scores),
+        best=best.score,
+        stopped=stopped,
+        num_tokens=num_tokens,
+        micro_batches=run.num_parts,
+    )
+
+
+def _leaves(adapter: Adapter, rates: Sequence[Rates]) -> dict[str, Tensor]:
+    """fp32 copies of the tensors that train at some time."""
+    tensors = adapter.tensors()
+    names = {name for rate in rates for name in rate}
+    assert names <= set(tensors), f"not tensors of the adapter: {sorted(names - set(tensors))}"
+    return {name: tensors[name].detach().clone().float() for name in tensors if name in names}
+
+
+def _score(
+    adapter: Adapter,
+    features_ND: Tensor,
+    labels_N: Tensor,
+    score: Callable[[Tensor, Tensor], float],
+    store: FeatureStore,
+    *,
+    epoch: int,
+) -> DevScore:
+    with torch.no_grad():
+        logits_NC = store.backbone.answer(adapter, features_ND).float().cpu()
+    loss = cross_entropy(logits_NC, labels_N)
+    return DevScore(epoch=epoch, value=score(logits_NC, labels_N), loss=float(loss.total) / loss.count)
+
+
+class _Features:
+    """Features of fixed inputs under the live adapter, computed again only after its body has changed."""
+
+    def __init__(self, adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> None:
+        self._adapter, self._encodings, self._store = adapter, encodings, store
+        self._found: Tensor | None = None
+
+    def __call__(self, *, changed: bool) -> Tensor:
+        if self._found is None or changed:
+            self._found = features(self._adapter, self._encodings, self._store)
+        return self._found
+
+
+class _Run:
+    """One training: forward and backward of a step, from features while the body stands still."""
+
+    def __init__(
+        self, adapter: Adapter, settings: Settings, rows: Rows, store: FeatureStore, generator: torch.Generator
+    ) -> None:
+        self.adapter = adapter
+        self.num_parts = 1
+        self._rows, self._store = rows, store
+        self._dropout = Dropout(share=settings.dropout, generator=generator)
+        self._weights_C = balanced_weights(rows.labels_N, len(adapter.labels)) if settings.balanced else None
+        self._frozen_features = _Features(adapter, rows.encodings, store)
+        self._body_moved = False
+        self._features_ND: Tensor | None = None
+
+    def start_epoch(self, trained: Sequence[str]) -> bool:
+        """Returns whether the body trains in this epoch."""
+        trains_body = any(name.split(".")[0] in BODY_PARTS for name in trained)
+        self._features_ND = None if trains_body else self._frozen_features(changed=self._body_moved)
+        self._body_moved = trains_body
+        return trains_body
+
+    def step(self, batch: Sequence[int], optimizer: Optimizer) -> bool:
+        """One update; returns whether the loss was finite. Halves the micro-batch until it fits."""
+        while True:
+            try:
+                losses = [self._backward(part) for part in micro_batches(batch, self.num_parts)]
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                optimizer.clear()
+                if self.num_parts >= len(batch):
+                    raise OutOfMemory("a single row does not fit in memory. Use shorter texts (--max-tokens).") from None
+                self.num_parts *= 2
+        if not all(math.isfinite(float(loss.total)) for loss in losses):
+            optimizer.clear()
+            return False
+        optimizer.step(sum(loss.count for loss in losses))
+        return True
+
+    def _backward(self, part: Sequence[int]) -> LossSum:
+        loss = cross_entropy(self._logits(part).cpu(), self._rows.labels_N[list(part)], self._weights_C)
+        loss.total.backward()
+        return LossSum(total=loss.total.detach(), count=loss.count)
+
+    def _logits(self, part: Sequence[int]) -> Tensor:
+        backbone = self._store.backbone
+        if self._features_ND is not None:
+            return backbone.answer(self.adapter, self._features_ND[list(part)], self._dropout)
+        rows = [Row(encoding=self._rows.encodings[k], adapter=self.adapter) for k in part]
+        return backbone.answer(self.adapter, backbone.features(rows, self._dropout), self._dropout)
+
+
+def trainable_count(adapter: Adapter, schedule: Schedule, epochs: int) -> int:
+    """Numbers that train at some time."""
+    names = {name for epoch in range(epochs) for name in schedule(epoch / epochs)}
+    tensors: Mapping[str, Tensor] = adapter.tensors()
+    return sum(tensors[name].numel() for name in names)

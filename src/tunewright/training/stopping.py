@@ -1,0 +1,45 @@
+"""Keeping the best and knowing when to stop: on the task's metric, not on the loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DevScore:
+    """How an epoch did on the dev rows."""
+
+    epoch: int
+    """1 after the first."""
+    value: float
+    """The task's metric."""
+    loss: float
+    """Mean cross entropy in nats; decides between equal values."""
+
+    def beats(self, other: "DevScore | None") -> bool:
+        """Whether this epoch is to be kept rather than the other."""
+        return other is None or (self.value, -self.loss) > (other.value, -other.loss)
+
+
+@dataclass(kw_only=True)
+class Best:
+    """The best epoch so far and its tensors.
+
+    Args:
+        patience: Epochs without a better one after which training stops.
+    """
+
+    patience: int
+    score: DevScore | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def offer(self, score: DevScore, tensors: Mapping[str, Tensor]) -> None:
+        """Keeps a copy if it is the best."""
+        if score.beats(self.score):
+            self.score = score
+            self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    def exhausted(self, epoch: int) -> bool:
+        """Whether the last `patience` epochs brought nothing."""
+        return self.score is not None and epoch - self.score.epoch >= self.patience

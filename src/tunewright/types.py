@@ -1,0 +1,101 @@
+"""Records shared by every layer: what is asked, of which rows, and what was answered.
+
+Everything here is frozen, plain data: no torch, no numpy, no behaviour beyond checks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Family = Literal["no training", "soft prompts", "fine-tuning"]
+"""The three answers to the question; every family gets the same tuning budget."""
+
+FAMILIES: tuple[Family, ...] = ("no training", "soft prompts", "fine-tuning")
+
+TaskKind = Literal["classify"]
+
+Scalar = str | int | float | bool
+Params = Mapping[str, Scalar]
+"""One point of a method's search space: name -> value, as written to `trials.jsonl`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One row of the user's data."""
+
+    id: str
+    """Stable name of the row: `<split or file>:<1-based data row>`, such as `train:17`."""
+    text: str
+    text_pair: str | None = None
+    label: str | None = None
+    """None for a row that is to be predicted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """What is asked. Holds no rows: whoever has a task has not seen any split."""
+
+    name: str
+    labels: tuple[str, ...]
+    """Class names, in the order of every probability vector."""
+    descriptions: Mapping[str, str]
+    """Label -> a few words saying what it means; the label's own name in words by default."""
+    metric: str = "accuracy"
+    kind: TaskKind = "classify"
+    paired: bool = False
+    """True where every example has a `text_pair`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Splits:
+    """The rows, split once. Methods see `train`, the harness tunes on `dev`, and `test` is read by the harness alone."""
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Notice:
+    """Something the user should hear about the data; not an error."""
+
+    code: str
+    """Stable kebab-case name, such as `near-duplicates`."""
+    message: str
+    """One sentence."""
+    count: int
+    ids: tuple[str, ...] = ()
+    """Rows concerned, at most the first 20."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dataset:
+    """A task with its rows, where they came from and what was noticed on the way."""
+
+    task: Task
+    splits: Splits
+    sha256: str
+    """Hash over ids, texts and labels of all splits, in order."""
+    notices: tuple[Notice, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Role (`text`, `text_pair`, `label`) -> the column's name in the source."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """One answer, as stored in `predictions/*.jsonl` and returned by `predict`."""
+
+    id: str
+    label: str
+    probabilities: tuple[float, ...]
+    """Over the task's labels, in their order; sums to 1."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A number that is never alone: value with its interval and the rows behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int

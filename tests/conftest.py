@@ -1,0 +1,29 @@
+"""One thread for each test process, no network, and no accelerator tests where there is none."""
+
+import os
+
+# Before anything imports torch: the thread count is read once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import hypothesis
+import pytest
+
+# A busy machine is no failure, and a failure must be the same for everybody.
+hypothesis.settings.register_profile("tunewright", deadline=None, derandomize=True, max_examples=50)
+hypothesis.settings.load_profile("tunewright")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips tests marked `gpu` where torch sees no accelerator; torch is imported only if there are any."""
+    marked = [item for item in items if item.get_closest_marker("gpu") is not None]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no accelerator"))

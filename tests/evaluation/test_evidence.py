@@ -1,0 +1,68 @@
+"""The matrices behind a decision, each cell against its own oracle."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from tunewright.evaluation.bootstrap import lower_bound, resampled_values
+from tunewright.evaluation.evidence import Entry, weigh
+from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.statistics import minimum_detectable_difference, rows_needed, score_lower_bound
+
+
+def answers(rng: np.random.Generator, true_N: IntArray) -> list[IntArray]:
+    """Three candidates that are right on different shares of the rows."""
+    return [np.where(rng.random(true_N.size) < share, true_N, 1 - true_N) for share in (0.9, 0.6, 0.8)]
+
+
+def entries_of(predicted_KN: list[IntArray]) -> list[Entry]:
+    return [
+        Entry(id=str(k), method="m", family="fine-tuning", backbone="b", predicted_N=predicted_N, price=k)
+        for k, predicted_N in enumerate(predicted_KN)
+    ]
+
+
+def test_accuracy_has_score_bounds_in_both_directions() -> None:
+    rng = np.random.default_rng(0)
+    true_N = rng.integers(2, size=90)
+    predicted_KN = answers(rng, true_N)
+    scorer = Scorer(metric=METRICS["accuracy"], true_N=true_N, num_labels=2)
+    evidence = weigh(entries_of(predicted_KN), scorer, rng, 20_000)
+    right_KN = [predicted_N == true_N for predicted_N in predicted_KN]
+    for a, b in permutations(range(3), 2):
+        wins, losses = int((right_KN[a] & ~right_KN[b]).sum()), int((right_KN[b] & ~right_KN[a]).sum())
+        gap = evidence.values_K[a] - evidence.values_K[b]
+        assert gap - evidence.slack_KK[a, b] == pytest.approx(score_lower_bound(wins, losses, 90), abs=1e-9)
+        assert evidence.disagreement_KK[a, b] == pytest.approx((wins + losses) / 90, rel=0.05)
+    assert abs(evidence.slack_KK[0, 1] - evidence.slack_KK[1, 0]) > 1e-3
+
+
+def test_macro_f1_has_bootstrap_bounds_in_both_directions() -> None:
+    rng = np.random.default_rng(1)
+    true_N = (rng.random(60) < 0.15).astype(np.int64)
+    predicted_KN = answers(rng, true_N)
+    scorer = Scorer(metric=METRICS["macro-f1"], true_N=true_N, num_labels=2)
+    evidence = weigh(entries_of(predicted_KN), scorer, np.random.default_rng(2), 400)
+    values_RK = resampled_values(scorer, predicted_KN, np.random.default_rng(2), num_resamples=400)
+    for a, b in permutations(range(3), 2):
+        gap = scorer.value(predicted_KN[a]) - scorer.value(predicted_KN[b])
+        bound = lower_bound(values_RK[:, a] - values_RK[:, b], gap, 60)
+        assert gap - evidence.slack_KK[a, b] == pytest.approx(bound, abs=1e-9)
+    assert [pair.p_value for pair in evidence.pairs] != [1.0, 1.0, 1.0]
+
+
+def test_open_candidates_and_detectable_difference_use_the_pairs_with_the_best() -> None:
+    rng = np.random.default_rng(3)
+    true_N = np.zeros(50, dtype=np.int64)
+    predicted_KN = [(np.arange(50) < wrong).astype(np.int64) for wrong in (12, 9, 10)]
+    scorer = Scorer(metric=METRICS["accuracy"], true_N=true_N, num_labels=2)
+    evidence = weigh(entries_of(predicted_KN), scorer, rng, 500)
+    assert (evidence.best, evidence.floor, evidence.something_works) == (1, None, True)
+    assert [item.id for item in evidence.not_separated] == ["2", "0"]
+    for item, other in zip(evidence.not_separated, (2, 0), strict=True):
+        gap = float(evidence.values_K[other] - evidence.values_K[1])
+        assert item.difference == gap
+        assert item.rows_needed == rows_needed(gap, float(evidence.disagreement_KK[other, 1]))
+    typical = float(np.median(evidence.disagreement_KK[1, [0, 2]]))
+    assert evidence.minimum_detectable_difference == minimum_detectable_difference(typical, 50)

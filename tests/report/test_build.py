@@ -1,0 +1,273 @@
+"""The whole page, judged from outside: what a browser, a reader and an attacker would make of it."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunewright.errors import RunError
+from tunewright.report.build import build_report
+
+MakeRun = Callable[..., Path]
+
+VOID = {"meta", "col", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements in order, with their text; fails on a tag that is closed wrongly."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.cells: dict[tuple[str, str], list[str]] = {}
+        """(candidate, field) -> exact values in that cell of the table."""
+        self.candidate = self.field = ""
+        self.feed(html)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        if tag not in VOID and not self.get_starttag_text().endswith("/>"):  # type: ignore[union-attr]
+            self.open.append(tag)
+        if tag == "tr":
+            self.candidate = attributes.get("data-candidate") or ""
+        if tag in ("td", "th"):
+            self.field = attributes.get("data-field") or ""
+        if tag == "data" and self.candidate and self.field:
+            self.cells.setdefault((self.candidate, self.field), []).append(attributes["value"] or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.get_starttag_text() is not None and tag in self.open:
+            assert self.open[-1] == tag, f"</{tag}> closes <{self.open[-1]}>"
+            self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def html_of(run: Path) -> str:
+    return build_report(run).read_text(encoding="utf-8")
+
+
+def result(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
+    return content
+
+
+def change(run: Path, **parts: Any) -> None:
+    (run / "comparison.json").write_text(json.dumps(result(run) | parts), encoding="utf-8")
+
+
+def test_the_page_is_well_formed_and_says_what_was_decided(make_run: MakeRun) -> None:
+    run = make_run()
+    path = build_report(run)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert path == run / "report.html"
+    decision = result(run)["decision"]
+    for told in (decision["reason"], decision["verdict"], "Recommended: lora", "about 2,140 test rows would settle it"):
+        assert told in page.text
+    assert {"no training", "soft prompts", "fine-tuning"} <= {line.strip() for line in re.split("[\n,]", page.text)}
+    assert [value["id"] for tag, value in page.tags if tag == "section"] == [
+        "cost",
+        "candidates",
+        "pairs",
+        "confusion",
+        "rows",
+        "search",
+        "data",
+        "method",
+    ]
+
+
+def test_every_number_of_the_table_is_the_number_in_the_file(make_run: MakeRun) -> None:
+    run = make_run()
+    cells = Page(html_of(run)).cells
+    for candidate in result(run)["candidates"]:
+        if candidate["status"] != "ok":
+            continue
+        name, cost = candidate["id"], candidate["cost"]
+        wanted = {key: [value] for key, value in cost.items()}
+        wanted |= {split: [candidate[split][key] for key in ("value", "low", "high")] for split in ("dev", "test")}
+        wanted |= {"seeds": [seed["test"] for seed in candidate["seeds"]], "trials": [candidate["trials"]]}
+        found = {field: [float(value) for value in values] for (row, field), values in cells.items() if row == name}
+        assert found == wanted
+
+
+def test_shown_numbers_are_the_exact_ones_rounded(make_run: MakeRun) -> None:
+    html = html_of(make_run())
+    shown = re.findall(r'<data value="([^"]+)">([^<]+)</data>', html)
+    scale = {"s": 1, "min": 60, "h": 3600, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "k": 1e3, "M": 1e6, "G": 1e9, "": 1}
+    assert len(shown) > 300
+    for exact, text in shown:
+        parts = re.fullmatch(
+            r"([+-]?[\d.,]+)(%?)(?:\u00a0(\w+))?", text.replace("\u2212", "-").replace("&lt; .001", "0.0005")
+        )
+        assert parts is not None, text
+        number = float(parts[1].replace(",", "")) * scale[parts[3] or ""]
+        near = (number, number / 100) if parts[3] is None else (number,)
+        assert any(abs(float(exact) - value) <= max(0.006 * abs(value), 0.00051) for value in near), (exact, text)
+
+
+def test_pairs_can_be_read_from_both_sides(make_run: MakeRun) -> None:
+    run = make_run()
+    html = html_of(run)
+    matrix = html[html.index('<table class="matrix">') : html.index("</table>", html.index('<table class="matrix">'))]
+    rows = {re.search(r"<th scope=\"row\">([^<]+)", row)[1]: row for row in matrix.split("<tr>")[2:]}  # type: ignore[index]
+    columns = re.findall(r'<th scope="col">([^<]+)', matrix)
+    assert list(rows) == columns
+    for pair in result(run)["pairs"]:
+        for row, column, sign in ((pair["a"], pair["b"], 1), (pair["b"], pair["a"], -1)):
+            cell = re.findall(r"<td.*?</td>", rows[row], re.DOTALL)[columns.index(column)]
+            difference, low, high = (float(value) for value in re.findall(r'value="([^"]+)"', cell))
+            assert difference == sign * pair["difference"]
+            assert (low, high) == ((pair["low"], pair["high"]) if sign == 1 else (-pair["high"], -pair["low"]))
+            assert ('class="unclear"' in cell) == (pair["p_adjusted"] >= 0.05)
+
+
+def test_nothing_is_loaded_and_nothing_runs(make_run: MakeRun) -> None:
+    html = html_of(make_run(hostile=True))
+    page = Page(html)
+    names = {tag for tag, _ in page.tags}
+    assert names.isdisjoint({"script", "img", "iframe", "object", "embed", "link", "base", "form", "image", "use"})
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), name
+            if name in ("src", "href", "xlink:href", "action", "data"):
+                assert value is not None
+                assert value.startswith("#")
+    style = html[html.index("<style>") : html.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in html
+    targets = {attributes.get("id") for _, attributes in page.tags}
+    assert all((attributes["href"] or "")[1:] in targets for tag, attributes in page.tags if tag == "a")
+
+
+def test_text_of_the_user_is_shown_not_obeyed(make_run: MakeRun) -> None:
+    html = html_of(make_run(hostile=True))
+    page = Page(html)
+    assert "<script" not in html
+    assert "<img" not in html
+    assert '<script>alert("x")</script>' in page.text
+    assert "{{ 7*7 }}" in page.text
+    assert "x" * 5000 not in html
+    assert len(html) < 3_000_000
+
+
+def test_labels_and_reasons_are_escaped_where_they_are_attributes(make_run: MakeRun) -> None:
+    run = make_run(hostile=True)
+    content = result(run)
+    content["candidates"][0]["id"] = '"><b onclick=x>'
+    content["decision"]["reason"] = "<i>reason</i>"
+    change(run, **content)
+    page = Page(html_of(run))
+    assert all("onclick" not in attributes for _, attributes in page.tags)
+    assert "<i>reason</i>" in page.text
+    assert '"><b onclick=x>' in page.text
+
+
+def test_the_same_folder_gives_the_same_bytes(make_run: MakeRun) -> None:
+    run = make_run()
+    first = build_report(run).read_bytes()
+    assert build_report(run).read_bytes() == first
+
+
+def test_a_fresh_process_gives_the_same_bytes_without_heavy_imports(make_run: MakeRun) -> None:
+    run = make_run(labels=("no", "yes"))
+    first = build_report(run).read_bytes()
+    code = (
+        "import sys, pathlib; from tunewright.report.build import build_report; "
+        "build_report(pathlib.Path(sys.argv[1])); "
+        "heavy = {'torch', 'transformers', 'optuna', 'datasets', 'pandas', 'peft'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert (run / "report.html").read_bytes() == first
+
+
+def test_seventy_seven_labels(make_run: MakeRun) -> None:
+    html = html_of(make_run(labels=[f"label number {k}" for k in range(77)], n_test=770))
+    page = Page(html)
+    assert all(f"label number {k}" in page.text for k in range(77))
+    assert len(html) < 1_500_000
+
+
+@pytest.mark.parametrize("methods", [("majority",), ("majority", "gradual-unfreezing"), ("lora",)])
+def test_few_candidates(make_run: MakeRun, methods: tuple[str, ...]) -> None:
+    page = Page(html_of(make_run(methods=methods)))
+    assert f"Recommended: {methods[0]}" in page.text
+    assert "There are no pairs" in page.text
+    assert ("48 training rows are too few" in page.text) == (len(methods) > 1)
+
+
+def test_a_run_in_which_nothing_was_finished(make_run: MakeRun) -> None:
+    run = make_run(methods=("majority", "gradual-unfreezing"))
+    change(run, candidates=result(run)["candidates"][1:], pairs=[], decision=None)
+    page = Page(html_of(run))
+    assert "Nothing to recommend" in page.text
+    assert "48 training rows are too few" in page.text
+
+
+def test_optional_files_may_be_absent(make_run: MakeRun) -> None:
+    run = make_run()
+    for name in ("trials.jsonl", "test.jsonl", "data.json", "environment.json", "run.yaml"):
+        (run / name).unlink()
+    page = Page(html_of(run))
+    assert "No trials are in the run folder" in page.text
+    assert "Recommended: lora" in page.text
+
+
+def test_values_may_be_none(make_run: MakeRun) -> None:
+    run = make_run()
+    content = result(run)
+    for candidate in content["candidates"]:
+        candidate["cost"] = dict.fromkeys(candidate["cost"])
+        candidate["dev"] = None
+        candidate["seeds"] = [seed | {"dev": None, "test": None} for seed in candidate["seeds"]]
+    content["decision"] |= dict.fromkeys(("stability", "corrected_value", "minimum_detectable_difference"))
+    content["decision"]["not_separated"][0]["rows_needed"] = None
+    change(run, **content)
+    (run / "trials.jsonl").write_text(
+        '{"method": "lora"}\n{"candidate": "lora", "value": null, "seconds": null}\n{"torn', encoding="utf-8"
+    )
+    (run / "data.json").write_text('{"notices": [{"code": "twins"}]}', encoding="utf-8")
+    page = Page(html_of(run))
+    assert "No cost is known for all candidates" in page.text
+    assert "twins" in page.text
+    assert "None" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("comparison.json", None),
+        ("comparison.json", "{"),
+        ("comparison.json", "[]"),
+        ("comparison.json", '{"schema_version": 99}'),
+        ("trials.jsonl", "no json\n"),
+        ("data.json", "[1]"),
+        ("test.jsonl", '{"id": "a"}\n'),
+    ],
+)
+def test_a_broken_folder_is_one_line_and_leaves_the_old_page(make_run: MakeRun, name: str, content: str | None) -> None:
+    run = make_run(methods=("majority",))
+    (run / "report.html").write_text("old", encoding="utf-8")
+    (run / name).unlink()
+    if content is not None:
+        (run / name).write_text(content, encoding="utf-8")
+    with pytest.raises(RunError) as caught:
+        build_report(run)
+    assert "\n" not in str(caught.value)
+    assert name in str(caught.value)
+    assert (run / "report.html").read_text(encoding="utf-8") == "old"

@@ -1,0 +1,53 @@
+"""Quality against cost: marks where they belong, names that cover nothing."""
+
+import math
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from tunewright.report.plane import Level, Mark, Plane, scatter
+from tunewright.types import Estimate
+
+SPACE = "{http://www.w3.org/2000/svg}"
+
+
+def mark(name: str, cost: float, value: float, *, recommended: bool = False) -> Mark:
+    test = Estimate(value=value, low=value - 0.05, high=value + 0.03, n=100)
+    return Mark(name=name, family="fine-tuning", cost=cost, test=test, recommended=recommended)
+
+
+MARKS = [mark("free", 0.0, 0.2), mark("cheap", 0.01, 0.6), mark("dear", 10.0, 0.8, recommended=True)]
+LEVELS = [Level(name="chance", value=0.2)]
+
+
+def test_a_mark_stands_at_its_cost_and_its_value() -> None:
+    plane = Plane.around(MARKS, LEVELS, width=400, height=300)
+    drawing = scatter(MARKS, LEVELS, title="Price", width=400, height=300)
+    root = ElementTree.fromstring(drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    places = {}
+    for path in root.iter(f"{SPACE}path"):
+        title = path.find(f"{SPACE}title")
+        if title is not None and title.text is not None:
+            places[title.text.split(" (")[0]] = [float(x) for x in re.findall(r"[\d.]+", path.attrib["transform"])[:2]]
+    for item in MARKS[1:]:
+        across = (math.log10(item.cost) - plane.left) / (plane.right - plane.left) * 400
+        upwards = (plane.high - item.test.value) / (plane.high - plane.low) * 300
+        assert places[item.name] == pytest.approx([across, upwards], abs=0.01)
+    assert places["free"][0] < places["cheap"][0] < places["dear"][0]
+
+
+def test_the_interval_and_n_of_every_mark_are_told() -> None:
+    drawing = scatter(MARKS, LEVELS, title="Price", width=400, height=300)
+    assert "cheap (fine-tuning): 60.0%, 95% interval 55.0 to 63.0, n = 100; cost 0.01" in drawing
+
+
+@pytest.mark.parametrize("costs", [(0.0,), (0.0, 0.0), (3.0,), (3.0, 3.0), (1e-9, 1e9)])
+def test_the_plane_holds_every_mark(costs: tuple[float, ...]) -> None:
+    marks = [mark(f"m{k}", cost, 0.5 + 0.1 * k) for k, cost in enumerate(costs)]
+    plane = Plane.around(marks, LEVELS, width=300, height=200)
+    for item in marks:
+        x, y = plane.pixel(item)
+        assert 0 < x < 300
+        assert 0 < y < 200
+    assert scatter(marks, LEVELS, title="Price", width=300, height=200).startswith("<svg")

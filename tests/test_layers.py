@@ -1,0 +1,69 @@
+"""Imports point down, have no cycles, and leave heavy packages alone until they are needed."""
+
+import graphlib
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "transformers", "peft", "optuna", "datasets"}
+AT_EXIT = (
+    "import atexit, sys; "
+    f"atexit.register(lambda: print('loaded', *sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)); "
+)
+
+
+def loaded(code: str, *arguments: str) -> set[str]:
+    """The heavy packages that a fresh process has loaded after running the code."""
+    done = subprocess.run(
+        [sys.executable, "-c", AT_EXIT + code, *arguments], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split()[1:])
+
+
+def report_modules() -> list[str]:
+    """`tunewright.report` and every file in it, found without importing any."""
+    spec = importlib.util.find_spec("tunewright.report")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    files = pkgutil.iter_modules(spec.submodule_search_locations, "tunewright.report.")
+    return ["tunewright.report", *(file.name for file in files)]
+
+
+def test_layers_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    status = lint_imports(config_filename="pyproject.toml", no_cache=True)
+    assert status == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+def test_no_import_cycles() -> None:
+    graph = grimp.build_graph("tunewright", cache_dir=None)
+    edges = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    try:
+        graphlib.TopologicalSorter(edges).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail("import cycle: " + " <- ".join(error.args[1]))
+
+
+def test_a_heavy_package_would_be_seen() -> None:
+    assert "optuna" in loaded("import optuna")
+
+
+def test_package_is_light() -> None:
+    assert loaded("import tunewright") == set()
+
+
+def test_report_is_light() -> None:
+    assert loaded(f"import {', '.join(report_modules())}") == set()
+
+
+@pytest.mark.parametrize("verb", [[], ["compare"], ["predict"], ["evaluate"], ["report"], ["methods"]])
+def test_help_is_light(verb: list[str]) -> None:
+    assert loaded("from tunewright.cli.main import main; sys.exit(main())", *verb, "--help") == set()
