@@ -9,8 +9,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import hypothesis
 import pytest
+
+if TYPE_CHECKING:
+    from tunewright.backbones.encoder import Encoder
 
 # A busy machine is no failure, and a failure must be the same for everybody.
 hypothesis.settings.register_profile("tunewright", deadline=None, derandomize=True, max_examples=50)
@@ -27,3 +35,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no accelerator"))
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Kind of encoder -> folder of a tiny random one, made at the first call."""
+    from tests import tiny
+
+    @cache
+    def folder(kind: str) -> Path:
+        path = tmp_path_factory.mktemp(kind)
+        tiny.build(kind, path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Encoder]":
+    """Kind of encoder -> a tiny random one in fp32, loaded at the first call."""
+    from tests import tiny
+
+    return cache(lambda kind: tiny.encoder(tiny_folder(kind)))

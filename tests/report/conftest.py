@@ -79,7 +79,7 @@ def write_run(folder: Path, *, labels: Sequence[str], n_test: int, methods: Sequ
     _write_lines(folder / "trials.jsonl", _trials(rng, [c for c in candidates if c["status"] == "ok"]))
     _write(folder / "data.json", _data(n_test, hostile=hostile))
     _write(folder / "environment.json", {"python": "3.12.1", "machine": "2 cores, 8 GB", "device": "cpu"})
-    (folder / "run.yaml").write_text("data: tickets.csv\nseeds: 3\ntrials: 12\n", encoding="utf-8")
+    (folder / "run.yaml").write_text("data: tickets.csv\n", encoding="utf-8")
     _write(
         folder / "comparison.json",
         _comparison(labels, n_test, candidates, right, float(np.bincount(truth).max() / n_test)),
@@ -257,7 +257,6 @@ def _comparison(
     chosen = "lora" if "lora" in right else best
     return {
         "schema_version": 1,
-        "unknown_key": "is ignored",
         "task": {
             "name": "tickets",
             "kind": "classify",
@@ -268,45 +267,27 @@ def _comparison(
             "n_dev": 120,
             "n_test": n_test,
         },
-        "backbones": [
-            {
-                "id": "embedded",
-                "name": "all-MiniLM-L6-v2",
-                "kind": "encoder",
-                "parameters": 22_713_216,
-                "sha256": "ab" * 32,
-                "dtype": "float32",
-            }
-        ],
+        "backbones": [{"id": "embedded", "name": "all-MiniLM-L6-v2", "kind": "encoder", "parameters": 22_713_216,
+                       "sha256": "ab" * 32, "dtype": "float32"}],
         "candidates": list(candidates),
         "pairs": _pairs(right),
         "decision": {
             "best": best,
             "recommended": chosen,
             "margin": 1.0,
-            "prices": {
-                "usd_per_petaflop": 0.22,
-                "usd_per_gigabyte_month": 3.0,
-                "requests_per_month": 100_000.0,
-                "months": 12.0,
-            },
+            "prices": {"usd_per_petaflop": 0.22, "usd_per_gigabyte_month": 3.0, "requests_per_month": 1e5},
             "not_separated": [{"id": name, "difference": -0.0125, "rows_needed": 2140} for name in unsettled],
             "stability": 0.71,
             "corrected_value": 0.861,
             "minimum_detectable_difference": 0.047,
             "verdict": "a cheaper candidate is shown to be within the margin",
-            "reason": f"{chosen} is recommended: it is shown to lose less than 1 point against {best}, at 0.05 times its price.",
+            "reason": f"{chosen} is recommended: it is shown to lose less than 1 point against {best}.",
         },
         "test_reads": 2,
-        "provenance": {
-            "command": "tunewright compare tickets.csv --seed 7",
-            "version": "0.1.0",
-            "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
-            "seed": 7,
-            "started": "2026-01-02T03:04:05Z",
-            "data_sha256": "9f" * 32,
-        },
-    }
+        "provenance": {"command": "tunewright compare tickets.csv --seed 7", "version": "0.1.0", "seed": 7,
+                       "versions": {"torch": "2.13.0", "transformers": "5.23.0"}, "started": "2026-01-02T03:04:05Z",
+                       "data_sha256": "9f" * 32},
+    }  # fmt: skip
 
 
 def _write(path: Path, content: Any) -> None:

@@ -1,6 +1,7 @@
 """The drawings: what stands where, read back from the SVG."""
 
 import re
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -12,7 +13,7 @@ SPACE = "{http://www.w3.org/2000/svg}"
 
 
 def drawn(markup: str) -> ElementTree.Element:
-    return ElementTree.fromstring(markup.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    return ElementTree.fromstring(str(markup).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
 
 
 def test_best_so_far_skips_what_did_not_end() -> None:
@@ -61,7 +62,7 @@ def test_the_search_has_a_dot_for_each_trial_that_ended_at_its_height() -> None:
 
 
 def test_trials_are_grouped_by_candidate_and_those_that_did_not_end_have_no_value() -> None:
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"candidate": "lora@a", "family": "fine-tuning", "status": "complete", "value": 0.5},
         {"method": "prefix", "value": 0.25},
         {"candidate": "lora@a", "status": "pruned", "value": 0.9},

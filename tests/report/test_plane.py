@@ -24,7 +24,7 @@ LEVELS = [Level(name="chance", value=0.2)]
 def test_a_mark_stands_at_its_cost_and_its_value() -> None:
     plane = Plane.around(MARKS, LEVELS, width=400, height=300)
     drawing = scatter(MARKS, LEVELS, title="Price", width=400, height=300)
-    root = ElementTree.fromstring(drawing.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+    root = ElementTree.fromstring(str(drawing).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
     places = {}
     for path in root.iter(f"{SPACE}path"):
         title = path.find(f"{SPACE}title")

@@ -110,6 +110,10 @@ class Adapter:
                 changed[name] = PARTS[name].build(part.settings(), new)
         return dataclasses.replace(self, **changed) if changed else self  # type: ignore[arg-type]
 
+    def with_about(self, about: Mapping[str, Any]) -> "Adapter":
+        """The same adapter with another provenance."""
+        return dataclasses.replace(self, about=dict(about))
+
     def map_tensors(self, change: Callable[[Tensor], Tensor]) -> "Adapter":
         """The same adapter with every tensor passed through `change`."""
         return self.with_tensors({name: change(tensor) for name, tensor in self.tensors().items()})

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter, BaseIdentity
-from tunewright.adapters.parts import Part
+from tunewright.adapters.parts import MISFITS, Part
 from tunewright.errors import AdapterError
 from tunewright.runs import whole_folder
 
@@ -51,22 +51,30 @@ def load(folder: Path) -> Adapter:
         AdapterError: No adapter there, a part of an unknown kind, a tensor changed or not finite.
     """
     record = _read_record(folder)
-    unknown = sorted(set(record["parts"]) - set(PARTS))
-    if unknown or record["schema_version"] > SCHEMA_VERSION:
-        raise AdapterError(f"{folder} was written by a newer version (parts {', '.join(unknown)}). Update tunewright.")
-    adapter = Adapter(
-        base=BaseIdentity(**record["base"]),
-        labels=tuple(record["labels"]),
-        max_tokens=int(record["max_tokens"]),
-        about=record["about"],
-        **_read_parts(folder, record["parts"]),  # type: ignore[arg-type]
-    )
+    try:
+        adapter = _build(folder, record)
+    except MISFITS as error:
+        raise AdapterError(f"{folder / _RECORD} does not fit its tensors: {error!r}. Restore the folder.") from None
     broken = [name for name, t in adapter.tensors().items() if t.is_floating_point() and not torch.isfinite(t).all()]
     if broken:
         raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
     if adapter.sha256() != record["sha256"]:
         raise AdapterError(f"{folder} is not what was saved: its hash differs from {_RECORD}. Restore or train again.")
     return adapter
+
+
+def _build(folder: Path, record: dict[str, Any]) -> Adapter:
+    unknown = sorted(set(record["parts"]) - set(PARTS))
+    if unknown or record["schema_version"] > SCHEMA_VERSION:
+        what = f"schema {record['schema_version']}, parts {', '.join(record['parts'])}"
+        raise AdapterError(f"{folder} was written by a newer version ({what}). Update tunewright.")
+    return Adapter(
+        base=BaseIdentity(**record["base"]),
+        labels=tuple(record["labels"]),
+        max_tokens=int(record["max_tokens"]),
+        about=record["about"],
+        **_read_parts(folder, record["parts"]),  # type: ignore[arg-type]
+    )
 
 
 def _read_parts(folder: Path, settings: dict[str, dict[str, object]]) -> dict[str, Part]:
@@ -92,6 +100,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise AdapterError(f"{path} is not valid JSON: {error}. Restore the folder.") from None
+    if not isinstance(record, dict):
+        raise AdapterError(f"{path} holds no adapter. Restore the folder.")
     missing = {"schema_version", "base", "labels", "max_tokens", "parts", "sha256", "about"} - set(record)
     if missing:
         raise AdapterError(f"{path} lacks {', '.join(sorted(missing))}. Restore the folder.")

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 Settings = Mapping[str, object]
 """JSON values only."""
 
+MISFITS = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError, ZeroDivisionError)
+"""What building a part from settings and tensors raises where they do not belong together."""
+
 _VOCABULARY_IDS = "vocabulary_ids"
 
 
@@ -105,7 +108,7 @@ class Lora:
         return self.alpha / self.rank
 
     def settings(self) -> dict[str, object]:
-        return {"alpha": self.alpha}
+        return {"alpha": float(self.alpha)}
 
     def tensors(self) -> dict[str, Tensor]:
         down = {f"{name}.down": tensor for name, tensor in self.down.items()}
@@ -189,7 +192,7 @@ class Verbalizer:
     mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
-        return {"phrases": [list(group) for group in self.phrases], "scale": self.scale}
+        return {"phrases": [list(group) for group in self.phrases], "scale": float(self.scale)}
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
@@ -215,7 +218,7 @@ class DemonstrationPool:
     mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
-        return {"texts": list(self.texts), "num_neighbours": self.num_neighbours, "temperature": self.temperature}
+        return {"texts": list(self.texts), "num_neighbours": self.num_neighbours, "temperature": float(self.temperature)}
 
     def tensors(self) -> dict[str, Tensor]:
         return {"labels": self.labels_N, "vectors": self.vectors_ND}

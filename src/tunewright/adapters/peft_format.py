@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunewright.adapters.parts import Lora, Part, Prefix, SoftPrompt
+from tunewright.adapters.parts import MISFITS, Lora, Part, Prefix, SoftPrompt
 from tunewright.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
@@ -56,7 +56,10 @@ def read(folder: Path) -> Part:
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
-    return _DECODE[kind](config, tensors)
+    try:
+        return _DECODE[kind](config, tensors)
+    except MISFITS as error:
+        raise AdapterError(f"{folder}: {CONFIG_FILE} does not fit its tensors: {error!r}. Save it again.") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -69,7 +72,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise AdapterError(f"{folder} is no adapter folder: {CONFIG_FILE} cannot be read ({error}).") from None
-    assert isinstance(config, dict)
+    if not isinstance(config, dict):
+        raise AdapterError(f"{folder} is no adapter folder: {CONFIG_FILE} holds no settings.")
     return config
 
 
@@ -134,6 +138,9 @@ def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lo
     unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(key)]
     if unsupported or config.get("bias", "none") != "none":
         raise AdapterError(f"LoRA with {', '.join(unsupported) or 'bias'} is not run here. Merge it with PEFT first.")
+    other = [key for key in tensors if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
+    if other:
+        raise AdapterError(f"LoRA with {other[0]} is not run here. Allowed: factors of linear layers.")
 
     def of(kind: str) -> dict[str, Tensor]:
         end = f".{kind}.weight"

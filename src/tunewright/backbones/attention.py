@@ -74,28 +74,28 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     prefix: PrefixCache | None = None,
-    seen: list[tuple[int, int, int]] | None = None,
+    seen: list[tuple[nn.Module, int, int]] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """One layer's attention; the signature is transformers' attention interface.
 
     Args:
-        module: The layer's attention module; its `layer_idx` says which layer.
+        module: The layer's attention module; its `layer_idx`, set by `Encoder`, says which layer.
         query_BHTd: Queries.
         key_BHSd: Keys of the text.
         value_BHSd: Values of the text.
         attention_mask: Additive, [B, 1, 1 or T, S], or None.
         scaling: Of the scores; 1 / sqrt(d) when absent.
         prefix: What comes before the text.
-        seen: When given, (layer, heads, head width) is appended: how `Encoder` learns that it is called.
+        seen: When given, (module, heads, head width) is appended: how `Encoder` learns that it is called.
 
     Returns:
         The output, [B, T, H, d], and None for the weights.
     """
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
     if seen is not None:
-        seen.append((layer, key_BHSd.shape[1], key_BHSd.shape[3]))
+        seen.append((module, key_BHSd.shape[1], key_BHSd.shape[3]))
     if prefix is not None:
+        layer = int(module.layer_idx)  # type: ignore[arg-type]
         attention_mask = _with_prefix(attention_mask, prefix, query_BHTd, key_BHSd)
         key_BHSd = torch.cat([prefix.keys_LBHPd[layer], key_BHSd], dim=2)
         value_BHSd = torch.cat([prefix.values_LBHPd[layer], value_BHSd], dim=2)

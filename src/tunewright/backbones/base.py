@@ -80,7 +80,7 @@ class Backbone(Protocol):
         """Tokenises, cutting texts so that each input has at most `limit` tokens."""
         ...
 
-    def features(self, rows: Sequence[Row], dropout: Dropout | None = None) -> Tensor:
+    def features(self, rows: Sequence[Row]) -> Tensor:
         """Pooled output of each row under its adapter: fp32 [B, D]. Gradients flow to the adapters' tensors."""
         ...
 

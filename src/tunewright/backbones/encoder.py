@@ -24,6 +24,7 @@ from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.backbones.tokens import Layout, encode, lay_out
 from tunewright.errors import AdapterError
+from tunewright.runtime import quiet_libraries
 from tunewright.types import Example
 
 
@@ -43,7 +44,8 @@ class Encoder:
         self._model = copy.deepcopy(self._masters).to(device=device, dtype=dtype).eval()
         self._device = device
         self.dtype = dtype
-        self.prefix_shape = self._adopt_attention()
+        with quiet_libraries():
+            self.prefix_shape = self._adopt_attention()
 
     @property
     def identity(self) -> BaseIdentity:
@@ -71,6 +73,11 @@ class Encoder:
     def num_parameters(self) -> int:
         """Of the base."""
         return sum(p.numel() for p in self._masters.parameters())
+
+    @property
+    def num_computing(self) -> int:
+        """Parameters that take part in the matrix products of each token: those of the layers."""
+        return sum(p.numel() for name, p in self._masters.named_parameters() if name.startswith(self.layer_stack))
 
     @property
     def vocabulary_name(self) -> str:
@@ -134,10 +141,13 @@ class Encoder:
             )
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")
+        unknown = [] if adapter.lora is None else sorted(set(adapter.lora.down) - set(self.linears))
+        if unknown:
+            raise AdapterError(f"the LoRA changes {unknown[0]}, no linear layer of {mine.name}. Allowed: {next(iter(self.linears))} and so on.")
 
     def logits(self, rows: Sequence[Row], dropout: Dropout | None = None) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""
-        features_BD = self.features(rows, dropout) if any(r.adapter.needs_features for r in rows) else None
+        features_BD = self.features(rows) if any(r.adapter.needs_features for r in rows) else None
         found: list[Tensor | None] = [None] * len(rows)
         for adapter, members in _groups(rows).items():
             mine = torch.zeros(len(members), self.width) if features_BD is None else features_BD[members]
@@ -149,27 +159,26 @@ class Encoder:
         """Logits [B, C] from features computed under this adapter."""
         return answers.answer(adapter, features_BD, lambda phrases: self._phrase_features(adapter, phrases), dropout)
 
-    def features(self, rows: Sequence[Row], dropout: Dropout | None = None) -> Tensor:
+    def features(self, rows: Sequence[Row]) -> Tensor:
         """Pooled output of each row under its adapter: fp32 [B, D]. Gradients flow to the adapters' tensors.
 
-        Rows with weights of their own run apart; all others in one pass.
+        Rows with weights of their own run apart; all others in one pass, but for LoRAs on DeBERTa.
         """
-        by_weights: dict[int, list[int]] = {}
+        passes: dict[tuple[int, int], list[int]] = {}
         for k, row in enumerate(rows):
-            by_weights.setdefault(id(row.adapter.weights), []).append(k)
-        if len(by_weights) == 1:
-            return self._one_pass(rows, rows[0].adapter.weights, dropout)
-        order = [k for members in by_weights.values() for k in members]
+            lora = None if row.adapter.lora is None or self._mixes_loras else row.adapter.lora
+            passes.setdefault((id(row.adapter.weights), id(lora)), []).append(k)
+        if len(passes) == 1:
+            return self._one_pass(rows, rows[0].adapter.weights)
+        order = [k for members in passes.values() for k in members]
         parts = [
-            self._one_pass([rows[k] for k in members], rows[members[0]].adapter.weights, dropout)
-            for members in by_weights.values()
+            self._one_pass([rows[k] for k in members], rows[members[0]].adapter.weights)
+            for members in passes.values()
         ]
         place = torch.tensor(order, device=self._device).argsort()
         return torch.cat(parts)[place]
 
-    def hidden_states(
-        self, rows: Sequence[Row], weights: Weights | None = None, dropout: Dropout | None = None
-    ) -> tuple[Tensor, Layout]:
+    def hidden_states(self, rows: Sequence[Row], weights: Weights | None = None) -> tuple[Tensor, Layout]:
         """Last hidden state [B, L, D] in the base's dtype, and where the text stands in it."""
         prompts = [row.adapter.soft_prompt for row in rows]
         layout = lay_out([r.encoding for r in rows], [0 if p is None else p.length for p in prompts], self.pad_id)
@@ -177,12 +186,12 @@ class Encoder:
         embeds_BLD = self._embed(layout, vectors, weights)
         loras = [row.adapter.lora for row in rows]
         inputs = self._inputs(layout, [row.adapter.prefix for row in rows], embeds_BLD)
-        with low_rank_updates(self.linears, loras, dropout):
+        with low_rank_updates(self.linears, loras):
             output = functional_call(self._model, self._own_values(weights), (), inputs)
         return output.last_hidden_state, layout
 
-    def _one_pass(self, rows: Sequence[Row], weights: Weights | None, dropout: Dropout | None) -> Tensor:
-        hidden_BLD, layout = self.hidden_states(rows, weights, dropout)
+    def _one_pass(self, rows: Sequence[Row], weights: Weights | None) -> Tensor:
+        hidden_BLD, layout = self.hidden_states(rows, weights)
         if self._checkpoint.pooling == "cls":
             rows_B = torch.arange(len(rows), device=self._device)
             return hidden_BLD[rows_B, layout.first_text_B.to(self._device)].float()
@@ -236,18 +245,36 @@ class Encoder:
     def _adopt_attention(self) -> tuple[int, int, int] | None:
         """Switches the model to our attention if its code calls it; returns the shape of a prefix, or None."""
         before = self._checkpoint.config._attn_implementation
-        seen: list[tuple[int, int, int]] = []
+        seen: list[tuple[nn.Module, int, int]] = []
         ids = torch.full((1, 2), self.pad_id, device=self._device)
         try:
             self._model.set_attn_implementation(attention.NAME)  # type: ignore[operator]
             with torch.no_grad():
-                self._model(input_ids=ids, seen=seen)
+                self._model(input_ids=ids, attention_mask=torch.ones_like(ids), seen=seen)
         except (TypeError, ValueError):
             seen.clear()
         if len(seen) == self.num_layers and len({shape[1:] for shape in seen}) == 1:
+            for layer, (module, *_) in enumerate(seen):
+                module.layer_idx = layer  # type: ignore[assignment]  # DistilBERT's attention does not know its layer
             return (self.num_layers, seen[0][1], seen[0][2])
         self._model.set_attn_implementation(before)  # type: ignore[operator]
         return None
+
+    @cached_property
+    def _mixes_loras(self) -> bool:
+        """Whether all linear layers see each row apart; DeBERTa's also project relative positions that all rows share."""
+        seen: list[int] = []
+
+        def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(len(inputs[0]))
+
+        hooks = [linear.register_forward_pre_hook(note) for linear in self.linears.values()]
+        ids = torch.full((2, 2), self.pad_id, device=self._device)
+        with torch.no_grad():
+            self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        for hook in hooks:
+            hook.remove()
+        return set(seen) == {2}
 
     @cached_property
     def _position_table(self) -> nn.Embedding | None:

@@ -11,26 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.adapters.parts import Lora
-from tunewright.backbones.base import Dropout
 
 
 @contextlib.contextmanager
 def low_rank_updates(
-    linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None], dropout: Dropout | None
+    linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None]
 ) -> Iterator[None]:
     """Within the context, the layers add the updates of the rows.
 
     Args:
         linears: Module name -> layer.
         loras: The LoRA of each row, or None.
-        dropout: Applied to the updates' inputs.
     """
     distinct = list({id(lora): lora for lora in loras if lora is not None}.values())
     hooks = []
     try:
         for name, linear in linears.items():
             if any(name in lora.down for lora in distinct):
-                update = _update(name, distinct, loras, dropout)
+                update = _update(name, distinct, loras)
                 hooks.append(linear.register_forward_hook(_adds(update)))
         yield
     finally:
@@ -42,12 +40,10 @@ def _adds(update: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, tuple[Tens
     return lambda _module, inputs, output: output + update(inputs[0])
 
 
-def _update(
-    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], dropout: Dropout | None
-) -> Callable[[Tensor], Tensor]:
+def _update(name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None]) -> Callable[[Tensor], Tensor]:
     if len(distinct) == 1 and all(lora is not None for lora in loras):
-        return _SharedUpdate(down_rI=distinct[0].down[name], up_Or=_scaled_up(distinct[0], name), dropout=dropout)
-    return _mixed_update(name, distinct, loras, dropout)
+        return _SharedUpdate(down_rI=distinct[0].down[name], up_Or=_scaled_up(distinct[0], name))
+    return _mixed_update(name, distinct, loras)
 
 
 def _scaled_up(lora: Lora, name: str) -> Tensor:
@@ -60,17 +56,13 @@ class _SharedUpdate:
 
     down_rI: Tensor
     up_Or: Tensor
-    dropout: Dropout | None
 
     def __call__(self, input_BTI: Tensor) -> Tensor:
-        values = input_BTI if self.dropout is None else self.dropout(input_BTI)
-        inner = nn.functional.linear(values, self.down_rI.to(values.dtype))
-        return nn.functional.linear(inner, self.up_Or.to(values.dtype))
+        inner = nn.functional.linear(input_BTI, self.down_rI.to(input_BTI.dtype))
+        return nn.functional.linear(inner, self.up_Or.to(input_BTI.dtype))
 
 
-def _mixed_update(
-    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], dropout: Dropout | None
-) -> "_MixedUpdate":
+def _mixed_update(name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None]) -> "_MixedUpdate":
     """Stacks the factors, with zeros for a smaller rank and for rows without LoRA."""
     having = [lora for lora in distinct if name in lora.down]
     width_in, width_out = having[0].down[name].shape[1], having[0].up[name].shape[0]
@@ -81,7 +73,7 @@ def _mixed_update(
     up.append(up[0].new_zeros(width_out, rank))
     place = {id(lora): k for k, lora in enumerate(having)}
     which_B = torch.tensor([place.get(id(lora), len(having)) for lora in loras])
-    return _MixedUpdate(down_KrI=torch.stack(down), up_KOr=torch.stack(up), which_B=which_B, dropout=dropout)
+    return _MixedUpdate(down_KrI=torch.stack(down), up_KOr=torch.stack(up), which_B=which_B)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +83,8 @@ class _MixedUpdate:
     down_KrI: Tensor
     up_KOr: Tensor
     which_B: Tensor
-    dropout: Dropout | None
 
     def __call__(self, input_BTI: Tensor) -> Tensor:
-        values = input_BTI if self.dropout is None else self.dropout(input_BTI)
         which_B = self.which_B.to(self.down_KrI.device)
-        inner = torch.bmm(values, self.down_KrI[which_B].to(values.dtype).transpose(1, 2))
-        return torch.bmm(inner, self.up_KOr[which_B].to(values.dtype).transpose(1, 2))
+        inner = torch.bmm(input_BTI, self.down_KrI[which_B].to(input_BTI.dtype).transpose(1, 2))
+        return torch.bmm(inner, self.up_KOr[which_B].to(input_BTI.dtype).transpose(1, 2))

@@ -119,6 +119,11 @@ def _limited(
     return kept, [Notice(code="rows", message=message + tail, count=len(kept))]
 
 
+def test_sha256(dataset: Dataset) -> str:
+    """Hash of the test rows alone: runs that share it were judged on the same rows."""
+    return data_sha256({"train": (), "dev": (), "test": dataset.splits.test})
+
+
 def data_sha256(rows: Rows) -> str:
     """Hash over ids, texts and labels of all splits, in the order train, dev, test."""
     digest = hashlib.sha256()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, cycle
 from typing import Any
 
 import altair as alt
@@ -43,32 +43,32 @@ def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int =
         width: Of the plotting area, in pixels.
         height: Likewise.
     """
+    gap = 13 * (domain[1] - domain[0]) / height
+    ends = _spread([best_so_far(curve.values)[-1] for curve in curves], gap)
     longest = max(len(curve.values) for curve in curves)
-    scale = alt.Scale(domain=list(domain), nice=False)
-    ends = _spread([best_so_far(curve.values)[-1] for curve in curves], gap=13 * (domain[1] - domain[0]) / height)
     layers: list[alt.Chart] = []
-    for number, (curve, end) in enumerate(zip(curves, ends, strict=True)):
+    for curve, end, dash in zip(curves, ends, cycle(_DASHES)):
         colour = svg.style(curve.family).colour
         base = alt.Chart(svg.rows(_trial_rows(curve)), width=width, height=height).encode(
-            x=alt.X("trial:Q", scale=alt.Scale(domain=[0.6, longest + 0.4], nice=False), axis=_trial_axis(longest)),
-            y=alt.Y("best:Q", scale=scale, axis=svg.share_axis("Dev, best so far")),
+            x=alt.X("trial:Q", scale=svg.fixed((0.6, longest + 0.4)), axis=_trial_axis(longest)),
         )
-        dash = _DASHES[number % len(_DASHES)]
-        layers.append(
-            base.mark_line(interpolate="step-after", strokeWidth=2, color=colour, strokeDash=dash, aria=False)
-        )
+        best = base.mark_line(interpolate="step-after", strokeWidth=2, color=colour, strokeDash=dash, aria=False)
         dots = base.mark_point(filled=True, size=26, color=colour, opacity=0.7)
-        layers.append(dots.encode(y="value:Q", description="description:N"))
+        layers += [
+            best.encode(y=svg.shares("best", domain, _BEST)),
+            dots.encode(y=svg.shares("value", domain, _BEST), description="description:N"),
+        ]
         if end is not None:
-            name = alt.Chart(svg.rows([{"y": end, "name": line(curve.name, 22)}])).mark_text(
-                align="left", dx=6, aria=False
-            )
-            layers.append(name.encode(x=alt.value(width), y="y:Q", text="name:N"))
+            name = alt.Chart(svg.rows([{"end": end, "name": line(curve.name, 22)}]))
+            text = name.mark_text(align="left", dx=6, aria=False)
+            layers.append(text.encode(x=alt.value(width), y=svg.shares("end", domain, _BEST), text="name:N"))
     told = ", ".join(f"{curve.name} {len(curve.values)} trials" for curve in curves)
     return svg.render(alt.layer(*layers), alt_text=f"Best dev value so far over trials: {told}.")
 
 
-_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+_BEST = "Dev, best so far"
+
+_DASHES: tuple[list[float], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 
 
 def _trial_axis(longest: int) -> alt.Axis:

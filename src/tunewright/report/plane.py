@@ -46,23 +46,16 @@ def scatter(marks: Sequence[Mark], levels: Sequence[Level], *, title: str, width
     """
     plane = Plane.around(marks, levels, width=width, height=height)
     rows = [_mark_row(mark, plane) for mark in marks]
-    base = alt.Chart(svg.rows(rows), width=width, height=height).encode(
-        x=alt.X("x:Q", scale=alt.Scale(domain=[plane.left, plane.right], nice=False), axis=plane.cost_axis(title)),
-        y=alt.Y(
-            "value:Q",
-            scale=alt.Scale(domain=[plane.low, plane.high], nice=False),
-            axis=svg.share_axis("Test, 95% interval"),
-        ),
-    )
+    base = alt.Chart(svg.rows(rows), width=width, height=height).encode(x=plane.costs(title), y=plane.shares("value"))
     colour = {"color": alt.Color("colour:N", scale=None), "description": "description:N"}
     layers: list[alt.Chart] = [
-        base.mark_rule(strokeWidth=2, opacity=0.55).encode(y="low:Q", y2="high:Q", color=colour["color"]),
+        base.mark_rule(strokeWidth=2, opacity=0.55).encode(y=plane.shares("low"), y2="high:Q", color=colour["color"]),
         base.transform_filter("datum.recommended").mark_point(
             size=380, filled=False, strokeWidth=1.5, color=svg.INK, opacity=1, aria=False
         ),
         base.mark_point(size=110, filled=True, opacity=1).encode(shape=alt.Shape("shape:N", scale=None), **colour),
     ]
-    layers += [*_level_layers(levels, plane), *_name_layers(marks, plane)]
+    layers += [*_level_layers(levels, plane), *_name_layers(marks, plane, title)]
     return svg.render(alt.layer(*layers), alt_text=_scatter_text(marks, title))
 
 
@@ -121,7 +114,15 @@ class Plane:
         """Top to bottom."""
         return (self.high - share) / (self.high - self.low) * self.height
 
-    def cost_axis(self, title: str) -> alt.Axis:
+    def shares(self, field: str) -> alt.Y:
+        """The channel of values."""
+        return svg.shares(field, (self.low, self.high), "Test, 95% interval")
+
+    def costs(self, title: str) -> alt.X:
+        """The channel of costs."""
+        return alt.X("x:Q", scale=svg.fixed((self.left, self.right)), axis=self._cost_axis(title))
+
+    def _cost_axis(self, title: str) -> alt.Axis:
         """Powers of ten, with more between them where there is room."""
         room = self.width / (self.right - self.left)
         least = self.left if self.zero is None else self.zero + 36 / room
@@ -152,7 +153,7 @@ def _level_layers(levels: Sequence[Level], plane: Plane) -> list[alt.Chart]:
     layers: list[alt.Chart] = []
     for number, level in enumerate(sorted(levels, key=lambda item: -item.value)):
         row = {"value": level.value, "name": level.name, "description": f"{level.name}: {100 * level.value:.1f}%"}
-        line_base = alt.Chart(svg.rows([row]), width=plane.width, height=plane.height).encode(y="value:Q")
+        line_base = alt.Chart(svg.rows([row]), width=plane.width, height=plane.height).encode(y=plane.shares("value"))
         layers.append(line_base.mark_rule(strokeDash=[4, 4], color=svg.MUTED).encode(description="description:N"))
         above = -6 if number == 0 else 8
         text = line_base.mark_text(align="right", dy=above, color=svg.MUTED, fontSize=11, aria=False)
@@ -177,7 +178,7 @@ _SEATS: tuple[Seat, ...] = (
 _LETTER, _LINE = 6.2, 13
 
 
-def _name_layers(marks: Sequence[Mark], plane: Plane) -> list[alt.Chart]:
+def _name_layers(marks: Sequence[Mark], plane: Plane, title: str) -> list[alt.Chart]:
     """The candidates' names, each on the seat where it covers least."""
     taken: list[Box] = [box for mark in marks for box in _mark_boxes(mark, plane)]
     layers: list[alt.Chart] = []
@@ -190,7 +191,7 @@ def _name_layers(marks: Sequence[Mark], plane: Plane) -> list[alt.Chart]:
         text = alt.Chart(svg.rows([row])).mark_text(
             align=align, baseline="middle", dx=dx, dy=dy, fontWeight=weight, aria=False
         )
-        layers.append(text.encode(x="x:Q", y="value:Q", text="name:N"))
+        layers.append(text.encode(x=plane.costs(title), y=plane.shares("value"), text="name:N"))
     return layers
 
 

@@ -56,9 +56,15 @@ def rows(records: Sequence[Mapping[str, Any]]) -> alt.InlineData:
     return alt.InlineData(values=[dict(record) for record in records])
 
 
-def share_axis(title: str) -> alt.Axis:
-    """An axis of shares, in per cent."""
-    return alt.Axis(title=title, format=".0%", tickCount=6, grid=True)
+def shares(field: str, domain: tuple[float, float], title: str) -> alt.Y:
+    """Shares upwards, in per cent. Every layer of a chart needs the same, or its own values widen the domain."""
+    axis = alt.Axis(title=title, format=".0%", tickCount=6, grid=True)
+    return alt.Y(f"{field}:Q", scale=fixed(domain), axis=axis)
+
+
+def fixed(domain: tuple[float, float]) -> alt.Scale:
+    """A linear scale that keeps to its domain."""
+    return alt.Scale(domain=list(domain), nice=False, zero=False)
 
 
 def _themed(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:

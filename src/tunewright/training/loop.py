@@ -17,7 +17,7 @@ from tunewright.backbones.inference import FeatureStore, features
 from tunewright.errors import OutOfMemory
 from tunewright.runtime import is_out_of_memory, torch_generator
 from tunewright.training.batching import epoch_batches, micro_batches
-from tunewright.training.loss import LossSum, balanced_weights, cross_entropy
+from tunewright.training.loss import balanced_weights, cross_entropy
 from tunewright.training.optim import Optimizer, Rates
 from tunewright.training.stopping import Best, DevScore
 
@@ -40,7 +40,7 @@ class Settings:
     warmup: float = 0.1
     """Share of all steps."""
     dropout: float = 0.1
-    """Share of values zeroed before the head and in the input of LoRA updates. The frozen base never drops."""
+    """Share of values zeroed before the head. The base never drops: rows share its prefix."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     patience: int = 4
@@ -220,9 +220,10 @@ class _Run:
 
     def step(self, batch: Sequence[int], optimizer: Optimizer) -> bool:
         """One update; returns whether the loss was finite. Halves the micro-batch until it fits."""
+        count = self._count(batch)
         while True:
             try:
-                losses = [self._backward(part) for part in micro_batches(batch, self.num_parts)]
+                losses = [self._backward(part, count) for part in micro_batches(batch, self.num_parts)]
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error):
@@ -231,23 +232,31 @@ class _Run:
                 if self.num_parts >= len(batch):
                     raise OutOfMemory("a single row does not fit in memory. Use shorter texts (--max-tokens).") from None
                 self.num_parts *= 2
-        if not all(math.isfinite(float(loss.total)) for loss in losses):
+        if not all(math.isfinite(loss) for loss in losses):
             optimizer.clear()
             return False
-        optimizer.step(sum(loss.count for loss in losses))
+        optimizer.step()
         return True
 
-    def _backward(self, part: Sequence[int]) -> LossSum:
+    def _count(self, batch: Sequence[int]) -> float:
+        """What the summed loss of a whole step is divided by."""
+        if self._weights_C is None:
+            return float(len(batch))
+        return float(self._weights_C[self._rows.labels_N[list(batch)]].sum())
+
+    def _backward(self, part: Sequence[int], count: float) -> float:
+        """Adds the gradients of a part's share of the step's mean loss; returns that share."""
         loss = cross_entropy(self._logits(part).cpu(), self._rows.labels_N[list(part)], self._weights_C)
-        loss.total.backward()
-        return LossSum(total=loss.total.detach(), count=loss.count)
+        mean = loss.total / count
+        mean.backward()
+        return float(mean.detach())
 
     def _logits(self, part: Sequence[int]) -> Tensor:
         backbone = self._store.backbone
         if self._features_ND is not None:
             return backbone.answer(self.adapter, self._features_ND[list(part)], self._dropout)
         rows = [Row(encoding=self._rows.encodings[k], adapter=self.adapter) for k in part]
-        return backbone.answer(self.adapter, backbone.features(rows, self._dropout), self._dropout)
+        return backbone.answer(self.adapter, backbone.features(rows), self._dropout)
 
 
 def trainable_count(adapter: Adapter, schedule: Schedule, epochs: int) -> int:

@@ -54,16 +54,9 @@ class Optimizer:
             group["rate"] = key[1 + epoch]
         return trained
 
-    def step(self, count: float) -> None:
-        """One update from the summed gradients.
-
-        Args:
-            count: What the summed loss is divided by.
-        """
+    def step(self) -> None:
+        """One update from the gradients of the mean loss."""
         trained = [t for t in self._tensors.values() if t.grad is not None]
-        for tensor in trained:
-            assert tensor.grad is not None
-            tensor.grad /= count
         torch.nn.utils.clip_grad_norm_(trained, self._clip)
         for group in self._adamw.param_groups:
             group["lr"] = self._lr * group["rate"] * self._schedule()

@@ -1,5 +1,6 @@
 """Keeping the best and knowing when to stop: on the task's metric, not on the loss."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -18,7 +19,9 @@ class DevScore:
     """Mean cross entropy in nats; decides between equal values."""
 
     def beats(self, other: "DevScore | None") -> bool:
-        """Whether this epoch is to be kept rather than the other."""
+        """Whether this epoch is to be kept rather than the other; never one that has diverged."""
+        if not math.isfinite(self.loss):
+            return False
         return other is None or (self.value, -self.loss) > (other.value, -other.loss)
 
 

@@ -1,0 +1,56 @@
+"""`tunewright compare`: the whole way from a file to a decision."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunewright.config import RunConfig, load_config
+
+
+def _about(field: str) -> str | None:
+    return RunConfig.model_fields[field].description
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("compare", help="Compare ways of adapting a model on your data and say which to take.")(compare)
+
+
+def compare(
+    data: Annotated[str | None, typer.Argument(help=_about("data"), metavar="DATA")] = None,
+    dev: Annotated[str | None, typer.Option(help=_about("dev"))] = None,
+    test: Annotated[str | None, typer.Option(help=_about("test"))] = None,
+    text: Annotated[str | None, typer.Option(help=_about("text"))] = None,
+    text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
+    label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
+    descriptions: Annotated[str | None, typer.Option(help=_about("descriptions"))] = None,
+    rows: Annotated[str | None, typer.Option(help=_about("rows"), metavar="N")] = None,
+    model: Annotated[list[str] | None, typer.Option(help=_about("model"))] = None,
+    methods: Annotated[str | None, typer.Option(help=_about("methods"))] = None,
+    trials: Annotated[str | None, typer.Option(help=_about("trials"), metavar="N")] = None,
+    budget: Annotated[str | None, typer.Option(help=_about("budget"))] = None,
+    seeds: Annotated[str | None, typer.Option(help=_about("seeds"), metavar="N")] = None,
+    seed: Annotated[str | None, typer.Option(help=_about("seed"), metavar="N")] = None,
+    metric: Annotated[str | None, typer.Option(help=_about("metric"))] = None,
+    margin: Annotated[str | None, typer.Option(help=_about("margin"), metavar="POINTS")] = None,
+    pruning: Annotated[bool | None, typer.Option("--pruning/--no-pruning", help=_about("pruning"))] = None,
+    max_tokens: Annotated[str | None, typer.Option(help=_about("max_tokens"), metavar="N")] = None,
+    out: Annotated[str | None, typer.Option(help=_about("out"))] = None,
+    resume: Annotated[bool | None, typer.Option("--resume", help=_about("resume"))] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file with any of these settings")] = None,
+) -> None:
+    """Compare ways of adapting a model on your data and say which to take.
+
+    Numbers are taken as text, so that all faults of a call are told at once and in one style.
+    """
+    given: dict[str, Any] = {key: value for key, value in locals().items() if key != "config"}
+    settings = load_config(config, given)
+    from tunewright.api import compare as run_comparison  # torch
+    from tunewright.cli.progress import terminal
+    from tunewright.cli.summary import print_summary
+
+    with terminal(sys.stderr) as listener:
+        run = run_comparison(settings, listener=listener, command=("tunewright", *sys.argv[1:]))
+    print_summary(run, Path.cwd())

@@ -1,0 +1,31 @@
+"""`tunewright evaluate`: a metric with its interval on new labelled rows."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("evaluate", help="Score a trained adapter on labelled rows.")(evaluate)
+
+
+def evaluate(
+    adapter: Annotated[Path, typer.Argument(help="adapter folder, such as runs/NAME/adapters/lora/seed-0")],
+    rows: Annotated[str, typer.Argument(help="labelled csv, tsv, jsonl or parquet file", metavar="LABELLED_FILE")],
+    metric: Annotated[str | None, typer.Option(help="accuracy or macro-f1; the task's own when absent")] = None,
+    model: Annotated[str | None, typer.Option(help="the base, where it is not under its name in training")] = None,
+) -> None:
+    """Score a trained adapter on labelled rows."""
+    from tunewright.cli.rows import read_examples
+    from tunewright.evaluation.predictor import Predictor  # torch
+
+    predictor = Predictor.load(adapter, model=model)
+    _, examples = read_examples(rows, predictor.adapter.about, labelled=True)
+    found = predictor.evaluate(examples, metric=metric)
+    name = predictor.adapter.about.get("metric", "accuracy") if metric is None else metric
+    unknown = sum(e.label not in predictor.labels for e in examples)
+    print(f"{name} {found.value:.4f} (95 % interval {found.low:.4f} to {found.high:.4f}, n = {found.n})")
+    if unknown:
+        print(f"{unknown} rows have labels the adapter does not know; they count as wrong")

@@ -1,0 +1,35 @@
+"""`tunewright predict`: the user's rows with label and probabilities."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("predict", help="Answer the rows of a file with a trained adapter.")(predict)
+
+
+def predict(
+    adapter: Annotated[Path, typer.Argument(help="adapter folder, such as runs/NAME/adapters/lora/seed-0")],
+    rows: Annotated[str, typer.Argument(help="csv, tsv, jsonl or parquet file", metavar="INPUT")],
+    out: Annotated[str | None, typer.Option(help="csv, tsv or jsonl file to write; printed when absent")] = None,
+    model: Annotated[str | None, typer.Option(help="the base, where it is not under its name in training")] = None,
+) -> None:
+    """Answer the rows of a file with a trained adapter."""
+    from tunewright.cli.rows import check_output, read_examples, write_answers
+
+    check_output(out)
+    from tunewright.evaluation.predictor import Predictor  # torch
+
+    predictor = Predictor.load(adapter, model=model)
+    table, examples = read_examples(rows, predictor.adapter.about, labelled=False)
+    num_cut = predictor.num_cut(examples)
+    if num_cut:
+        print(f"warning: {num_cut} of {len(examples)} texts are longer than the model takes and were cut", file=sys.stderr)
+    ending = Path(rows if out is None else out).suffix
+    text = write_answers(table, predictor.predict(examples), predictor.labels, out, ending)
+    if text is not None:
+        print(text, end="")

@@ -1,0 +1,62 @@
+"""What is printed when a comparison is done: the table and the decision."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tunewright.api import Run
+from tunewright.evaluation.comparison import Candidate
+
+
+def print_summary(run: Run, here: Path) -> None:
+    """Table, decision, where the report is.
+
+    Args:
+        run: A finished run.
+        here: Paths are printed relative to it.
+    """
+    console = Console(highlight=False)
+    result = run.comparison
+    table = Table(title=f"{result.task.name}: {result.task.metric} on {result.task.n_test} test rows", title_justify="left")
+    for name in ("method", "family", "test", "95 % interval", "dev", "tuning", "bytes", "$ / 1000"):
+        table.add_column(name, justify="left" if name in ("method", "family") else "right", no_wrap=True)
+    done = [c for c in result.candidates if c.test is not None]
+    for candidate in sorted(done, key=lambda c: -_value(c)):
+        table.add_row(*_cells(candidate))
+    console.print(table)
+    for candidate in result.candidates:
+        if candidate.test is None:
+            console.print(f"{candidate.id}: {candidate.status}, {candidate.reason}", markup=False)
+    if result.decision is not None:
+        console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
+    report = run.report.resolve()
+    shown = report.relative_to(here) if report.is_relative_to(here) else report
+    console.print(f"\nReport: {shown}", markup=False, soft_wrap=True)
+
+
+def _value(candidate: Candidate) -> float:
+    return -1.0 if candidate.test is None else candidate.test.value
+
+
+def _cells(candidate: Candidate) -> list[str]:
+    test, dev, cost = candidate.test, candidate.dev, candidate.cost
+    assert test is not None
+    return [
+        candidate.id,
+        candidate.family,
+        f"{test.value:.3f}",
+        f"{test.low:.3f} to {test.high:.3f}",
+        "" if dev is None else f"{dev.value:.3f}",
+        "" if cost.tune_s is None else f"{cost.tune_s:.0f} s",
+        "" if cost.adapter_bytes is None else _bytes(cost.adapter_bytes),
+        "" if cost.price is None else f"{cost.price:.2g}",
+    ]
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:  # noqa: PLR2004
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -1,0 +1,132 @@
+"""One attempt: a method with given parameters on given rows, trained and scored on dev.
+
+Shapes: N rows, C labels.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.inference import FeatureStore
+from tunewright.evaluation.metrics import Metric
+from tunewright.methods.base import Material, Method, settings
+from tunewright.runtime import PeakMemory
+from tunewright.training.loop import Observe, Rows, Trained, evaluate, train, trainable_count
+from tunewright.types import Example, Params, Task
+
+UNKNOWN_LABEL = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """A base with the train and dev rows of a task, tokenised once for all attempts."""
+
+    material: Material
+    dev: Rows
+    metric: Metric
+    num_cut: int
+    """Training and dev texts that were longer than the base takes."""
+
+    def score(self, logits_NC: Tensor, labels_N: Tensor) -> float:
+        """The task's metric."""
+        return self.metric.value(labels_N.numpy(), logits_NC.argmax(-1).numpy(), self.material.num_labels)
+
+
+def prepare(
+    task: Task, backbone: Encoder, train_rows: Sequence[Example], dev_rows: Sequence[Example], metric: Metric, limit: int
+) -> Workshop:
+    """Tokenises the rows.
+
+    Args:
+        task: What is asked.
+        backbone: The base.
+        train_rows: What methods see.
+        dev_rows: What they are tuned on.
+        metric: Of the task.
+        limit: Most tokens of an input.
+    """
+    rows, dev = label_rows(task, backbone, train_rows, limit), label_rows(task, backbone, dev_rows, limit)
+    material = Material(
+        task=task,
+        backbone=backbone,
+        store=FeatureStore(backbone),
+        examples=train_rows,
+        rows=rows,
+        max_tokens=limit,
+    )
+    num_cut = sum(e.num_cut > 0 for e in (*rows.encodings, *dev.encodings))
+    return Workshop(material=material, dev=dev, metric=metric, num_cut=num_cut)
+
+
+def label_rows(task: Task, backbone: Encoder, examples: Sequence[Example], limit: int) -> Rows:
+    """Tokenised rows with label indices; -1 for a label the task does not know."""
+    index = {label: k for k, label in enumerate(task.labels)}
+    labels = [UNKNOWN_LABEL if e.label is None else index.get(e.label, UNKNOWN_LABEL) for e in examples]
+    return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.tensor(labels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an attempt came to."""
+
+    trained: Trained
+    seconds: float
+    peak_memory_bytes: int | None
+    trainable: int
+
+
+def attempt(
+    method: Method, params: Params, workshop: Workshop, rng: np.random.Generator, observe: Observe
+) -> Outcome:
+    """Places, trains and scores.
+
+    Args:
+        method: The method.
+        params: One point of its space.
+        workshop: Base and rows.
+        rng: All randomness of the attempt.
+        observe: Hears of steps and epochs and may stop it.
+
+    Raises:
+        OutOfMemory: Not even one row fits.
+    """
+    start, peak = time.monotonic(), PeakMemory()
+    peak.start()
+    material = workshop.material
+    adapter = method.place(material, params, rng)
+    how = settings(params, material)
+
+    def schedule(progress: float) -> dict[str, float]:
+        return dict(method.trained(adapter, params, progress))
+
+    trainable = trainable_count(adapter, schedule, how.epochs)
+    if trainable == 0:
+        best = evaluate(adapter, workshop.dev, workshop.score, material.store)
+        trained = Trained(
+            adapter=adapter, scores=(best,), best=best, stopped="finished", num_tokens=0, micro_batches=1
+        )
+    else:
+        trained = train(
+            adapter,
+            schedule,
+            how,
+            material.rows,
+            workshop.dev,
+            score=workshop.score,
+            store=material.store,
+            rng=rng,
+            observe=observe,
+        )
+    return Outcome(
+        trained=trained,
+        seconds=time.monotonic() - start,
+        peak_memory_bytes=peak.read_bytes(),
+        trainable=trainable,
+    )
+
+

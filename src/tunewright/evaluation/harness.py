@@ -1,0 +1,176 @@
+"""The harness: owns the splits, gives every family the same effort, refits the finalists and reads test once.
+
+    data -> search (trials.jsonl) -> refit (finalists.jsonl, adapters/) -> one pass over test (predictions/) -> comparison.json
+
+Each arrow is a file; a killed run goes on from what is there.
+"""
+
+import dataclasses
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from tunewright.backbones.checkpoint import load_checkpoint
+from tunewright.backbones.encoder import Encoder
+from tunewright.config import RunConfig, choose
+from tunewright.data.load import load_dataset, test_sha256
+from tunewright.errors import ConfigError, RunError
+from tunewright.evaluation import comparison, finals, verdict
+from tunewright.evaluation.attempt import Workshop, prepare
+from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.progress import Clock, Journal, Listener
+from tunewright.evaluation.rounds import Round, run_search
+from tunewright.evaluation.search import Effort, Entrant, Trial
+from tunewright.methods import METHODS
+from tunewright.runs import dump_lines, open_run, read_json, read_lines, write_json, write_text
+from tunewright.runtime import device, environment, fast_dtype
+from tunewright.types import Dataset
+
+
+def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequence[str] = ()) -> comparison.Comparison:
+    """Runs the whole comparison, or goes on with one.
+
+    Args:
+        config: The settings.
+        out: The run folder.
+        listener: Hears of progress.
+        command: What was typed, for the record.
+
+    Raises:
+        TunewrightError: On any mistake of the user's; see `errors`.
+    """
+    methods = _check_names(config)
+    dataset = load_dataset(config)
+    bases = {name: _load_base(name) for name in config.model}
+    open_run(out, resume=config.resume)
+    clock = Clock(out / "elapsed.json", config.budget)
+    journal = Journal(out / "log.txt", listener)
+    started = _record_start(config, dataset, out)
+    for notice in dataset.notices:
+        journal.note(notice.message)
+    workshops = {name: _prepare(config, dataset, base, journal) for name, base in bases.items()}
+    entrants, skipped = _entrants(methods, workshops)
+    history = [Trial.read(line) for line in read_lines(out / "trials.jsonl")]
+    effort = Effort(trials=config.num_trials, pruning=config.pruning, seed=config.seed, history=history)
+    stage = Round(
+        config=config,
+        out=out,
+        columns=dataset.columns,
+        clock=clock,
+        journal=journal,
+        workshops=workshops,
+        entrants=entrants,
+    )
+    run_search(stage, effort)
+    finals.refit(stage, effort)
+    finals.read_test(stage, dataset)
+    result = verdict.conclude(stage, effort, dataset, skipped, started=started, command=shlex.join(command))
+    comparison.save(result, out)
+    finals.drop_unshipped(out, result)
+    clock.save()
+    return result
+
+
+def _check_names(config: RunConfig) -> tuple[str, ...]:
+    """The methods to run.
+
+    Raises:
+        ConfigError: Every unknown method and metric, at once.
+    """
+    faults: list[str] = []
+    methods: tuple[str, ...] = ()
+    try:
+        methods = choose("method", config.methods, tuple(METHODS))
+    except ConfigError as error:
+        faults += error.faults
+    try:
+        choose("metric", (config.metric,), tuple(METRICS))
+    except ConfigError as error:
+        faults += error.faults
+    if len(set(config.model)) < len(config.model):
+        faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
+    if faults:
+        raise ConfigError(faults)
+    return methods
+
+
+def _load_base(name: str) -> Encoder:
+    return Encoder(load_checkpoint(name), dtype=fast_dtype(), device=device())
+
+
+def _record_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
+    """Writes what the run is about, or makes sure a resumed run is about the same; returns when it began.
+
+    Raises:
+        RunError: Other data or settings than at the start.
+    """
+    settings = config.model_dump(mode="json", exclude={"resume", "out"})
+    if config.resume:
+        _check_same(yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8")), settings)
+        known = read_json(out / "data.json")
+        if known["sha256"] != dataset.sha256:
+            raise RunError(f"the data changed since the run began ({known['sha256'][:12]} then, {dataset.sha256[:12]} now).")
+        return str(known["started"])
+    started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_json(out / "environment.json", environment())
+    splits = dataclasses.asdict(dataset.splits)
+    write_text(out / "test.jsonl", dump_lines(splits["test"]))
+    write_json(
+        out / "data.json",
+        {
+            "started": started,
+            "task": dataclasses.asdict(dataset.task),
+            "sha256": dataset.sha256,
+            "test_sha256": test_sha256(dataset),
+            "columns": dict(dataset.columns),
+            "notices": [dataclasses.asdict(notice) for notice in dataset.notices],
+            "splits": {name: [row["id"] for row in rows] for name, rows in splits.items()},
+        },
+    )
+    # Last, because its presence is what makes the folder a run that can be resumed.
+    write_text(out / "run.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    return started
+
+
+def _check_same(before: dict[str, object], now: dict[str, object]) -> None:
+    changed = [f"`{key}` was {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
+    if changed:
+        raise RunError(f"cannot resume with other settings: {'; '.join(changed)}. Repeat them or choose another --out.")
+
+
+def _prepare(config: RunConfig, dataset: Dataset, base: Encoder, journal: Journal) -> Workshop:
+    limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
+    splits = dataset.splits
+    workshop = prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit)
+    if workshop.num_cut:
+        total = len(splits.train) + len(splits.dev)
+        journal.note(f"{workshop.num_cut} of {total} train and dev texts are longer than {limit} tokens and were cut.")
+    return workshop
+
+
+def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[list[Entrant], list[Entrant]]:
+    """Candidates that can run, and those that cannot."""
+    able: list[Entrant] = []
+    unable: list[Entrant] = []
+    for base, workshop in workshops.items():
+        for name in methods:
+            method = METHODS[name]
+            reason = method.refuses(workshop.material.backbone)
+            entrant = Entrant(
+                id=candidate_id(name, base, len(workshops)),
+                method=name,
+                family=method.family,
+                backbone=base,
+                space={} if reason is not None else method.space(workshop.material),
+                refused=reason,
+            )
+            (able if reason is None else unable).append(entrant)
+    return able, unable
+
+
+def candidate_id(method: str, base: str, num_bases: int) -> str:
+    """`lora`, or `lora@base` where several bases are compared. Also a folder's name."""
+    return method if num_bases == 1 else f"{method}@{Path(base).name}"

@@ -1,0 +1,97 @@
+"""An adapter with its base, ready to answer: what `predict`, `evaluate` and the Python interface call."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tunewright.adapters import folder
+from tunewright.adapters.adapter import Adapter
+from tunewright.backbones.base import Encoding
+from tunewright.backbones.checkpoint import load_checkpoint
+from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.inference import FeatureStore, predict
+from tunewright.config import choose
+from tunewright.errors import DataError
+from tunewright.evaluation import bootstrap
+from tunewright.evaluation.finals import to_predictions
+from tunewright.evaluation.metrics import METRICS, Scorer
+from tunewright.runtime import device, fast_dtype, generator
+from tunewright.types import Estimate, Example, Prediction
+
+
+class Predictor:
+    """Answers rows by one adapter.
+
+    Args:
+        adapter: The adapter.
+        backbone: Its base.
+
+    Raises:
+        AdapterError: The adapter belongs to another base; both hashes are named.
+    """
+
+    def __init__(self, adapter: Adapter, backbone: Encoder) -> None:
+        backbone.check(adapter)
+        self.adapter = adapter
+        self._store = FeatureStore(backbone)
+
+    @classmethod
+    def load(cls, path: Path, *, model: str | None = None) -> "Predictor":
+        """From an adapter folder.
+
+        Args:
+            path: The folder.
+            model: Where the base is, when not under the name it had in training.
+
+        Raises:
+            AdapterError: No adapter there, or of another base.
+            ModelError: The base cannot be loaded.
+        """
+        adapter = folder.load(path)
+        checkpoint = load_checkpoint(adapter.base.name if model is None else model)
+        return cls(adapter, Encoder(checkpoint, dtype=fast_dtype(), device=device()))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+        return self.adapter.labels
+
+    def predict(self, rows: Sequence[str | Example]) -> list[Prediction]:
+        """Label and probabilities of each row, in order.
+
+        Args:
+            rows: Texts, or examples where there are pairs.
+
+        Raises:
+            DataError: A text is empty.
+        """
+        examples = [Example(id=str(k), text=row) if isinstance(row, str) else row for k, row in enumerate(rows, 1)]
+        empty = [e.id for e in examples if not e.text.strip()]
+        if empty:
+            raise DataError(f"row {empty[0]} has an empty text ({len(empty)} in all). Every row needs one.")
+        encodings = self.encode(examples)
+        return to_predictions(self.adapter, examples, predict(self.adapter, encodings, self._store))
+
+    def encode(self, examples: Sequence[Example]) -> list[Encoding]:
+        """Tokenised as in training: cut to what prompt or prefix leave."""
+        return self._store.backbone.encode(examples, self.adapter.max_tokens - self.adapter.prefix_tokens)
+
+    def num_cut(self, examples: Sequence[Example]) -> int:
+        """Rows whose text is longer than fits."""
+        return sum(encoding.num_cut > 0 for encoding in self.encode(examples))
+
+    def evaluate(self, examples: Sequence[Example], *, metric: str | None = None) -> Estimate:
+        """The metric on labelled rows, with a 95 % interval.
+
+        Args:
+            examples: With labels; one the adapter does not know counts as wrong.
+            metric: The task's own when absent.
+        """
+        name = str(self.adapter.about.get("metric", "accuracy")) if metric is None else metric
+        choose("metric", (name,), tuple(METRICS))
+        index = {label: k for k, label in enumerate(self.labels)}
+        true_N = np.array([index.get(e.label or "", -1) for e in examples], dtype=np.int64)
+        predicted_N = np.array([index[p.label] for p in self.predict(examples)], dtype=np.int64)
+        scorer = Scorer(metric=METRICS[name], true_N=true_N, num_labels=len(index))
+        return bootstrap.interval(scorer, predicted_N, generator("evaluate", name))

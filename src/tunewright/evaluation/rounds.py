@@ -1,0 +1,128 @@
+"""The rounds of a run: what all of them share, and the first, the search."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunewright.config import RunConfig
+from tunewright.evaluation.attempt import Outcome, Workshop, attempt
+from tunewright.evaluation.progress import Clock, Journal, Step
+from tunewright.evaluation.search import Effort, Entrant, Proposal, Trial, finalist, size
+from tunewright.methods import METHODS
+from tunewright.runs import append_line
+from tunewright.runtime import generator
+from tunewright.training.stopping import DevScore
+
+OUT_OF_TIME = "out of time"
+PRUNED = "behind the median of earlier trials"
+
+_TAIL_S = 8.0
+"""Kept for the test pass, the decision and the report, beside what is estimated from the trials."""
+_REFIT_SLACK = 1.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What every round of a run works with."""
+
+    config: RunConfig
+    out: Path
+    columns: Mapping[str, str]
+    """Role -> column of the user's data."""
+    clock: Clock
+    journal: Journal
+    workshops: dict[str, Workshop]
+    entrants: list[Entrant]
+
+    def workshop(self, entrant: Entrant) -> Workshop:
+        """Base and rows of a candidate."""
+        return self.workshops[entrant.backbone]
+
+    def refit_s(self, effort: Effort, num_seeds: int) -> float:
+        """Seconds that refitting the finalists so far will take, and what comes after."""
+        best = [finalist(effort.of(entrant)) for entrant in self.entrants]
+        return _TAIL_S + _REFIT_SLACK * num_seeds * sum(t.seconds for t in best if t is not None)
+
+
+def run_search(stage: Round, effort: Effort) -> None:
+    """Tries until every family has had its effort or the time for refits begins; each trial ends as a line on disk."""
+    done = len(effort.history)
+    total = None if effort.trials is None else _num_planned(effort, stage.entrants)
+    while (entrant := effort.next(stage.entrants)) is not None:
+        if stage.clock.left_s <= stage.refit_s(effort, stage.config.seeds):
+            stage.journal.note("search ended: the rest of the budget is for refits and the test pass")
+            break
+        trial = _try(stage, effort, entrant, done, total)
+        effort.history.append(trial)
+        append_line(stage.out / "trials.jsonl", trial.record())
+        stage.journal.note(_spoken(trial))
+        done += 1
+
+
+def _num_planned(effort: Effort, entrants: list[Entrant]) -> int:
+    """Trials of the whole search, if none of it runs out of time."""
+    assert effort.trials is not None
+    families = {e.family for e in entrants}
+    return round(sum(min(effort.trials, sum(size(e.space) for e in entrants if e.family == f)) for f in families))
+
+
+def _try(stage: Round, effort: Effort, entrant: Entrant, done: int, total: int | None) -> Trial:
+    number = len(effort.of(entrant))
+    proposal = effort.propose(entrant)
+    rng = generator(stage.config.seed, entrant.id, "trial", number)
+    step = Step(
+        phase="search",
+        done=done,
+        total=total,
+        candidate=entrant.id,
+        trial=f"trial {number + 1}",
+    )
+    watch = _Watch(stage, effort, proposal, step)
+    outcome = attempt(METHODS[entrant.method], proposal.params, stage.workshop(entrant), rng, watch)
+    return _trial(entrant, number, proposal, outcome)
+
+
+def _trial(entrant: Entrant, number: int, proposal: Proposal, outcome: Outcome) -> Trial:
+    trained = outcome.trained
+    pruned = trained.stopped == PRUNED
+    failed = trained.best is None
+    return Trial(
+        candidate=entrant.id,
+        method=entrant.method,
+        family=entrant.family,
+        backbone=entrant.backbone,
+        trial=number,
+        params=proposal.params,
+        status="failed" if failed else "pruned" if pruned else "complete",
+        dev=tuple({"epoch": s.epoch, "value": s.value, "loss": s.loss} for s in trained.scores),
+        value=None if trained.best is None else trained.best.value,
+        seconds=round(outcome.seconds, 3),
+        epochs=len(trained.scores),
+        num_tokens=trained.num_tokens,
+        reason=trained.stopped,
+    )
+
+
+def _spoken(trial: Trial) -> str:
+    value = "no dev score" if trial.value is None else f"dev {trial.value:.3f}"
+    params = ", ".join(f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
+    end = "" if trial.status == "complete" else f" ({trial.status}: {trial.reason})"
+    return f"{trial.candidate} trial {trial.trial + 1}: {value} in {trial.seconds:.1f} s{end}" + (f" [{params}]" if params else "")
+
+
+class _Watch:
+    """Listens to one trial of the search: passes progress on, prunes, and minds the time."""
+
+    def __init__(self, stage: Round, effort: Effort, proposal: Proposal, step: Step) -> None:
+        self._stage, self._proposal, self._step = stage, proposal, step
+        self._reserve_s = stage.refit_s(effort, stage.config.seeds)
+
+    def __call__(self, epochs: float, score: DevScore | None) -> str | None:
+        stage, step = self._stage, self._step
+        best = step.dev if score is None else max(score.value, -1.0 if step.dev is None else step.dev)
+        self._step = step.moved(epochs, best, stage.clock.left_s)
+        stage.journal.step(self._step)
+        stage.clock.beat()
+        if stage.clock.left_s <= self._reserve_s:
+            return OUT_OF_TIME
+        return PRUNED if score is not None and self._proposal.should_prune(score) else None

@@ -1,0 +1,259 @@
+"""From files to `comparison.json`: candidates with their costs, the decision, and where it all comes from."""
+
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from tunewright.adapters import folder
+from tunewright.adapters.adapter import Adapter
+from tunewright.data.load import test_sha256
+from tunewright.evaluation import bootstrap, cost, decision, finals
+from tunewright.evaluation.attempt import UNKNOWN_LABEL, Workshop
+from tunewright.evaluation.comparison import (
+    BackboneSummary,
+    Candidate,
+    Comparison,
+    Cost,
+    Decision,
+    Pair,
+    Provenance,
+    SeedResult,
+    TaskSummary,
+)
+from tunewright.evaluation.finals import Refit
+from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.rounds import Round
+from tunewright.evaluation.search import Effort, Entrant, Trial
+from tunewright.runs import read_json, read_lines
+from tunewright.runtime import environment, generator
+from tunewright.types import Dataset, Estimate, Example
+
+
+def conclude(
+    stage: Round, effort: Effort, dataset: Dataset, refused: Sequence[Entrant], *, started: str, command: str
+) -> Comparison:
+    """The whole result.
+
+    Args:
+        stage: The run.
+        effort: Its trials.
+        dataset: Its rows.
+        refused: Candidates their base cannot run.
+        started: When the run began, ISO 8601.
+        command: What was typed.
+    """
+    scorer = row_scorer(dataset, dataset.splits.test)
+    by_candidate = {e.id: [r for r in finals.refits(stage.out) if r.candidate == e.id] for e in stage.entrants}
+    done = [e for e in stage.entrants if by_candidate[e.id]]
+    candidates = [_finished(stage, e, effort, by_candidate[e.id], dataset, scorer) for e in done]
+    candidates += [_unfinished(e, effort) for e in (*stage.entrants, *refused) if e not in done]
+    chosen, pairs = _decide(stage, candidates, dataset, scorer)
+    return Comparison(
+        task=_task(dataset, scorer),
+        backbones=tuple(_backbone(name, workshop) for name, workshop in stage.workshops.items()),
+        candidates=tuple(candidates),
+        pairs=pairs,
+        decision=chosen,
+        test_reads=1 + _earlier_reads(stage.out, dataset),
+        provenance=_provenance(stage, dataset, started, command),
+    )
+
+
+def row_scorer(dataset: Dataset, examples: Sequence[Example]) -> Scorer:
+    """The task's metric on these rows."""
+    index = {label: k for k, label in enumerate(dataset.task.labels)}
+    true_N = np.array([index.get(e.label or "", UNKNOWN_LABEL) for e in examples], dtype=np.int64)
+    return Scorer(metric=METRICS[dataset.task.metric], true_N=true_N, num_labels=len(index))
+
+
+def _finished(
+    stage: Round, entrant: Entrant, effort: Effort, refits: Sequence[Refit], dataset: Dataset, scorer: Scorer
+) -> Candidate:
+    best = finals.shipped(refits)
+    adapter = folder.load(finals.adapter_folder(stage.out, entrant.id, best.seed))
+    dev_scorer = row_scorer(dataset, dataset.splits.dev)
+    seeds = [
+        SeedResult(
+            seed=r.seed,
+            dev=r.dev,
+            test=scorer.value(_answers(stage.out, r, dataset)),
+            shipped=r is best,
+        )
+        for r in refits
+    ]
+    return Candidate(
+        id=entrant.id,
+        method=entrant.method,
+        family=entrant.family,
+        backbone=entrant.backbone,
+        status="ok",
+        params=best.params,
+        parts=tuple(adapter.parts()),
+        trials=len(effort.of(entrant)),
+        seeds=tuple(seeds),
+        dev=_estimate(stage, dev_scorer, _answers(stage.out, best, dataset, "dev"), entrant.id, "dev"),
+        test=_estimate(stage, scorer, _answers(stage.out, best, dataset), entrant.id, "test"),
+        cost=_cost(stage, entrant, effort.of(entrant), refits, adapter, dataset),
+    )
+
+
+def _estimate(stage: Round, scorer: Scorer, predicted_N: IntArray, candidate: str, split: str) -> Estimate:
+    return bootstrap.interval(scorer, predicted_N, generator(stage.config.seed, "interval", candidate, split))
+
+
+def _answers(out: Path, refit: Refit, dataset: Dataset, split: str = "test") -> IntArray:
+    """Label indices a refit answered, in the order of the split."""
+    index = {label: k for k, label in enumerate(dataset.task.labels)}
+    lines = read_lines(finals.predictions_file(out, refit.candidate, refit.seed, split))
+    return np.array([index[line["label"]] for line in lines], dtype=np.int64)
+
+
+def _unfinished(entrant: Entrant, effort: Effort) -> Candidate:
+    trials = effort.of(entrant)
+    if entrant.refused is not None:
+        status, reason = "skipped", entrant.refused
+    elif not trials:
+        status, reason = "skipped", "no trial was left for it; raise --trials or --budget"
+    elif all(t.status == "failed" for t in trials):
+        status, reason = "failed", f"no trial reached a dev score: {trials[-1].reason}"
+    else:
+        status, reason = "skipped", "not refitted before the budget was spent; raise --budget"
+    return Candidate(
+        id=entrant.id,
+        method=entrant.method,
+        family=entrant.family,
+        backbone=entrant.backbone,
+        status="failed" if status == "failed" else "skipped",
+        reason=reason,
+        trials=len(trials),
+        cost=Cost(tune_s=sum(t.seconds for t in trials)),
+    )
+
+
+def _cost(
+    stage: Round, entrant: Entrant, trials: Sequence[Trial], refits: Sequence[Refit], adapter: Adapter, dataset: Dataset
+) -> Cost:
+    best, workshop = finals.shipped(refits), stage.workshop(entrant)
+    peaks = [r.peak_memory_bytes for r in refits if r.peak_memory_bytes is not None]
+    return Cost(
+        tune_s=round(sum(t.seconds for t in trials), 3),
+        train_s=best.seconds,
+        peak_memory_bytes=max(peaks, default=None),
+        adapter_bytes=best.adapter_bytes,
+        trainable_parameters=best.trainable,
+        extra_tokens_per_request=float(0 if adapter.soft_prompt is None else adapter.soft_prompt.length),
+        latency_ms=round(finals.latency_ms(adapter, dataset.splits.dev, workshop), 3),
+        price=modelled_price(adapter, workshop, num_tokens=best.num_tokens),
+    )
+
+
+def modelled_price(adapter: Adapter, workshop: Workshop, *, num_tokens: int) -> float:
+    """US dollars for 1000 requests; see `cost.price`.
+
+    Args:
+        adapter: What is served.
+        workshop: Its base, and the rows that tell the length of a request.
+        num_tokens: Trained on.
+    """
+    backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
+    tokens = sum(len(e.ids) for e in encodings) / max(1, len(encodings))
+    extra = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
+    mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
+    own = sum(t.numel() for part in mixing for t in part.tensors().values())
+    runs = backbone.num_computing if adapter.needs_features else 0
+    serving = cost.serving_flops(backbone_parameters=runs, adapter_parameters=own, tokens=tokens, extra_tokens=extra)
+    if adapter.demonstrations is not None:
+        pool_rows, dimensions = adapter.demonstrations.vectors_ND.shape
+        serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
+    training = cost.training_flops(
+        parameters=runs + own,
+        tokens=num_tokens,
+        flops_per_parameter=_training_factor(adapter),
+    )
+    base_bytes = 0 if adapter.mixes else backbone.num_parameters * backbone.dtype.itemsize
+    held = adapter.num_bytes() + base_bytes
+    return cost.price(serving_flops=serving, training_flops=training, held_bytes=held, prices=cost.Prices())
+
+
+def _training_factor(adapter: Adapter) -> int:
+    if adapter.weights is not None:
+        return cost.FULL_TRAINING
+    return cost.FROZEN_TRAINING if adapter.has_body else cost.FORWARD
+
+
+def _decide(
+    stage: Round, candidates: Sequence[Candidate], dataset: Dataset, scorer: Scorer
+) -> tuple[Decision | None, tuple[Pair, ...]]:
+    finished = [c for c in candidates if c.status == "ok"]
+    if not finished:
+        return None, ()
+    best = {c.id: finals.shipped([r for r in finals.refits(stage.out) if r.candidate == c.id]) for c in finished}
+    entries = [
+        decision.Entry(
+            id=c.id,
+            method=c.method,
+            family=c.family,
+            backbone=c.backbone,
+            predicted_N=_answers(stage.out, best[c.id], dataset),
+            price=float(c.cost.price or 0.0),
+            is_floor=not _reads_text(c),
+        )
+        for c in finished
+    ]
+    return decision.decide(
+        entries, scorer, generator(stage.config.seed, "decision"), margin_points=stage.config.margin
+    )
+
+
+def _reads_text(candidate: Candidate) -> bool:
+    return bool({"head", "verbalizer", "demonstrations"} & set(candidate.parts))
+
+
+def _task(dataset: Dataset, scorer: Scorer) -> TaskSummary:
+    task, splits = dataset.task, dataset.splits
+    counts = np.bincount(scorer.true_N[scorer.true_N != UNKNOWN_LABEL], minlength=len(task.labels))
+    return TaskSummary(
+        name=task.name,
+        kind=task.kind,
+        metric=task.metric,
+        labels=task.labels,
+        chance=scorer.metric.chance(counts.tolist()),
+        n_train=len(splits.train),
+        n_dev=len(splits.dev),
+        n_test=len(splits.test),
+    )
+
+
+def _backbone(name: str, workshop: Workshop) -> BackboneSummary:
+    backbone = workshop.material.backbone
+    return BackboneSummary(
+        id=name,
+        name=name,
+        kind=backbone.identity.kind,
+        parameters=backbone.num_parameters,
+        sha256=backbone.identity.sha256,
+        dtype=str(backbone.dtype).removeprefix("torch."),
+    )
+
+
+def _earlier_reads(out: Path, dataset: Dataset) -> int:
+    """Finished runs beside this one that judged on the same test rows."""
+    mine = test_sha256(dataset)
+    others = (file.parent for file in out.parent.glob("*/comparison.json") if file.parent != out)
+    records = [read_json(other / "data.json") for other in others if (other / "data.json").exists()]
+    return sum(record.get("test_sha256") == mine for record in records)
+
+
+def _provenance(stage: Round, dataset: Dataset, started: str, command: str) -> Provenance:
+    versions = environment()["versions"]
+    assert isinstance(versions, dict)
+    return Provenance(
+        command=command,
+        version=metadata.version("tunewright"),
+        versions=versions,
+        seed=stage.config.seed,
+        started=started,
+        data_sha256=dataset.sha256,
+    )
