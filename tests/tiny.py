@@ -38,11 +38,30 @@ WINDOW = 8
 """ModernBERT's local attention: each token sees this many, half on each side."""
 
 GROUPS = {
-    "food": "bread soup cheese apple rice salt cake dinner".split(),
-    "travel": "train ticket airport hotel map luggage road bridge".split(),
-    "music": "song piano violin drum choir melody concert rhythm".split(),
+    "food": ["bread", "soup", "cheese", "apple", "rice", "salt", "cake", "dinner"],
+    "travel": ["train", "ticket", "airport", "hotel", "map", "luggage", "road", "bridge"],
+    "music": ["song", "piano", "violin", "drum", "choir", "melody", "concert", "rhythm"],
 }
-FILLERS = "the a we had some good old new very with and for my one it was near today".split()
+FILLERS = [
+    "the",
+    "a",
+    "we",
+    "had",
+    "some",
+    "good",
+    "old",
+    "new",
+    "very",
+    "with",
+    "and",
+    "for",
+    "my",
+    "one",
+    "it",
+    "was",
+    "near",
+    "today",
+]
 WORDS = [*FILLERS, *(word for group in GROUPS.values() for word in group)]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

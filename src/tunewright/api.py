@@ -69,7 +69,9 @@ class Run(Mapping[str, "Predictor"]):
         return sum(1 for _ in self)
 
 
-def compare(data: str | RunConfig, *, listener: Listener | None = None, command: tuple[str, ...] = (), **settings: Any) -> Run:
+def compare(
+    data: str | RunConfig, *, listener: Listener | None = None, command: tuple[str, ...] = (), **settings: Any
+) -> Run:
     """Compares the methods on the user's data and writes a run folder with a report.
 
     Args:
@@ -85,7 +87,7 @@ def compare(data: str | RunConfig, *, listener: Listener | None = None, command:
 
     config = data if isinstance(data, RunConfig) else load_config(None, {"data": data, **settings})
     out = Path(config.out) if config.out is not None else default_folder(config)
-    call = command if command else ("tw.compare", str(config.data))
+    call = command or ("tw.compare", str(config.data))
     harness.compare(config, out, Silent() if listener is None else listener, command=call)
     build_report(out)
     return Run(out)

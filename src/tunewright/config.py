@@ -59,9 +59,13 @@ class RunConfig(BaseModel):
     seeds: int = Field(default=3, ge=1, description="refits of each method's best setting")
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
     metric: str = Field(default="accuracy", description="accuracy or macro-f1")
-    margin: float = Field(default=1.0, ge=0, lt=100, description="points a cheaper candidate may lose and still be recommended")
+    margin: float = Field(
+        default=1.0, ge=0, lt=100, description="points a cheaper candidate may lose and still be recommended"
+    )
     pruning: bool = Field(default=True, description="stop trials early that are behind the median of earlier ones")
-    max_tokens: int | None = Field(default=None, ge=8, description="cut texts to this many tokens; the model's limit when absent")
+    max_tokens: int | None = Field(
+        default=None, ge=8, description="cut texts to this many tokens; the model's limit when absent"
+    )
     out: str | None = Field(default=None, description="run folder to write; runs/<data>-<date> when absent")
     resume: bool = Field(default=False, description="go on with the run folder given by out")
 

@@ -9,10 +9,11 @@
     test.jsonl              the test rows: id, text, text_pair, label
     predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line
     comparison.json         the result, schema 1
+    elapsed.json            seconds of all sessions so far
     log.txt                 what was said on the terminal
     report.html             the page made from all the above
 
-A whole file is written under another name and renamed. A JSON line is one `write` call; a torn last line is dropped on reading.
+A whole file is written under another name and renamed. A JSON line is one `write`; a torn last one is not read.
 """
 
 import contextlib
@@ -38,7 +39,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RunError(f"disk full while writing {path}. What was finished is kept; free space and use --resume.") from None
+            raise RunError(
+                f"disk full while writing {path}. What was finished is kept; free space and use --resume."
+            ) from None
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise RunError(f"cannot write {path}: {os.strerror(error.errno)}. Choose another --out.") from None
         raise

@@ -27,7 +27,7 @@ def device() -> torch.device:
 
 @lru_cache(maxsize=1)
 def fast_dtype() -> torch.dtype:
-    """bf16 where this machine multiplies matrices faster in it, else fp32; measured once per process."""
+    """bf16 where this machine multiplies matrices faster in it, else fp32; measured once."""
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     return torch.bfloat16 if _matmul_s(torch.float32) > _BF16_GAIN * _matmul_s(torch.bfloat16) else torch.float32
@@ -47,7 +47,7 @@ def _matmul_s(dtype: torch.dtype, size: int = 768, repeats: int = 5) -> float:
 def generator(*key: str | int) -> np.random.Generator:
     """A random generator derived from a key, such as `(seed, "lora", "trial", 3)`.
 
-    The same key gives the same numbers on every machine and in every process; keys that differ give independent streams.
+    The same key gives the same numbers on every machine; keys that differ give independent streams.
     """
     digest = hashlib.sha256("\x1f".join(str(part) for part in key).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
@@ -107,7 +107,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 def quiet_libraries() -> Iterator[None]:
     """Keeps progress bars and advice of the model libraries off the user's terminal."""
     if "transformers" in sys.modules:
-        from transformers.utils import logging  # noqa: PLC0415
+        from transformers.utils import logging
 
         before = logging.get_verbosity()
         logging.set_verbosity_error()

@@ -48,7 +48,7 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
-    """The rows, split once. Methods see `train`, the harness tunes on `dev`, and `test` is read by the harness alone."""
+    """The rows, split once. Methods see `train`, the harness tunes on `dev`, and it alone reads `test`."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]

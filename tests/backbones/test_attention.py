@@ -13,6 +13,9 @@ from tunewright.backbones import attention
 BATCH, HEADS, QUERIES, WIDTH, LAYERS = 3, 2, 5, 4, 2
 SCALE = 0.7
 
+Inputs = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys, values."""
+
 
 class Layer(nn.Module):
     """Knows which layer it is, as transformers' attention modules do."""
@@ -56,8 +59,9 @@ def naive(
 
 
 @pytest.fixture
-def inputs() -> list[Tensor]:
-    return [tiny.normal(k, BATCH, HEADS, QUERIES, WIDTH).requires_grad_() for k in range(3)]
+def inputs() -> Inputs:
+    query, key, value = (tiny.normal(k, BATCH, HEADS, QUERIES, WIDTH).requires_grad_() for k in range(3))
+    return query, key, value
 
 
 MASKS = {"none": None, "one line": mask_of([5, 2, 3], 1), "square": mask_of([5, 2, 3], QUERIES)}
@@ -71,9 +75,7 @@ PREFIXES: dict[str, list[Prefix | None]] = {
 @pytest.mark.parametrize("path", ["fused", "plain"])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("prefixes", PREFIXES)
-def test_against_naive(
-    path: str, mask: str, prefixes: str, inputs: list[Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_against_naive(path: str, mask: str, prefixes: str, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_prefers_plain", lambda *_: path == "plain")
     weight = tiny.normal(9, BATCH, QUERIES, HEADS, WIDTH)
     rows = PREFIXES[prefixes]
@@ -95,20 +97,20 @@ def test_against_naive(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
-def test_default_scale(inputs: list[Tensor]) -> None:
+def test_default_scale(inputs: Inputs) -> None:
     actual, _ = attention.attend(Layer(0), *inputs, None)
     expected, _ = attention.attend(Layer(0), *inputs, None, scaling=1 / math.sqrt(WIDTH))
     assert torch.equal(actual, expected)
 
 
-def test_layers_have_their_own_keys(inputs: list[Tensor]) -> None:
+def test_layers_have_their_own_keys(inputs: Inputs) -> None:
     cache = attention.prefix_cache(PREFIXES["mixed"], (LAYERS, HEADS, WIDTH), inputs[0])
     outputs = [attention.attend(Layer(k), *inputs, None, prefix=cache)[0] for k in range(LAYERS)]
     changed = (outputs[0] - outputs[1]).abs().amax((1, 2, 3))
     assert (changed > 1e-3).tolist() == [True, False, True]
 
 
-def test_no_prefix_no_cache(inputs: list[Tensor]) -> None:
+def test_no_prefix_no_cache(inputs: Inputs) -> None:
     assert attention.prefix_cache([None, None], (LAYERS, HEADS, WIDTH), inputs[0]) is None
 
 

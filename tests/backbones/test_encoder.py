@@ -69,7 +69,9 @@ def test_mixed_batch_equals_rows_alone(kind: str, tiny_encoder: GetEncoder) -> N
     alone = torch.cat([torch.stack(base.logits([row])) for row in rows])
     torch.testing.assert_close(together, alone, atol=ALONE, rtol=0)
     assert together.argmax(-1).tolist() == alone.argmax(-1).tolist()
-    assert len({tuple(row.round(decimals=3).tolist()) for row in alone}) == len(rows), "rows that do not tell mixing apart"
+    assert len({tuple(row.round(decimals=3).tolist()) for row in alone}) == len(rows), (
+        "rows that do not tell mixing apart"
+    )
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -161,7 +163,7 @@ def test_long_texts_in_sliding_windows(part: str, tiny_encoder: GetEncoder) -> N
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
 def test_lora_is_a_change_of_weights(kind: str, tiny_encoder: GetEncoder, tiny_folder: GetFolder) -> None:
-    """Against transformers with W + (alpha / r) B A written into its layers; on DeBERTa this covers shared projections."""
+    """Against transformers with W + (alpha / r) B A written into its layers, shared ones of DeBERTa too."""
     base = tiny_encoder(kind)
     lora = tiny.lora(base, 3, seed=100, alpha=6.0)
     found = tiny.encodings(base, TEXTS)
@@ -169,7 +171,7 @@ def test_lora_is_a_change_of_weights(kind: str, tiny_encoder: GetEncoder, tiny_f
     with torch.no_grad():
         for name in lora.down:
             model.get_submodule(name).weight += 2.0 * lora.up[name] @ lora.down[name]
-    expected = mean_pooled(model, found, base.pad_id)
+    expected = mean_pooled(model, found)
     actual = base.features(tiny.rows(tiny.adapter(base, lora=lora), found))
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
@@ -188,12 +190,12 @@ def test_weights_are_weights(kind: str, tiny_encoder: GetEncoder, tiny_folder: G
                 parameter[weights.vocabulary_ids_V] = value
             else:
                 parameter.copy_(value)
-    expected = mean_pooled(model, found, base.pad_id)
+    expected = mean_pooled(model, found)
     actual = base.features(tiny.rows(tiny.adapter(base, weights=weights), found))
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
-def mean_pooled(model: torch.nn.Module, found: list[Encoding], pad_id: int) -> Tensor:
+def mean_pooled(model: torch.nn.Module, found: list[Encoding]) -> Tensor:
     """Features by transformers alone, one row at a time."""
     pooled = []
     for encoding in found:
@@ -229,7 +231,7 @@ def test_gradients_of_a_row_do_not_depend_on_neighbours(kind: str, tiny_encoder:
     assert all(t.grad is None for t in base.masters().values())
 
 
-def test_cls_pooling(tiny_folder: GetFolder, tmp_path: Path) -> None:
+def test_cls_pooling(tmp_path: Path) -> None:
     """The first token of the text, not of the soft prompt."""
     tiny.build("bert", tmp_path)
     tiny.set_pooling(tmp_path, "cls")
@@ -243,6 +245,17 @@ def test_cls_pooling(tiny_folder: GetFolder, tmp_path: Path) -> None:
     adapter = tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 4, seed=3))
     hidden, _ = base.hidden_states(tiny.rows(adapter, found[:1]))
     torch.testing.assert_close(base.features(tiny.rows(adapter, found[:1]))[0], hidden[0, 4], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_virtual_tokens_are_not_pooled(kind: str, tiny_encoder: GetEncoder) -> None:
+    """The mean is over the text's positions: after the soft prompt, before the padding."""
+    base = tiny_encoder(kind)
+    found = tiny.encodings(base, TEXTS)
+    rows = tiny.rows(tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 5, seed=3)), found)
+    hidden, _ = base.hidden_states(rows)
+    expected = torch.stack([h[5 : 5 + len(e.ids)].mean(0) for h, e in zip(hidden, found, strict=True)])
+    torch.testing.assert_close(base.features(rows), expected, atol=1e-5, rtol=0)
 
 
 def test_rows_may_have_different_labels(tiny_encoder: GetEncoder) -> None:
@@ -259,7 +272,7 @@ def test_rows_may_have_different_labels(tiny_encoder: GetEncoder) -> None:
     assert base.logits([Row(encoding=encoding, adapter=five)])[0].tolist() == [1, 2, 3, 4, 5]
 
 
-def test_dropout_of_lora_and_head_is_repeatable(tiny_encoder: GetEncoder) -> None:
+def test_dropout_before_the_head_is_repeatable(tiny_encoder: GetEncoder) -> None:
     base = tiny_encoder("bert")
     rows = tiny.rows(tiny.adapter(base, lora=tiny.lora(base, 2, seed=9)), tiny.encodings(base, TEXTS))
 
@@ -285,10 +298,20 @@ def test_longest_inputs_fit(kind: str, tiny_encoder: GetEncoder) -> None:
 
 
 @pytest.mark.slow
-def test_the_embedded_model(tiny_encoder: GetEncoder) -> None:
+def test_the_embedded_model() -> None:
     """all-MiniLM-L6-v2 mixed as above, in fp32."""
     base = tiny.encoder(Path("embedded"))
     rows = mixed(base)
     together = torch.stack(base.logits(rows))
     alone = torch.cat([torch.stack(base.logits([row])) for row in rows])
     torch.testing.assert_close(together, alone, atol=ALONE, rtol=1e-5)
+
+
+def test_lora_that_matches_nothing_is_refused(tiny_encoder: GetEncoder) -> None:
+    """As a LoRA of a model with another root would be."""
+    base = tiny_encoder("bert")
+    lora = tiny.lora(base, 2, seed=1)
+    moved = replace(lora, down={f"bert.{n}": t for n, t in lora.down.items()})
+    base.check(tiny.adapter(base, lora=lora))
+    with pytest.raises(AdapterError, match=r"bert\.encoder\.layer\.0.*Allowed: encoder\.layer\.0"):
+        base.check(tiny.adapter(base, lora=moved))

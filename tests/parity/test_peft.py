@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -17,6 +18,7 @@ from tunewright.adapters import folder, peft_format
 from tunewright.adapters.parts import Lora, Part, Prefix, SoftPrompt
 from tunewright.backbones.base import Encoding
 from tunewright.backbones.encoder import Encoder
+from tunewright.errors import AdapterError
 from tunewright.types import Example
 
 TEXTS = ["soup", "the train was late and my luggage is in the airport", "a piano", "bread with cheese!"]
@@ -40,15 +42,14 @@ def _quiet() -> None:
 
 
 def part(name: str, base: Encoder) -> Part:
-    made = {
-        "soft_prompt": lambda: tiny.soft_prompt(base, LENGTH, seed=1),
-        "prefix": lambda: tiny.prefix(base, LENGTH, seed=2),
-        "lora": lambda: tiny.lora(base, 3, seed=300),
-    }
-    return made[name]()
+    if name == "soft_prompt":
+        return tiny.soft_prompt(base, LENGTH, seed=1)
+    if name == "prefix":
+        return tiny.prefix(base, LENGTH, seed=2)
+    return tiny.lora(base, 3, seed=300)
 
 
-def plain_model(path: Path) -> transformers.PreTrainedModel:
+def plain_model(path: Path) -> Any:
     return transformers.AutoModel.from_pretrained(path, dtype=torch.float32).eval()
 
 
@@ -98,7 +99,7 @@ def saved_by_peft(name: str, path: Path, out: Path) -> torch.nn.Module:
     with torch.no_grad():
         for k, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
             parameter.copy_(tiny.normal(k, *parameter.shape, scale=0.4))
-    model.save_pretrained(out)
+    model.save_pretrained(str(out))
     return model
 
 
@@ -117,7 +118,9 @@ def test_we_read_peft_folder(
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_writing_what_was_read_gives_peft_tensors(name: str, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_writing_what_was_read_gives_peft_tensors(
+    name: str, tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
     saved_by_peft(name, tiny_folder("bert"), tmp_path / "theirs")
     peft_format.write(peft_format.read(tmp_path / "theirs"), tmp_path / "ours", base_name="x")
     theirs, ours = (load_file(tmp_path / who / "adapter_model.safetensors") for who in ("theirs", "ours"))
@@ -172,7 +175,9 @@ def test_long_text_is_cut_to_what_is_left(
     tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder("bert"))
     assert list(found.ids) == tokenizer(text, truncation=True, max_length=limit)["input_ids"]
     folder.save(adapter, tmp_path / "adapter")
-    model = peft.PeftModel.from_pretrained(plain_model(tiny_folder("bert")), tmp_path / "adapter/peft/soft_prompt").eval()
+    model = peft.PeftModel.from_pretrained(
+        plain_model(tiny_folder("bert")), tmp_path / "adapter/peft/soft_prompt"
+    ).eval()
     assert adapter.soft_prompt is not None
     with torch.no_grad():
         assert_same(run_ours(base, "soft_prompt", adapter.soft_prompt, [found]), run_peft(model, [found]))
@@ -180,9 +185,7 @@ def test_long_text_is_cut_to_what_is_left(
 
 def test_kinds_that_are_not_run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     configs = {
-        "IA3": peft.IA3Config(
-            task_type="FEATURE_EXTRACTION", target_modules=["query"], feedforward_modules=[]
-        ),
+        "IA3": peft.IA3Config(task_type="FEATURE_EXTRACTION", target_modules=["query"], feedforward_modules=[]),
         "use_dora": replace(peft.LoraConfig(target_modules=["query"]), use_dora=True),
         "use_rslora": peft.LoraConfig(target_modules=["query"], use_rslora=True),
         "bias": peft.LoraConfig(target_modules=["query"], bias="all"),
@@ -191,6 +194,6 @@ def test_kinds_that_are_not_run(tiny_folder: Callable[[str], Path], tmp_path: Pa
         ),
     }
     for word, config in configs.items():
-        peft.get_peft_model(plain_model(tiny_folder("bert")), config).save_pretrained(tmp_path / word)
-        with pytest.raises(peft_format.AdapterError, match=word):
+        peft.get_peft_model(plain_model(tiny_folder("bert")), config).save_pretrained(str(tmp_path / word))
+        with pytest.raises(AdapterError, match=word):
             peft_format.read(tmp_path / word)

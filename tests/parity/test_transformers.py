@@ -33,7 +33,7 @@ def test_features(
         hidden = model(**batch).last_hidden_state
     mask = batch["attention_mask"][:, :, None]
     expected = (hidden * mask).sum(1) / mask.sum(1)
-    examples = [Example(id=t, text=t, text_pair=p) for t, p in zip(TEXTS, pairs or [None] * 4, strict=True)]
+    examples = [Example(id=t, text=t, text_pair=p if paired else None) for t, p in zip(TEXTS, PAIRS, strict=True)]
     actual = base.features(tiny.rows(tiny.adapter(base), base.encode(examples, 64)))
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)

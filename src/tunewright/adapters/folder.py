@@ -95,7 +95,9 @@ def _read_parts(folder: Path, settings: dict[str, dict[str, object]]) -> dict[st
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / _RECORD
     if not path.exists():
-        raise AdapterError(f"{folder} is no adapter folder: no {_RECORD}. Give a folder such as runs/NAME/adapters/METHOD.")
+        raise AdapterError(
+            f"{folder} is no adapter folder: no {_RECORD}. Give a folder such as runs/NAME/adapters/METHOD."
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:

@@ -218,7 +218,11 @@ class DemonstrationPool:
     mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
-        return {"texts": list(self.texts), "num_neighbours": self.num_neighbours, "temperature": float(self.temperature)}
+        return {
+            "texts": list(self.texts),
+            "num_neighbours": self.num_neighbours,
+            "temperature": float(self.temperature),
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         return {"labels": self.labels_N, "vectors": self.vectors_ND}

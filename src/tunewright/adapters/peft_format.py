@@ -1,7 +1,7 @@
 """PEFT's own folder format for the parts it has: prompt tuning, prefix tuning, LoRA.
 
-Each part becomes a folder with `adapter_config.json` and `adapter_model.safetensors` that `peft.PeftModel.from_pretrained`
-reads, and the other way round. Layouts as in peft 0.21 (`utils/save_and_load.py`, `peft_model.py:get_prompt`).
+Each part becomes a folder with `adapter_config.json` and `adapter_model.safetensors` that
+`peft.PeftModel.from_pretrained` reads, and the other way round. Layouts as in peft 0.21 (`utils/save_and_load.py`, `peft_model.py:get_prompt`).
 
 Shapes: P virtual tokens, D width, L layers, H heads, d head width.
 """
@@ -43,13 +43,15 @@ def read(folder: Path) -> Part:
     """Reads a PEFT folder.
 
     Raises:
-        AdapterError: Files missing or broken, a kind of PEFT adapter that is not run here (named), or values that are not finite.
+        AdapterError: Files missing or broken, a kind of adapter that is not run here (named), values not finite.
     """
     config = read_config(folder)
     try:
         tensors = load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
-        raise AdapterError(f"cannot read {folder / WEIGHTS_FILE}: {error}. Save the adapter again as safetensors.") from None
+        raise AdapterError(
+            f"cannot read {folder / WEIGHTS_FILE}: {error}. Save the adapter again as safetensors."
+        ) from None
     kind = str(config.get("peft_type"))
     if kind not in _DECODE:
         raise AdapterError(f"{folder} is a PEFT adapter of kind {kind}. Allowed: {', '.join(_DECODE)}.")

@@ -138,9 +138,9 @@ def _plain(query_BHTd: Tensor, key_BHSd: Tensor, value_BHSd: Tensor, mask: Tenso
     return output.view(batch, num_heads, num_queries, width)
 
 
-def _mask(*args: Any, mask_function: Callable[..., Any], **kwargs: Any) -> Tensor | None:
+def _mask(*, mask_function: Callable[..., Any], **kwargs: Any) -> Tensor | None:
     """Additive mask. Where every query sees the same keys, one line of it is enough."""
-    mask: Tensor | None = eager_mask(*args, mask_function=mask_function, **kwargs)
+    mask: Tensor | None = eager_mask(mask_function=mask_function, **kwargs)
     return mask[:, :, :1] if mask is not None and mask_function is bidirectional_mask_function else mask
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -35,6 +36,7 @@ KINDS = {
 """Kind of backbone -> the `model_type`s it runs."""
 
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def load_checkpoint(name: str) -> Checkpoint:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, use_safetensors=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
@@ -90,6 +92,9 @@ def _locate(name: str) -> str:
     if path.is_dir():
         if not (path / "config.json").exists() or not any((path / file).exists() for file in _WEIGHT_FILES):
             raise ModelError(f"{name} is no model folder: it lacks config.json or model.safetensors. {_ALLOWED}")
+        # Without any of them transformers makes up a tokenizer that knows no word.
+        if not any((path / file).exists() for file in _TOKENIZER_FILES):
+            raise ModelError(f"{name} has no tokenizer. {_ALLOWED}")
         return str(path)
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"no model folder at {name}. {_ALLOWED}")
@@ -144,5 +149,3 @@ def _tokenizer_hash(tokenizer: PreTrainedTokenizerFast) -> str:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") + "." if lines else type(error).__name__ + "."
-
-

@@ -1,7 +1,7 @@
 """Encoder models: every position sees every other, so a soft prompt travels with its row.
 
-Pads stand outside `[soft prompt][text]`; positions are explicit. A deep prefix shifts the text's positions by its length,
-as a cache of that many tokens would (so PEFT's prefixes mean the same here).
+Pads stand outside `[soft prompt][text]`; positions are explicit. A deep prefix shifts the text's positions by its
+length, as a cache of that many tokens would (so PEFT's prefixes mean the same here).
 
 Shapes: B rows, L positions, N virtual tokens of the batch, D width.
 """
@@ -101,7 +101,7 @@ class Encoder:
         """Module name of the list of layers, such as `encoder.layer`."""
         for name, module in self._masters.named_modules():
             if isinstance(module, nn.ModuleList) and len(module) == self.num_layers:
-                return name
+                return str(name)
         raise AssertionError("an encoder without a list of layers")
 
     @cached_property
@@ -137,13 +137,15 @@ class Encoder:
         if (its.sha256, its.tokenizer_sha256) != (mine.sha256, mine.tokenizer_sha256):
             raise AdapterError(
                 f"the adapter belongs to {its.name} (weights {its.sha256[:12]}, tokenizer {its.tokenizer_sha256[:12]}). "
-                f"Got {mine.name} (weights {mine.sha256[:12]}, tokenizer {mine.tokenizer_sha256[:12]}). Use its own base."
+                f"Got {mine.name} (weights {mine.sha256[:12]}, tokenizer {mine.tokenizer_sha256[:12]}). "
+                "Give its own base with --model."
             )
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")
         unknown = [] if adapter.lora is None else sorted(set(adapter.lora.down) - set(self.linears))
         if unknown:
-            raise AdapterError(f"the LoRA changes {unknown[0]}, no linear layer of {mine.name}. Allowed: {next(iter(self.linears))} and so on.")
+            allowed = ", ".join(self.linears)
+            raise AdapterError(f"the LoRA changes {unknown[0]}, no linear layer of {mine.name}. Allowed: {allowed}.")
 
     def logits(self, rows: Sequence[Row], dropout: Dropout | None = None) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""
@@ -172,8 +174,7 @@ class Encoder:
             return self._one_pass(rows, rows[0].adapter.weights)
         order = [k for members in passes.values() for k in members]
         parts = [
-            self._one_pass([rows[k] for k in members], rows[members[0]].adapter.weights)
-            for members in passes.values()
+            self._one_pass([rows[k] for k in members], rows[members[0]].adapter.weights) for members in passes.values()
         ]
         place = torch.tensor(order, device=self._device).argsort()
         return torch.cat(parts)[place]
@@ -196,7 +197,7 @@ class Encoder:
             rows_B = torch.arange(len(rows), device=self._device)
             return hidden_BLD[rows_B, layout.first_text_B.to(self._device)].float()
         text_BL = layout.text_BL.to(self._device)
-        total_BD = torch.bmm(text_BL[:, None].to(hidden_BLD.dtype), hidden_BLD)[:, 0].float()
+        total_BD = (hidden_BLD * text_BL[..., None]).sum(1, dtype=torch.float32)
         return total_BD / text_BL.sum(1, keepdim=True)
 
     def _inputs(self, layout: Layout, prefixes: Sequence[Prefix | None], embeds_BLD: Tensor) -> dict[str, object]:
@@ -223,7 +224,7 @@ class Encoder:
         """Word embeddings of the texts with the soft prompts' vectors in their places: [B, L, D]."""
         table = self._model.get_input_embeddings()  # type: ignore[operator]
         ids_BL = layout.ids_BL.to(self._device)
-        embeds_BLD = table(ids_BL)
+        embeds_BLD: Tensor = table(ids_BL)
         if weights is not None:
             embeds_BLD = weights.look_up(ids_BL, embeds_BLD)
         if vectors:
@@ -262,7 +263,7 @@ class Encoder:
 
     @cached_property
     def _mixes_loras(self) -> bool:
-        """Whether all linear layers see each row apart; DeBERTa's also project relative positions that all rows share."""
+        """Whether all linear layers see each row apart; DeBERTa's also project positions that all rows share."""
         seen: list[int] = []
 
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:

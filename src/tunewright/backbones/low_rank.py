@@ -14,9 +14,7 @@ from tunewright.adapters.parts import Lora
 
 
 @contextlib.contextmanager
-def low_rank_updates(
-    linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None]
-) -> Iterator[None]:
+def low_rank_updates(linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None]) -> Iterator[None]:
     """Within the context, the layers add the updates of the rows.
 
     Args:

@@ -28,7 +28,9 @@ def predict(
     table, examples = read_examples(rows, predictor.adapter.about, labelled=False)
     num_cut = predictor.num_cut(examples)
     if num_cut:
-        print(f"warning: {num_cut} of {len(examples)} texts are longer than the model takes and were cut", file=sys.stderr)
+        print(
+            f"warning: {num_cut} of {len(examples)} texts are longer than the model takes and were cut", file=sys.stderr
+        )
     ending = Path(rows if out is None else out).suffix
     text = write_answers(table, predictor.predict(examples), predictor.labels, out, ending)
     if text is not None:

@@ -44,9 +44,7 @@ class LiveLine:
         dev = "" if step.dev is None else f", dev {step.dev:.3f}"
         left = _time_left(step, self._progress.tasks[0].elapsed)
         detail = f"{step.candidate} {step.trial}, epoch {step.epochs:.1f}{dev}{left}"
-        self._progress.update(
-            self._task, description=step.phase, completed=step.done, total=step.total, detail=detail
-        )
+        self._progress.update(self._task, description=step.phase, completed=step.done, total=step.total, detail=detail)
 
 
 def _time_left(step: Step, elapsed_s: float | None) -> str:

@@ -18,7 +18,9 @@ def print_summary(run: Run, here: Path) -> None:
     """
     console = Console(highlight=False)
     result = run.comparison
-    table = Table(title=f"{result.task.name}: {result.task.metric} on {result.task.n_test} test rows", title_justify="left")
+    table = Table(
+        title=f"{result.task.name}: {result.task.metric} on {result.task.n_test} test rows", title_justify="left"
+    )
     for name in ("method", "family", "test", "95 % interval", "dev", "tuning", "bytes", "$ / 1000"):
         table.add_column(name, justify="left" if name in ("method", "family") else "right", no_wrap=True)
     done = [c for c in result.candidates if c.test is not None]
@@ -56,7 +58,7 @@ def _cells(candidate: Candidate) -> list[str]:
 
 def _bytes(count: float) -> str:
     for unit in ("B", "kB", "MB"):
-        if count < 1000:  # noqa: PLR2004
+        if count < 1000:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"

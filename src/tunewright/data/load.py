@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -41,6 +42,7 @@ def load_dataset(config: RunConfig) -> Dataset:
     labels = label_order(str(example.label) for split in ("train", "dev") for example in rows[split])
     noticed += _label_notices(rows, labels)
     train, limited = _limited(rows["train"], config.rows, rows_rng)
+    limited += _imbalance(train, config.metric)
     rows = {**rows, "train": train}
     in_test = {str(example.label) for example in rows["test"]}
     task = Task(
@@ -93,6 +95,23 @@ def _label_notices(rows: Rows, labels: Sequence[str]) -> list[Notice]:
             message = f"No {split} row has the label {_quoted(absent)}; nothing is measured for it."
             notices.append(Notice(code=f"classes-missing-in-{split}", message=message, count=len(absent)))
     return notices
+
+
+_IMBALANCED = 5
+"""Times as many rows in the largest class as in the smallest before it is said."""
+
+
+def _imbalance(train: tuple[Example, ...], metric: str) -> list[Notice]:
+    """Said where a metric counts rows; one that counts classes has them weighted in training."""
+    counts = Counter(str(example.label) for example in train)
+    (most, largest), (least, smallest) = counts.most_common()[0], counts.most_common()[-1]
+    if metric != "accuracy" or largest < _IMBALANCED * smallest:
+        return []
+    message = (
+        f"Training rows are imbalanced: {largest} of {most!r}, {smallest} of {least!r}. accuracy favours the large "
+        "classes; with --metric macro-f1 each class counts the same, in training too."
+    )
+    return [Notice(code="imbalance", message=message, count=largest)]
 
 
 def _quoted(names: set[str]) -> str:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore
 from tunewright.evaluation.metrics import Metric
 from tunewright.methods.base import Material, Method, settings
 from tunewright.runtime import PeakMemory
-from tunewright.training.loop import Observe, Rows, Trained, evaluate, train, trainable_count
+from tunewright.training.loop import Exam, Observe, Rows, Trained, evaluate, train, trainable_count
 from tunewright.types import Example, Params, Task
 
 UNKNOWN_LABEL = -1
@@ -27,18 +28,20 @@ class Workshop:
     """A base with the train and dev rows of a task, tokenised once for all attempts."""
 
     material: Material
-    dev: Rows
-    metric: Metric
+    dev_examples: Sequence[Example]
+    exam: Exam
+    """The dev rows and the task's metric."""
     num_cut: int
     """Training and dev texts that were longer than the base takes."""
 
-    def score(self, logits_NC: Tensor, labels_N: Tensor) -> float:
-        """The task's metric."""
-        return self.metric.value(labels_N.numpy(), logits_NC.argmax(-1).numpy(), self.material.num_labels)
-
 
 def prepare(
-    task: Task, backbone: Encoder, train_rows: Sequence[Example], dev_rows: Sequence[Example], metric: Metric, limit: int
+    task: Task,
+    backbone: Encoder,
+    train_rows: Sequence[Example],
+    dev_rows: Sequence[Example],
+    metric: Metric,
+    limit: int,
 ) -> Workshop:
     """Tokenises the rows.
 
@@ -59,8 +62,12 @@ def prepare(
         rows=rows,
         max_tokens=limit,
     )
+
+    def score(logits_NC: Tensor, labels_N: Tensor) -> float:
+        return metric.value(labels_N.numpy(), logits_NC.argmax(-1).numpy(), len(task.labels))
+
     num_cut = sum(e.num_cut > 0 for e in (*rows.encodings, *dev.encodings))
-    return Workshop(material=material, dev=dev, metric=metric, num_cut=num_cut)
+    return Workshop(material=material, dev_examples=dev_rows, exam=Exam(rows=dev, score=score), num_cut=num_cut)
 
 
 def label_rows(task: Task, backbone: Encoder, examples: Sequence[Example], limit: int) -> Rows:
@@ -80,9 +87,7 @@ class Outcome:
     trainable: int
 
 
-def attempt(
-    method: Method, params: Params, workshop: Workshop, rng: np.random.Generator, observe: Observe
-) -> Outcome:
+def attempt(method: Method, params: Params, workshop: Workshop, rng: np.random.Generator, observe: Observe) -> Outcome:
     """Places, trains and scores.
 
     Args:
@@ -99,25 +104,23 @@ def attempt(
     peak.start()
     material = workshop.material
     adapter = method.place(material, params, rng)
-    how = settings(params, material)
+    rows, exam = _fitted(workshop, adapter)
+    how = settings(method, params, material)
 
     def schedule(progress: float) -> dict[str, float]:
         return dict(method.trained(adapter, params, progress))
 
     trainable = trainable_count(adapter, schedule, how.epochs)
     if trainable == 0:
-        best = evaluate(adapter, workshop.dev, workshop.score, material.store)
-        trained = Trained(
-            adapter=adapter, scores=(best,), best=best, stopped="finished", num_tokens=0, micro_batches=1
-        )
+        best = evaluate(adapter, exam, material.store)
+        trained = Trained(adapter=adapter, scores=(best,), best=best, stopped="finished", num_tokens=0, micro_batches=1)
     else:
         trained = train(
             adapter,
             schedule,
             how,
-            material.rows,
-            workshop.dev,
-            score=workshop.score,
+            rows,
+            exam,
             store=material.store,
             rng=rng,
             observe=observe,
@@ -130,3 +133,13 @@ def attempt(
     )
 
 
+def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam]:
+    """Train rows and exam, cut further where the adapter's virtual tokens take up positions."""
+    material, exam = workshop.material, workshop.exam
+    limit = material.max_tokens - adapter.prefix_tokens
+    longest = max(len(e.ids) for e in (*material.rows.encodings, *exam.rows.encodings))
+    if longest <= limit:
+        return material.rows, exam
+    rows = label_rows(material.task, material.backbone, material.examples, limit)
+    dev = label_rows(material.task, material.backbone, workshop.dev_examples, limit)
+    return rows, Exam(rows=dev, score=exam.score)

@@ -1,6 +1,7 @@
 """The harness: owns the splits, gives every family the same effort, refits the finalists and reads test once.
 
-    data -> search (trials.jsonl) -> refit (finalists.jsonl, adapters/) -> one pass over test (predictions/) -> comparison.json
+    data -> search (trials.jsonl) -> refit (finalists.jsonl, adapters/) -> one pass over test (predictions/)
+         -> comparison.json
 
 Each arrow is a file; a killed run goes on from what is there.
 """
@@ -112,7 +113,9 @@ def _record_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
         _check_same(yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8")), settings)
         known = read_json(out / "data.json")
         if known["sha256"] != dataset.sha256:
-            raise RunError(f"the data changed since the run began ({known['sha256'][:12]} then, {dataset.sha256[:12]} now).")
+            raise RunError(
+                f"the data changed since the run began ({known['sha256'][:12]} then, {dataset.sha256[:12]} now)."
+            )
         return str(known["started"])
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(out / "environment.json", environment())

@@ -107,7 +107,9 @@ def _spoken(trial: Trial) -> str:
     value = "no dev score" if trial.value is None else f"dev {trial.value:.3f}"
     params = ", ".join(f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
     end = "" if trial.status == "complete" else f" ({trial.status}: {trial.reason})"
-    return f"{trial.candidate} trial {trial.trial + 1}: {value} in {trial.seconds:.1f} s{end}" + (f" [{params}]" if params else "")
+    return f"{trial.candidate} trial {trial.trial + 1}: {value} in {trial.seconds:.1f} s{end}" + (
+        f" [{params}]" if params else ""
+    )
 
 
 class _Watch:

@@ -24,8 +24,8 @@ TrialStatus = Literal["complete", "pruned", "failed"]
 _STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 _RANDOM_TRIALS = 3
 """Trials before the sampler models the space."""
-_UNPRUNED_TRIALS, _UNPRUNED_EPOCHS = 1, 1
-"""The first trial, and the first epoch of each, are never pruned."""
+_UNPRUNED_TRIALS, _UNPRUNED_EPOCHS = 1, 2
+"""The first trial, and the first epochs of each, are never pruned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,7 @@ class Effort:
         key = np.random.SeedSequence([self.seed, len(past), *entrant.id.encode()]).generate_state(1)[0]
         sampler = optuna.samplers.TPESampler(seed=int(key), n_startup_trials=_RANDOM_TRIALS)
         pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_UNPRUNED_EPOCHS)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
         for trial in past:
             study.add_trial(_replayed(trial, distributions))
@@ -136,9 +137,8 @@ class Effort:
 
     def _untried(self, entrant: Entrant, params: Params) -> Params:
         """The same point, or in a finite space the next one that was not tried."""
-        points = size(entrant.space)
         tried = [dict(t.params) for t in self.of(entrant)]
-        if math.isinf(points) or dict(params) not in tried:
+        if math.isinf(size(entrant.space)) or dict(params) not in tried:
             return dict(params)
         options = [v.options for v in entrant.space.values() if isinstance(v, Choice)]
         points = (dict(zip(entrant.space, point, strict=True)) for point in itertools.product(*options))

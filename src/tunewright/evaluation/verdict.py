@@ -202,9 +202,7 @@ def _decide(
         )
         for c in finished
     ]
-    return decision.decide(
-        entries, scorer, generator(stage.config.seed, "decision"), margin_points=stage.config.margin
-    )
+    return decision.decide(entries, scorer, generator(stage.config.seed, "decision"), margin_points=stage.config.margin)
 
 
 def _reads_text(candidate: Candidate) -> bool:

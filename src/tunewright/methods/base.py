@@ -59,13 +59,14 @@ class Material:
     def adapter(self, **parts: object) -> Adapter:
         """An adapter for this task and base with the given parts."""
         identity = self.backbone.identity
-        return Adapter(base=identity, labels=self.task.labels, max_tokens=self.max_tokens, **parts)  # type: ignore[arg-type]
+        labels = self.task.labels
+        return Adapter(base=identity, labels=labels, max_tokens=self.max_tokens, **parts)  # type: ignore[arg-type]
 
 
 Place = Callable[[Material, Params, np.random.Generator], Adapter]
 
 
-def trains_nothing(adapter: Adapter, params: Params, progress: float) -> Rates:  # noqa: ARG001
+def trains_nothing(adapter: Adapter, params: Params, progress: float) -> Rates:
     """The schedule of a method that has no training."""
     return {}
 
@@ -88,31 +89,36 @@ class Method:
     """What to search, at the method's own scale."""
     trained: Callable[[Adapter, Params, float], Rates] = trains_nothing
     """(adapter, parameters, progress in [0, 1)) -> who trains and how fast."""
+    passes: float = 1.0
+    """Epochs, as a multiple of what is usual for the task."""
     refuses: Callable[[Encoder], str | None] = lambda _backbone: None
     """Why a base cannot be used, or None."""
 
 
-def settings(params: Params, material: Material) -> Settings:
-    """How to train with one point of a search space.
+def settings(method: Method, params: Params, material: Material) -> Settings:
+    """How to train a method with one point of its search space.
 
-    Rows seen grow with the square root of the training set, within bounds: a small set is passed more often.
+    What the point does not name is the default; classes are weighted equally where the metric counts them so.
     """
-    epochs = int(params.get("epochs", default_epochs(len(material.examples))))
+    usual = round(method.passes * default_epochs(len(material.examples), material.num_labels))
+    epochs = int(params.get("epochs", usual))
     return Settings(
         lr=float(params.get("lr", 0.0)),
         epochs=epochs,
-        dropout=float(params.get("dropout", Settings.dropout)),
+        batch_size=int(params.get("batch_size", Settings.batch_size)),
         weight_decay=float(params.get("weight_decay", Settings.weight_decay)),
-        patience=max(2, epochs // 3),
+        dropout=float(params.get("dropout", Settings.dropout)),
+        patience=int(params.get("patience", max(2, epochs // 3))),
         balanced=material.task.metric == "macro-f1",
     )
 
 
-_ROWS_SEEN = 10_000
-_EPOCHS = (4, 20)
+_ROWS_SEEN, _ROWS_SEEN_PER_LABEL = 8_000, 100
+_EPOCHS = (5, 20)
 
 
-def default_epochs(num_rows: int) -> int:
-    """Passes over the training rows: about 10,000 rows seen, at least 4 passes and at most 20."""
+def default_epochs(num_rows: int, num_labels: int) -> int:
+    """Passes over the training rows: so many that 8,000 rows are seen and 100 more for each label; 5 to 20."""
     low, high = _EPOCHS
-    return min(high, max(low, round(_ROWS_SEEN / max(1, num_rows))))
+    rows_seen = _ROWS_SEEN + _ROWS_SEEN_PER_LABEL * num_labels
+    return min(high, max(low, round(rows_seen / max(1, num_rows))))

@@ -9,7 +9,7 @@ from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.types import Params
 
 
-def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:  # noqa: ARG001
+def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """The training rows as a pool with their features."""
     pool = DemonstrationPool(
         texts=tuple(e.text if e.text_pair is None else f"{e.text}\n{e.text_pair}" for e in material.examples),

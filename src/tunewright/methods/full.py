@@ -6,16 +6,16 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Weights
 from tunewright.methods.base import Material, Method, Range, Space
-from tunewright.methods.heads import probed_head
+from tunewright.methods.heads import empty_head
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
 HEAD_RATE = 10.0
 
 
-def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:  # noqa: ARG001
-    """The base's own values and a head fitted on the bare features."""
-    return material.adapter(weights=own_weights(material), head=probed_head(material))
+def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
+    """The base's own values and a head of zeros."""
+    return material.adapter(weights=own_weights(material), head=empty_head(material))
 
 
 def own_weights(material: Material) -> Weights:
@@ -31,14 +31,14 @@ def own_weights(material: Material) -> Weights:
     return Weights(values=values, vocabulary=backbone.vocabulary_name, vocabulary_ids_V=ids_V)
 
 
-def trained(adapter: Adapter, params: Params, progress: float) -> Rates:  # noqa: ARG001
+def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """Everything; the head ten times as fast."""
     assert adapter.weights is not None
     rates = {f"weights.{name}": 1.0 for name in adapter.weights.values}
     return rates | {"head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
 
 
-def space(material: Material) -> Space:  # noqa: ARG001
+def space(material: Material) -> Space:
     """The rate."""
     return {"lr": Range(low=1e-5, high=2e-4, default=5e-5)}
 

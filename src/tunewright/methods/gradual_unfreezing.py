@@ -1,4 +1,7 @@
-"""Gradual unfreezing: the head first, then layers from the top, the lower ones slower (Howard and Ruder 2018, section 3.3)."""
+"""Gradual unfreezing: the head first, then layers from the top, the lower ones slower.
+
+Howard and Ruder 2018, section 3.3.
+"""
 
 import re
 from collections.abc import Iterable
@@ -32,7 +35,7 @@ def _heights(names: Iterable[str]) -> dict[str, int]:
     return {name: below.get(name, top - layers.get(name, top)) for name in found}
 
 
-def space(material: Material) -> Space:  # noqa: ARG001
+def space(material: Material) -> Space:
     """The top layer's rate and how much slower each layer below is."""
     return {"lr": Range(low=2e-5, high=3e-4, default=1e-4), "layer_decay": Choice(options=(0.9, 0.8, 1.0))}
 

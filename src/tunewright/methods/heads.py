@@ -1,45 +1,17 @@
-"""Starting points that several methods share: a head fitted on the bare features, and token embeddings worth starting from.
+"""Starting points that methods share: an empty head, token embeddings to start prompts from.
 
-Shapes: N rows, D width, C labels, P virtual tokens.
+Shapes: D width, C labels, P virtual tokens, V vocabulary.
 """
 
 from collections import Counter
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tunewright.adapters.parts import Head
-from tunewright.methods.base import Material
+from tunewright.methods.base import Choice, Material
 from tunewright.runtime import torch_generator
-
-_FIT_STEPS = 100
-_FIT_DECAY = 1e-2
-
-
-def probed_head(material: Material) -> Head:
-    """The linear classifier that fits the bare features best: where tuning starts (Kumar et al. 2022, section 3.4, LP-FT).
-
-    Regularised multinomial regression on standardised features, by L-BFGS; deterministic.
-    """
-    features_ND = material.store(material.rows.encodings)
-    mean_D, scale = features_ND.mean(0), features_ND.std() + 1e-6
-    inputs_ND = (features_ND - mean_D) / scale
-    weight_CD = torch.zeros(material.num_labels, inputs_ND.shape[1], requires_grad=True)
-    bias_C = torch.zeros(material.num_labels, requires_grad=True)
-    solver = torch.optim.LBFGS([weight_CD, bias_C], max_iter=_FIT_STEPS, line_search_fn="strong_wolfe")
-    labels_N = material.rows.labels_N
-
-    def loss() -> Tensor:
-        solver.zero_grad()
-        fit = nn.functional.cross_entropy(inputs_ND @ weight_CD.T + bias_C, labels_N)
-        value = fit + _FIT_DECAY * weight_CD.square().sum() / 2
-        value.backward()
-        return value
-
-    solver.step(loss)  # type: ignore[no-untyped-call]
-    own_CD = weight_CD.detach() / scale
-    return Head(weight_CD=own_CD, bias_C=bias_C.detach() - own_CD @ mean_D)
 
 
 def empty_head(material: Material) -> Head:
@@ -54,7 +26,7 @@ def word_embeddings(material: Material) -> Tensor:
 
 
 def start_ids(material: Material, init: str, length: int, rng: np.random.Generator) -> list[int]:
-    """Token ids to start virtual tokens from (Lester et al. 2021, section 3.2); as many as asked, repeated where too few.
+    """Token ids to start virtual tokens from (Lester et al. 2021, section 3.2), repeated where too few.
 
     Args:
         material: Labels and training rows.
@@ -83,7 +55,16 @@ def _common_ids(material: Material, length: int, rng: np.random.Generator) -> li
     counts = Counter(i for e in material.rows.encodings for i in e.ids)
     special = material.backbone.special_ids()
     common = [i for i, _ in counts.most_common(_COMMON) if i not in special]
+    if not common:
+        common = sorted(special)
     return [common[k] for k in rng.integers(len(common), size=length)]
+
+
+def lengths(wanted: tuple[int, ...], material: Material) -> Choice:
+    """The lengths that leave half of the longest input to the text; that half where all are longer."""
+    half = material.max_tokens // 2
+    fitting = tuple(length for length in wanted if length <= half)
+    return Choice(options=fitting or (half,))
 
 
 def noise(shape: tuple[int, ...], scale: float, rng: np.random.Generator) -> Tensor:

@@ -9,21 +9,26 @@ from tunewright.training.optim import Rates
 from tunewright.types import Params
 
 
-def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:  # noqa: ARG001
+def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """A head of zeros."""
     return material.adapter(head=empty_head(material))
 
 
-def trained(adapter: Adapter, params: Params, progress: float) -> Rates:  # noqa: ARG001
+def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """The head."""
     return {"head.weight": 1.0, "head.bias": 1.0}
 
 
-def space(material: Material) -> Space:  # noqa: ARG001
-    """Rate and decay."""
+_REFERENCE_RMS = 0.22
+"""Root mean square of features for which the rates of the search space are meant."""
+
+
+def space(material: Material) -> Space:
+    """Rate, at the scale of the features, and decay."""
+    scale = _REFERENCE_RMS / float(material.store(material.rows.encodings).square().mean().sqrt())
     return {
-        "lr": Range(low=3e-3, high=0.3, default=3e-2),
-        "weight_decay": Range(low=1e-4, high=0.3, default=1e-2),
+        "lr": Range(low=1e-3 * scale, high=2e-2 * scale, default=3e-3 * scale),
+        "weight_decay": Range(low=1e-3, high=1.0, default=0.1),
     }
 
 
@@ -36,4 +41,5 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    passes=4.0,
 )

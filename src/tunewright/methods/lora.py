@@ -8,13 +8,13 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import noise, probed_head
+from tunewright.methods.heads import empty_head, noise
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """A normal, B zero (section 4.1), on all linear layers; a head fitted on the bare features. alpha is twice the rank."""
+    """A normal, B zero (section 4.1), on all linear layers, alpha = 2 r; a head of zeros."""
     rank = int(params["rank"])
     linears = material.backbone.linears
     lora = Lora(
@@ -22,15 +22,15 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         down={n: noise((rank, m.in_features), 1 / math.sqrt(m.in_features), rng) for n, m in linears.items()},
         up={n: torch.zeros(m.out_features, rank) for n, m in linears.items()},
     )
-    return material.adapter(lora=lora, head=probed_head(material))
+    return material.adapter(lora=lora, head=empty_head(material))
 
 
-def trained(adapter: Adapter, params: Params, progress: float) -> Rates:  # noqa: ARG001
+def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """Both factors and the head."""
     return {name: 1.0 for name in adapter.tensors() if name.split(".")[0] in ("lora", "head")}
 
 
-def space(material: Material) -> Space:  # noqa: ARG001
+def space(material: Material) -> Space:
     """Rate and rank."""
     return {"lr": Range(low=1e-4, high=2e-3, default=7e-4), "rank": Choice(options=(8, 4, 16))}
 

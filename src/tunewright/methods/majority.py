@@ -9,13 +9,13 @@ from tunewright.methods.base import Material, Method, Space
 from tunewright.types import Params
 
 
-def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:  # noqa: ARG001
+def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """Log shares of the labels in the training rows, one added to each count."""
     counts_C = torch.bincount(material.rows.labels_N, minlength=material.num_labels).float() + 1
     return material.adapter(calibration=Calibration(bias_C=(counts_C / counts_C.sum()).log()))
 
 
-def space(material: Material) -> Space:  # noqa: ARG001
+def space(material: Material) -> Space:
     """Nothing to search."""
     return {}
 

@@ -6,20 +6,20 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix
 from tunewright.backbones.encoder import Encoder
-from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import noise, probed_head
+from tunewright.methods.base import Material, Method, Range, Space
+from tunewright.methods.heads import empty_head, lengths, noise
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
-HEAD_RATE = 0.1
-"""The head starts fitted, so it moves slower than the prefix."""
+HEAD_RATE = 0.3
+"""Of the prefix's rate, which is high for a head."""
 
 _NOISE = 0.02
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """Nearly zero keys and values (random ones disturb the base most), and a head fitted on the bare features."""
-    return material.adapter(prefix=small_prefix(material, int(params["length"]), rng), head=probed_head(material))
+    """Nearly zero keys and values (random ones disturb the base most), and a head of zeros."""
+    return material.adapter(prefix=small_prefix(material, int(params["length"]), rng), head=empty_head(material))
 
 
 def small_prefix(material: Material, length: int, rng: np.random.Generator) -> Prefix:
@@ -34,17 +34,16 @@ def small_prefix(material: Material, length: int, rng: np.random.Generator) -> P
     return Prefix(keys_LHPd=part(), values_LHPd=part())
 
 
-def trained(adapter: Adapter, params: Params, progress: float) -> Rates:  # noqa: ARG001
-    """Keys, values, and the head at a tenth of their rate."""
+def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
+    """Keys, values, and the head slower."""
     return {"prefix.keys": 1.0, "prefix.values": 1.0, "head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
 
 
 def space(material: Material) -> Space:
     """Short prefixes first."""
-    limit = material.max_tokens // 2
     return {
         "lr": Range(low=3e-3, high=6e-2, default=2e-2),
-        "length": Choice(options=tuple(p for p in (20, 10, 5, 50) if p <= limit)),
+        "length": lengths((20, 10, 5, 50), material),
     }
 
 

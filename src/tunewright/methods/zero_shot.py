@@ -1,4 +1,4 @@
-"""Zero-shot: the label whose description is nearest to the text. No example is shown; train only sets the zero points."""
+"""Zero-shot: the label whose description is nearest to the text; the training rows only set zero points."""
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 _SCALE = 20.0
 
 
-def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:  # noqa: ARG001
-    """The phrases of every label and, if asked, zero points that make the labels equally likely on the training texts."""
+def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
+    """The phrases of every label and, if asked, zero points that set the labels' mean share on the training texts."""
     groups = label_phrases(material.task, str(params["words"]), TEMPLATES[str(params["template"])])
     adapter = material.adapter(verbalizer=Verbalizer(phrases=groups, scale=_SCALE))
     if params["calibration"] == "none":

@@ -27,6 +27,6 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Genera
 
 
 def micro_batches(batch: Sequence[int], num_parts: int) -> list[list[int]]:
-    """A batch in `num_parts` pieces of nearly equal size, none of them empty."""
+    """A batch in at most `num_parts` pieces of nearly equal size, none of them empty."""
     size = math.ceil(len(batch) / num_parts)
     return [list(batch[k : k + size]) for k in range(0, len(batch), size)]

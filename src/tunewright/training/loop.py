@@ -74,16 +74,18 @@ class Trained:
     """Pieces each step was cut into for want of memory."""
 
 
-def evaluate(adapter: Adapter, rows: Rows, score: Callable[[Tensor, Tensor], float], store: FeatureStore) -> DevScore:
-    """The adapter's score on rows, as epoch 0.
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """What an epoch is judged by: the dev rows and the task's metric."""
 
-    Args:
-        adapter: Any.
-        rows: With their labels.
-        score: (logits [N, C], labels [N]) -> the task's metric.
-        store: The base.
-    """
-    return _score(adapter, features(adapter, rows.encodings, store), rows.labels_N, score, store, epoch=0)
+    rows: Rows
+    score: Callable[[Tensor, Tensor], float]
+    """(logits [N, C], labels [N]) -> the metric."""
+
+
+def evaluate(adapter: Adapter, exam: Exam, store: FeatureStore) -> DevScore:
+    """The score of an adapter that does not train, as epoch 0."""
+    return _score(adapter, features(adapter, exam.rows.encodings, store), exam, store, epoch=0)
 
 
 def train(
@@ -91,9 +93,8 @@ def train(
     schedule: Schedule,
     settings: Settings,
     rows: Rows,
-    dev: Rows,
+    exam: Exam,
     *,
-    score: Callable[[Tensor, Tensor], float],
     store: FeatureStore,
     rng: np.random.Generator,
     observe: Observe,
@@ -105,8 +106,7 @@ def train(
         schedule: Which of its tensors train at which progress.
         settings: How.
         rows: To train on.
-        dev: To choose the epoch on.
-        score: (logits [N, C], labels [N]) -> the task's metric.
+        exam: To choose the epoch by.
         store: The base, with the features of its bare form.
         rng: Shuffling and dropout.
         observe: Hears of every step and epoch and may stop.
@@ -116,46 +116,36 @@ def train(
     """
     rates = [schedule(epoch / settings.epochs) for epoch in range(settings.epochs)]
     leaves = _leaves(adapter, rates)
-    steps_per_epoch = math.ceil(len(rows.encodings) / settings.batch_size)
     optimizer = Optimizer(
         leaves,
         rates,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         warmup=settings.warmup,
-        num_steps=settings.epochs * steps_per_epoch,
+        num_steps=settings.epochs * math.ceil(len(rows.encodings) / settings.batch_size),
         clip=settings.clip,
     )
     run = _Run(adapter.with_tensors(leaves), settings, rows, store, torch_generator(rng))
-    best, scores, stopped, num_tokens = Best(patience=settings.patience), list[DevScore](), "finished", 0
-    lengths = [len(e.ids) + adapter.prefix_tokens for e in rows.encodings]
-    dev_features = _Features(run.adapter, dev.encodings, store)
+    dev_features = _Features(run.adapter, exam.rows.encodings, store)
+    best, scores, stop = Best(patience=settings.patience), list[DevScore](), None
     for epoch in range(settings.epochs):
         trains_body = run.start_epoch(optimizer.start_epoch(epoch))
-        for number, batch in enumerate(epoch_batches(lengths, settings.batch_size, rng)):
-            finite = run.step(batch, optimizer)
-            num_tokens += sum(lengths[k] for k in batch)
-            stop = observe(epoch + (number + 1) / steps_per_epoch, None)
-            if not finite or stop is not None:
-                stopped = stop if finite and stop is not None else f"diverged at step {epoch * steps_per_epoch + number}"
-                break
-        else:
+        stop = run.epoch(epoch, optimizer, rng, observe)
+        if stop is None:
             found = dev_features(changed=trains_body)
-            scores.append(_score(run.adapter, found, dev.labels_N, score, store, epoch=epoch + 1))
+            scores.append(_score(run.adapter, found, exam, store, epoch=epoch + 1))
             best.offer(scores[-1], leaves)
             stop = observe(epoch + 1.0, scores[-1])
-            if stop is None and best.exhausted(epoch + 1):
-                stop = f"no better for {settings.patience} epochs"
-            if stop is None:
-                continue
-            stopped = stop
-        break
+        if stop is None and best.exhausted(epoch + 1):
+            stop = f"no better for {settings.patience} epochs"
+        if stop is not None:
+            break
     return Trained(
         adapter=adapter.with_tensors(best.tensors),
         scores=tuple(scores),
         best=best.score,
-        stopped=stopped,
-        num_tokens=num_tokens,
+        stopped="finished" if stop is None else stop,
+        num_tokens=run.num_tokens,
         micro_batches=run.num_parts,
     )
 
@@ -168,19 +158,12 @@ def _leaves(adapter: Adapter, rates: Sequence[Rates]) -> dict[str, Tensor]:
     return {name: tensors[name].detach().clone().float() for name in tensors if name in names}
 
 
-def _score(
-    adapter: Adapter,
-    features_ND: Tensor,
-    labels_N: Tensor,
-    score: Callable[[Tensor, Tensor], float],
-    store: FeatureStore,
-    *,
-    epoch: int,
-) -> DevScore:
+def _score(adapter: Adapter, features_ND: Tensor, exam: Exam, store: FeatureStore, *, epoch: int) -> DevScore:
     with torch.no_grad():
         logits_NC = store.backbone.answer(adapter, features_ND).float().cpu()
-    loss = cross_entropy(logits_NC, labels_N)
-    return DevScore(epoch=epoch, value=score(logits_NC, labels_N), loss=float(loss.total) / loss.count)
+    loss = cross_entropy(logits_NC, exam.rows.labels_N)
+    value = exam.score(logits_NC, exam.rows.labels_N)
+    return DevScore(epoch=epoch, value=value, loss=float(loss.total) / loss.count)
 
 
 class _Features:
@@ -204,7 +187,9 @@ class _Run:
     ) -> None:
         self.adapter = adapter
         self.num_parts = 1
-        self._rows, self._store = rows, store
+        self.num_tokens = 0
+        self._settings, self._rows, self._store = settings, rows, store
+        self._lengths = [len(e.ids) + adapter.prefix_tokens for e in rows.encodings]
         self._dropout = Dropout(share=settings.dropout, generator=generator)
         self._weights_C = balanced_weights(rows.labels_N, len(adapter.labels)) if settings.balanced else None
         self._frozen_features = _Features(adapter, rows.encodings, store)
@@ -218,25 +203,40 @@ class _Run:
         self._body_moved = trains_body
         return trains_body
 
+    def epoch(self, epoch: int, optimizer: Optimizer, rng: np.random.Generator, observe: Observe) -> str | None:
+        """All steps of an epoch; returns why to stop, if something said so."""
+        batches = epoch_batches(self._lengths, self._settings.batch_size, rng)
+        for number, batch in enumerate(batches):
+            if not self.step(batch, optimizer):
+                return f"diverged at step {epoch * len(batches) + number + 1}: the loss is not finite"
+            self.num_tokens += sum(self._lengths[k] for k in batch)
+            stop = observe(epoch + (number + 1) / len(batches), None)
+            if stop is not None:
+                return stop
+        return None
+
     def step(self, batch: Sequence[int], optimizer: Optimizer) -> bool:
-        """One update; returns whether the loss was finite. Halves the micro-batch until it fits."""
-        count = self._count(batch)
-        while True:
-            try:
-                losses = [self._backward(part, count) for part in micro_batches(batch, self.num_parts)]
-                break
-            except RuntimeError as error:
-                if not is_out_of_memory(error):
-                    raise
-                optimizer.clear()
-                if self.num_parts >= len(batch):
-                    raise OutOfMemory("a single row does not fit in memory. Use shorter texts (--max-tokens).") from None
-                self.num_parts *= 2
+        """One update; returns whether the loss was finite."""
+        losses = self._losses(batch, optimizer)
         if not all(math.isfinite(loss) for loss in losses):
             optimizer.clear()
             return False
         optimizer.step()
         return True
+
+    def _losses(self, batch: Sequence[int], optimizer: Optimizer) -> list[float]:
+        """Gradients of a batch, in smaller and smaller pieces until they fit in memory; returns the pieces' losses."""
+        count = self._count(batch)
+        while True:
+            try:
+                return [self._backward(part, count) for part in micro_batches(batch, self.num_parts)]
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            optimizer.clear()
+            if self.num_parts >= len(batch):
+                raise OutOfMemory("a single row does not fit in memory. Use shorter texts (--max-tokens).")
+            self.num_parts *= 2
 
     def _count(self, batch: Sequence[int]) -> float:
         """What the summed loss of a whole step is divided by."""

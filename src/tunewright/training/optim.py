@@ -77,4 +77,6 @@ class Optimizer:
 
 def _decays(name: str, tensor: Tensor) -> bool:
     """Matrices decay; vectors do not, and rows of an embedding or a prompt that are not seen must stay as they are."""
-    return tensor.ndim == 2 and "embedding" not in name and name.split(".")[0] in ("weights", "head", "lora")  # noqa: PLR2004
+    return (
+        tensor.ndim == 2 and "embedding" not in name and name.split(".", maxsplit=1)[0] in ("weights", "head", "lora")
+    )

@@ -1,0 +1,66 @@
+"""Low-rank updates row by row against dense products."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests import tiny
+from tunewright.adapters.parts import Lora
+from tunewright.backbones.low_rank import low_rank_updates
+
+NAMES = ("first", "second")
+
+
+def lora(rank: int, seed: int, names: tuple[str, ...] = NAMES) -> Lora:
+    return Lora(
+        alpha=5.0,
+        down={n: tiny.normal(seed + k, rank, 6) for k, n in enumerate(names)},
+        up={n: tiny.normal(seed + 9 + k, 6, rank) for k, n in enumerate(names)},
+    )
+
+
+@pytest.fixture
+def linears() -> dict[str, nn.Linear]:
+    layers = {name: nn.Linear(6, 6) for name in NAMES}
+    with torch.no_grad():
+        for k, layer in enumerate(layers.values()):
+            layer.weight.copy_(tiny.normal(50 + k, 6, 6))
+            layer.bias.copy_(tiny.normal(60 + k, 6))
+    return layers
+
+
+A, B, PARTIAL = lora(3, 100), lora(1, 200), lora(2, 300, ("second",))
+MIXES: dict[str, list[Lora | None]] = {
+    "one": [A, A, A],
+    "one and none": [A, None, A],
+    "two ranks": [A, B, A],
+    "not all layers": [PARTIAL, A, None],
+    "none": [None, None, None],
+}
+
+
+def dense(layer: nn.Linear, name: str, own: Lora | None, inputs_TI: Tensor) -> Tensor:
+    weight = layer.weight
+    if own is not None and name in own.down:
+        weight = weight + 5.0 / len(own.down[name]) * own.up[name] @ own.down[name]
+    return inputs_TI @ weight.T + layer.bias
+
+
+@pytest.mark.parametrize("rows", MIXES.values(), ids=MIXES)
+def test_against_dense(rows: list[Lora | None], linears: dict[str, nn.Linear]) -> None:
+    inputs = tiny.normal(1, 3, 4, 6)
+    with low_rank_updates(linears, rows):
+        found = {name: layer(inputs) for name, layer in linears.items()}
+    for name, layer in linears.items():
+        expected = torch.stack([dense(layer, name, own, x) for own, x in zip(rows, inputs, strict=True)])
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_nothing_is_left_behind(linears: dict[str, nn.Linear]) -> None:
+    """Also after an error inside."""
+    inputs = tiny.normal(1, 3, 4, 6)
+    before = linears["first"](inputs)
+    with pytest.raises(KeyError), low_rank_updates(linears, [A, B, None]):
+        raise KeyError
+    assert torch.equal(linears["first"](inputs), before)
+    assert not linears["first"]._forward_hooks

@@ -1,0 +1,290 @@
+"""The laws of every method: repeatable, portable, independent of neighbours, and never a silent no-op."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests import tiny
+from tunewright.adapters import folder
+from tunewright.adapters.adapter import Adapter, update_with_tensors
+from tunewright.backbones.base import Row
+from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.inference import FeatureStore, features, predict
+from tunewright.evaluation.attempt import Workshop, attempt, prepare
+from tunewright.evaluation.metrics import METRICS
+from tunewright.methods import METHODS
+from tunewright.methods.base import Choice, Material, Method, Range
+from tunewright.runtime import generator
+from tunewright.training.loop import trainable_count
+from tunewright.training.loss import cross_entropy
+from tunewright.types import Params
+
+GetEncoder = Callable[[str], Encoder]
+WIDTH, NUM_LABELS, LAYERS, HEADS, HEAD_WIDTH, INNER = 32, 3, 3, 4, 8, 48
+ALONE = 1e-5
+"""fp32: largest difference of a logit from the same row alone."""
+
+TRAINED = [name for name, method in METHODS.items() if method.family != "no training" and name != "linear-probe"]
+"""Methods that train a body."""
+
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+every_body = pytest.mark.parametrize("method", [METHODS[name] for name in TRAINED], ids=TRAINED)
+
+
+def workshop(base: Encoder, num_train: int = 15) -> Workshop:
+    """With 15 rows a step is an epoch."""
+    metric = METRICS["accuracy"]
+    return prepare(tiny.task(), base, tiny.examples(num_train), tiny.examples(9, seed=1), metric, base.max_tokens)
+
+
+def improving(shop: Workshop) -> Workshop:
+    """Each epoch counts as better than the one before, so that the last is kept."""
+    ever = iter(range(1000))
+    return replace(shop, exam=replace(shop.exam, score=lambda *_: float(next(ever))))
+
+
+def defaults(method: Method, material: Material) -> Params:
+    return {name: choice.default for name, choice in method.space(material).items()}
+
+
+def fit(method: Method, shop: Workshop, epochs: int, *key: str | int) -> Adapter:
+    params = {**defaults(method, shop.material), "epochs": epochs}
+    outcome = attempt(method, params, shop, generator("laws", *key), lambda *_: None)
+    assert outcome.trained.stopped == "finished"
+    return outcome.trained.adapter
+
+
+def answers(adapter: Adapter, base: Encoder) -> Tensor:
+    examples = tiny.examples(12, seed=2)
+    encodings = base.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
+    return predict(adapter, encodings, FeatureStore(base))
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    update_with_tensors(digest, tensors)
+    return digest.hexdigest()
+
+
+@pytest.fixture
+def base(tiny_encoder: GetEncoder) -> Encoder:
+    return tiny_encoder("bert")
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny_encoder: GetEncoder) -> dict[str, Adapter]:
+    """Each method after four steps."""
+    return {name: fit(method, improving(workshop(tiny_encoder("bert"))), 4) for name, method in METHODS.items()}
+
+
+@every_method
+def test_same_seed_same_predictions(method: Method, fitted: dict[str, Adapter], base: Encoder) -> None:
+    again = fit(method, improving(workshop(base)), 4)
+    assert again.sha256() == fitted[method.name].sha256()
+    assert torch.equal(answers(again, base), answers(fitted[method.name], base))
+
+
+LOAD_AND_PREDICT = """
+import sys
+from itertools import pairwise
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from tests import tiny
+from tunewright.adapters import folder
+from tunewright.backbones.inference import FeatureStore, predict
+out = Path(sys.argv[1])
+found, base = {}, None
+for path in sorted(out.glob("adapters/*")):
+    adapter = folder.load(path)
+    base = tiny.encoder(Path(adapter.base.name)) if base is None else base
+    base.check(adapter)
+    encodings = base.encode(tiny.examples(12, seed=2), adapter.max_tokens - adapter.prefix_tokens)
+    found[path.name] = predict(adapter, encodings, FeatureStore(base))
+save_file(found, out / "answers.safetensors")
+"""
+
+
+def test_fresh_process_same_predictions(fitted: dict[str, Adapter], base: Encoder, tmp_path: Path) -> None:
+    for name, adapter in fitted.items():
+        folder.save(adapter, tmp_path / "adapters" / name)
+    root = Path(__file__).parents[2]
+    path = {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    subprocess.run([sys.executable, "-c", LOAD_AND_PREDICT, str(tmp_path)], check=True, env=path, timeout=120)
+    found = load_file(tmp_path / "answers.safetensors")
+    assert set(found) == set(METHODS)
+    for name, adapter in fitted.items():
+        assert torch.equal(found[name], answers(adapter, base)), name
+
+
+@every_method
+def test_neighbours_do_not_matter(method: Method, fitted: dict[str, Adapter], base: Encoder) -> None:
+    """Alone, in other batches, in another order, among rows of all other methods."""
+    adapter = fitted[method.name]
+    expected = answers(adapter, base)
+    encodings = base.encode(tiny.examples(12, seed=2), adapter.max_tokens - adapter.prefix_tokens)
+    rows = tiny.rows(adapter, encodings)
+    order = np.random.default_rng(3).permutation(12).tolist()
+    alone = torch.cat([torch.stack(base.logits([row])) for row in rows])
+    shuffled = torch.stack(base.logits([rows[k] for k in order]))
+    others = [Row(encoding=encodings[0], adapter=a) for a in fitted.values()]
+    crowd = torch.stack(base.logits([*others, *rows, *others]))[len(others) : -len(others)]
+    for found in (alone, shuffled[np.argsort(order).tolist()], crowd):
+        torch.testing.assert_close(found, expected, atol=ALONE, rtol=0)
+        assert found.argmax(-1).tolist() == expected.argmax(-1).tolist()
+
+
+@every_method
+def test_base_is_untouched(method: Method, base: Encoder) -> None:
+    bare = tiny.rows(tiny.adapter(base), base.encode(tiny.examples(4), base.max_tokens))
+    weights, outputs = hash_of(base.masters()), base.features(bare)
+    adapter = fit(method, improving(workshop(base)), 4)
+    assert hash_of(base.masters()) == weights
+    assert torch.equal(base.features(bare), outputs)
+    assert adapter.base == base.identity
+
+
+@every_method
+def test_first_step_changes_the_adapter(method: Method, base: Encoder) -> None:
+    """The record changes where something trains, and only there."""
+    shop = improving(workshop(base))
+    start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
+    found = fit(method, shop, 1)
+    assert (found.sha256() != start.sha256()) == (method.family != "no training")
+
+
+@every_body
+def test_trained_bodies_change_the_features(method: Method, base: Encoder, fitted: dict[str, Adapter]) -> None:
+    """Against the bare base and against the start: what was trained is what is computed."""
+    shop = workshop(base)
+    start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
+    encodings, store = shop.material.rows.encodings, shop.material.store
+    after, before = (features(a, encodings, store) for a in (fitted[method.name], start))
+    for other in (before, store(encodings)):
+        assert ((after - other).abs().amax(-1) > 1e-6).all()
+
+
+@every_method
+def test_trainable_count(method: Method, base: Encoder) -> None:
+    """The formula of the method's page, from the sizes of the model alone."""
+    shop = workshop(base)
+    params = defaults(method, shop.material)
+    adapter = method.place(shop.material, params, generator("laws"))
+    head = (WIDTH + 1) * NUM_LABELS
+    seen = len({i for e in shop.material.rows.encodings for i in e.ids})
+    # word, position and type embeddings; per layer 4 square maps and 2 of the inner layer with biases, 2 norms
+    layer = 4 * (WIDTH + 1) * WIDTH + (WIDTH + 1) * INNER + (INNER + 1) * WIDTH + 4 * WIDTH
+    whole = (seen + tiny.MAX_TOKENS + 2) * WIDTH + 2 * WIDTH + LAYERS * layer
+    length, rank = int(params.get("length", 0)), int(params.get("rank", 0))
+    expected = {
+        "majority": 0,
+        "zero-shot": 0,
+        "few-shot": 0,
+        "soft-prompt": length * WIDTH + head,
+        "prefix": 2 * LAYERS * length * HEADS * HEAD_WIDTH + head,
+        "linear-probe": head,
+        "lora": LAYERS * rank * (4 * (WIDTH + WIDTH) + 2 * (WIDTH + INNER)) + head,
+        "full": whole + head,
+        "gradual-unfreezing": whole + head,
+    }
+    counted = trainable_count(adapter, lambda p: method.trained(adapter, params, p), epochs=8)
+    assert counted == expected[method.name]
+
+
+@every_method
+def test_what_trains_gets_a_gradient(method: Method, base: Encoder) -> None:
+    """Every tensor that the schedule names, from a start with a little noise (half of a LoRA starts at zero)."""
+    shop = workshop(base)
+    params = defaults(method, shop.material)
+    start = method.place(shop.material, params, generator("laws"))
+    names = {name for k in range(20) for name in method.trained(start, params, k / 20)}
+    assert bool(names) == (method.family != "no training")
+    tensors = start.tensors()
+    assert names <= set(tensors)
+    noisy = {n: (tensors[n] + tiny.normal(k, *tensors[n].shape, scale=0.01)) for k, n in enumerate(sorted(names))}
+    live = start.with_tensors({n: t.requires_grad_() for n, t in noisy.items()})
+    logits = torch.stack(base.logits(tiny.rows(live, list(shop.material.rows.encodings))))
+    if names:
+        cross_entropy(logits, shop.material.rows.labels_N).total.backward()
+    for name in names:
+        gradient = noisy[name].grad
+        assert gradient is not None, name
+        assert gradient.isfinite().all(), name
+        assert gradient.abs().max() > 0, name
+
+
+@every_method
+def test_schedule(method: Method, base: Encoder) -> None:
+    """Factors are positive, and what trains at one time is no less later."""
+    material = workshop(base).material
+    params = defaults(method, material)
+    adapter = method.place(material, params, generator("laws"))
+    trained = [method.trained(adapter, params, k / 20) for k in range(20)]
+    assert all(rate > 0 for rates in trained for rate in rates.values())
+    assert all(set(early) <= set(late) for early, late in pairwise(trained))
+
+
+@every_method
+def test_space(method: Method, base: Encoder) -> None:
+    """Defaults lie inside, and every choice can be placed and answers with finite numbers."""
+    material = workshop(base).material
+    space = method.space(material)
+    start = defaults(method, material)
+    for name, choice in space.items():
+        if isinstance(choice, Range):
+            assert 0 < choice.low <= choice.default <= choice.high
+            continue
+        assert len(set(choice.options)) == len(choice.options) > 0
+        for option in choice.options:
+            adapter = method.place(material, {**start, name: option}, generator("laws"))
+            assert answers(adapter, base).isfinite().all(), (name, option)
+
+
+@every_method
+def test_shortest_inputs(method: Method, base: Encoder) -> None:
+    """Eight tokens are the least a user may ask for: there is something to search, and it fits."""
+    shop = prepare(tiny.task(), base, tiny.examples(15), tiny.examples(9, seed=1), METRICS["accuracy"], 8)
+    assert all(c.options for c in method.space(shop.material).values() if isinstance(c, Choice))
+    adapter = fit(method, shop, 2)
+    assert adapter.prefix_tokens <= 8 - 3
+    assert answers(adapter, base).isfinite().all()
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@every_method
+def test_every_kind_of_encoder(method: Method, kind: str, tiny_encoder: GetEncoder) -> None:
+    """It is fitted and answers, or it is refused with a reason."""
+    base = tiny_encoder(kind)
+    reason = method.refuses(base)
+    assert (reason is None) == (method.name != "prefix" or kind in tiny.WITH_PREFIX)
+    if reason is None:
+        adapter = fit(method, workshop(base, num_train=9), 2)
+        base.check(adapter)
+        found = answers(adapter, base)
+        assert found.shape == (12, NUM_LABELS)
+        assert found.isfinite().all()
+
+
+@every_method
+def test_over_long_texts_are_cut(method: Method, base: Encoder) -> None:
+    """What is trained and scored sees what is served: as much of a text as prompt or prefix leave room for."""
+    long = [replace(e, text=" ".join([e.text] * 40)) for e in tiny.examples(6)]
+    shop = prepare(tiny.task(), base, long, long, METRICS["accuracy"], base.max_tokens)
+    params = {**defaults(method, shop.material), "epochs": 2}
+    trained = attempt(method, params, shop, generator("laws"), lambda *_: None).trained
+    adapter, labels = trained.adapter, shop.material.rows.labels_N
+    encodings = base.encode(long, adapter.max_tokens - adapter.prefix_tokens)
+    assert all(len(e.ids) + adapter.prefix_tokens == base.max_tokens and e.num_cut > 0 for e in encodings)
+    loss = cross_entropy(predict(adapter, encodings, FeatureStore(base)), labels)
+    assert trained.best is not None
+    assert trained.best.loss == pytest.approx(float(loss.total) / loss.count, abs=1e-4)

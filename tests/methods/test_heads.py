@@ -1,0 +1,87 @@
+"""Starting points: a fitted head against scikit-learn, and token embeddings that come from words."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from tests import tiny
+from tunewright.backbones.encoder import Encoder
+from tunewright.evaluation.attempt import prepare
+from tunewright.evaluation.metrics import METRICS
+from tunewright.methods.base import Material
+from tunewright.methods.heads import lengths, noise, probed_head, start_ids, word_embeddings
+from tunewright.runtime import generator
+
+
+@pytest.fixture
+def base(tiny_encoder: Callable[[str], Encoder]) -> Encoder:
+    return tiny_encoder("bert")
+
+
+def material(base: Encoder, limit: int = 64) -> Material:
+    return prepare(tiny.task(), base, tiny.examples(40), tiny.examples(9, seed=1), METRICS["accuracy"], limit).material
+
+
+def test_probed_head_against_sklearn(base: Encoder) -> None:
+    """The same objective: standardised features, mean cross entropy + 0.01 / 2 |W|^2; probabilities within 1e-2."""
+    found = material(base)
+    features = found.store(found.rows.encodings)
+    inputs = ((features - features.mean(0)) / features.std()).double().numpy()
+    oracle = LogisticRegression(C=1 / (0.01 * len(inputs)), tol=1e-10, max_iter=10_000)
+    oracle.fit(inputs, found.rows.labels_N.numpy())
+    head = probed_head(found)
+    logits = features @ head.weight_CD.T + head.bias_C
+    np.testing.assert_allclose(logits.softmax(-1).numpy(), oracle.predict_proba(inputs), atol=1e-2)
+    again = probed_head(found)
+    assert torch.equal(again.weight_CD, head.weight_CD)
+
+
+def test_start_from_labels(base: Encoder) -> None:
+    """The descriptions' tokens in order, each once; then common tokens of the training texts."""
+    found = material(base)
+    ids = start_ids(found, "labels", 20, generator("x"))
+    words = list(dict.fromkeys(base.token_ids("it is about food it is about travel it is about music")))
+    assert ids[: len(words)] == words
+    assert len(ids) == 20
+    seen = Counter(i for e in found.rows.encodings for i in e.ids)
+    assert set(ids[len(words) :]) <= set(seen) - base.special_ids()
+    assert start_ids(found, "labels", 3, generator("x")) == words[:3]
+
+
+def test_start_from_a_text(base: Encoder) -> None:
+    words = base.token_ids("bread and soup")
+    assert start_ids(material(base), "bread and soup", 7, generator("x")) == [*words, *words, words[0]]
+
+
+def test_start_from_vocabulary(base: Encoder) -> None:
+    found = material(base)
+    first, again, other = (start_ids(found, "vocabulary", 30, generator(k)) for k in (1, 1, 2))
+    assert first == again != other
+    assert not set(first) & base.special_ids()
+    assert set(first) <= {i for e in found.rows.encodings for i in e.ids}
+
+
+@pytest.mark.parametrize("kind", ["bert", "electra", "modernbert"])
+def test_word_embeddings(kind: str, tiny_encoder: Callable[[str], Encoder]) -> None:
+    base = tiny_encoder(kind)
+    table = word_embeddings(material(base))
+    assert table.shape[1] == base.embedding_width
+    assert torch.equal(table, base.masters()[base.vocabulary_name])
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(64, (20, 10, 5)), (40, (20, 10, 5)), (20, (10, 5)), (10, (5,)), (9, (4,)), (8, (4,))]
+)
+def test_lengths(base: Encoder, limit: int, expected: tuple[int, ...]) -> None:
+    assert lengths((20, 10, 5, 50), material(base, limit)).options == expected
+
+
+def test_noise() -> None:
+    found = noise((100, 50), 0.02, generator("x"))
+    assert torch.equal(found, noise((100, 50), 0.02, generator("x")))
+    assert float(found.std()) == pytest.approx(0.02, rel=0.05)
+    assert float(found.mean()) == pytest.approx(0, abs=0.001)

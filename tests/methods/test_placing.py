@@ -1,0 +1,67 @@
+"""What each method starts from."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests import tiny
+from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.inference import FeatureStore, predict
+from tunewright.evaluation.attempt import prepare
+from tunewright.evaluation.metrics import METRICS
+from tunewright.methods import METHODS
+from tunewright.methods.base import Material, default_epochs
+from tunewright.runtime import generator
+
+
+@pytest.fixture
+def material(tiny_encoder: Callable[[str], Encoder]) -> Material:
+    base = tiny_encoder("bert")
+    return prepare(tiny.task(), base, tiny.examples(11), tiny.examples(9, seed=1), METRICS["accuracy"], 64).material
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "gradual-unfreezing"])
+def test_starts_as_the_fitted_probe(name: str, material: Material) -> None:
+    """Bodies that start as the base itself: the same features, so the same answers."""
+    method = METHODS[name]
+    params = {key: choice.default for key, choice in method.space(material).items()}
+    adapter = method.place(material, params, generator("x"))
+    encodings, store = material.rows.encodings, material.store
+    assert adapter.head is not None
+    expected = store(encodings) @ adapter.head.weight_CD.T + adapter.head.bias_C
+    torch.testing.assert_close(predict(adapter, encodings, store), expected, atol=1e-5, rtol=1e-5)
+    assert (expected.argmax(-1) == material.rows.labels_N).float().mean() > 0.8
+
+
+def test_majority(material: Material) -> None:
+    """Add-one shares of 4, 4 and 3 rows."""
+    adapter = METHODS["majority"].place(material, {}, generator("x"))
+    probabilities = predict(adapter, material.rows.encodings[:2], material.store).softmax(-1)
+    torch.testing.assert_close(probabilities, torch.tensor([[5, 5, 4], [5, 5, 4]]) / 14, atol=1e-6, rtol=0)
+
+
+def test_majority_does_not_run_the_model(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = METHODS["majority"].place(material, {}, generator("x"))
+    monkeypatch.setattr(material.backbone, "features", None)
+    assert predict(adapter, material.rows.encodings, FeatureStore(material.backbone)).shape == (11, 3)
+
+
+def test_few_shot_knows_its_pool(material: Material) -> None:
+    """With one neighbour, every training row is answered by itself."""
+    adapter = METHODS["few-shot"].place(material, {"neighbours": 1, "temperature": 0.1}, generator("x"))
+    found = predict(adapter, material.rows.encodings, material.store)
+    assert found.argmax(-1).tolist() == material.rows.labels_N.tolist()
+
+
+def test_soft_prompt_is_made_of_words(material: Material) -> None:
+    adapter = METHODS["soft-prompt"].place(material, {"init": "bread soup", "length": 4}, generator("x"))
+    table = material.backbone.masters()[material.backbone.vocabulary_name]
+    ids = material.backbone.token_ids("bread soup")
+    assert adapter.soft_prompt is not None
+    assert torch.equal(adapter.soft_prompt.vectors_PD, table[[*ids, *ids]])
+
+
+@pytest.mark.parametrize(("num_rows", "epochs"), [(0, 20), (100, 20), (500, 20), (1000, 10), (2000, 5), (10**6, 4)])
+def test_default_epochs(num_rows: int, epochs: int) -> None:
+    assert default_epochs(num_rows) == epochs
