@@ -89,15 +89,20 @@ def commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield from commands(child, f"{name} {verb}")
 
 
+def placeholder(argument: Any) -> str:
+    """What an argument is called in the help."""
+    return str(argument.name if argument.metavar is None else argument.metavar).upper()
+
+
 def usage(name: str, command: Any) -> str:
     """One command: what it does, its arguments, its options."""
     visible = [item for item in command.params if not getattr(item, "hidden", False) and item.name != "help"]
     arguments = [item for item in visible if item.param_type_name == "argument"]
     options = [item for item in visible if item.param_type_name == "option"]
-    words = [name, *(str(item.name).upper() for item in arguments)]
+    words = [name, *map(placeholder, arguments)]
     line = " ".join([*words, "[OPTIONS]"] if options else words)
     text = f"## {name}\n\n{(command.help or '').strip()}\n\n```text\n{line}\n```\n\n"
-    text += table(("argument", "meaning"), ((f"`{str(item.name).upper()}`", item.help or "") for item in arguments))
+    text += table(("argument", "meaning"), ((f"`{placeholder(item)}`", item.help or "") for item in arguments))
     flags = (
         (", ".join(f"`{flag}`" for flag in [*item.opts, *item.secondary_opts]), item.help or "") for item in options
     )

@@ -57,3 +57,15 @@ def tiny_encoder(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Encoder
     from tests import tiny
 
     return cache(lambda kind: tiny.encoder(tiny_folder(kind)))
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished comparison of all methods on a tiny model; not to be changed."""
+    from tests.commands import write_topics
+    from tunewright.api import compare
+
+    folder = tmp_path_factory.mktemp("finished")
+    data = write_topics(folder / "topics.csv", 48)
+    model = str(tiny_folder("bert"))
+    return compare(str(data), model=model, trials=3, seeds=2, out=str(folder / "runs" / "first")).folder

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.config import RunConfig, load_config
-from tunewright.errors import RunError, unknown
+from tunewright.errors import ConfigError, RunError, unknown
 from tunewright.evaluation import comparison
 from tunewright.evaluation.comparison import Comparison, Decision
 from tunewright.evaluation.progress import Listener, Silent
@@ -86,6 +86,8 @@ def compare(
     from tunewright.evaluation import harness  # torch takes seconds to load; bad settings are told before
 
     config = data if isinstance(data, RunConfig) else load_config(None, {"data": data, **settings})
+    if config.resume and config.out is None:
+        raise ConfigError("`resume` needs `out`: the run folder to go on with.")
     out = Path(config.out) if config.out is not None else default_folder(config)
     call = command or ("tw.compare", str(config.data))
     harness.compare(config, out, Silent() if listener is None else listener, command=call)

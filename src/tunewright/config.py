@@ -50,7 +50,9 @@ class RunConfig(BaseModel):
     text: str | None = Field(default=None, description="column of the text; found by name or by rule when absent")
     text_pair: str | None = Field(default=None, description="column of a second text, for pairs")
     label: str | None = Field(default=None, description="column of the label; found by name or by rule when absent")
-    descriptions: str | None = Field(default=None, description="YAML file: label -> a few words on what it means")
+    descriptions: str | None = Field(
+        default=None, description="YAML file: label -> a few words on what it means; a semicolon separates several"
+    )
     rows: int | None = Field(default=None, ge=1, description="use at most this many training rows, stratified")
     model: Names = Field(default=(EMBEDDED_MODEL,), min_length=1, description="base model: name or folder; may repeat")
     methods: Names = Field(default=("all",), min_length=1, description="methods to compare, comma separated, or all")
@@ -120,6 +122,8 @@ def _fault(item: Mapping[str, Any]) -> str:
     about = "" if field is None or field.description is None else f" ({field.description})"
     if item["type"] == "missing":
         return f"`{key}` is missing{about}. Give it on the command line or in the YAML."
+    if item["type"] == "too_short":
+        return f"`{key}` must name at least one. Got none{about}."
     rule = item["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"`{key}` must be {rule}. Got {item['input']!r}{about}."
 

@@ -28,12 +28,26 @@ from typing import Any
 from tunewright.errors import RunError
 
 
+_UNWRITABLE = (
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+)
+
+_BEGINNINGS = ("environment.json", "test.jsonl", "data.json")
+"""Written before `run.yaml`: with nothing else in it, a folder is that of a run killed as it began."""
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turns a full or read-only disk into one line for the user.
 
     Raises:
-        RunError: On ENOSPC, EDQUOT, EROFS and EACCES.
+        RunError: No space, no right to write, or a path that cannot be.
     """
     try:
         yield
@@ -42,7 +56,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise RunError(
                 f"disk full while writing {path}. What was finished is kept; free space and use --resume."
             ) from None
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in _UNWRITABLE:
             raise RunError(f"cannot write {path}: {os.strerror(error.errno)}. Choose another --out.") from None
         raise
 
@@ -139,15 +153,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def open_run(path: Path, *, resume: bool) -> None:
-    """Claims a run folder.
+def open_run(path: Path, *, resume: bool) -> bool:
+    """Claims a run folder and removes what a killed session left half-written.
+
+    Returns:
+        Whether a run has begun there: False for a new folder, or one of a run that was killed as it began.
 
     Raises:
         RunError: It exists and `resume` is False; or it does not and `resume` is True.
     """
-    if resume and not (path / "run.yaml").exists():
-        raise RunError(f"nothing to resume in {path}: no run.yaml. Start without --resume.")
-    if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RunError(f"{path} exists. Use --resume to go on with it, or another --out.")
     with disk_errors(path):
+        begun = (path / "run.yaml").exists()
+        if resume and not begun and not _is_beginning(path):
+            raise RunError(f"nothing to resume in {path}: no run.yaml. Start without --resume.")
+        if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise RunError(f"{path} exists. Use --resume to go on with it, or another --out.")
         path.mkdir(parents=True, exist_ok=True)
+        for left in sorted(path.rglob(".*.tmp")):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
+    return begun
+
+
+def _is_beginning(path: Path) -> bool:
+    return path.is_dir() and all(p.name in _BEGINNINGS or p.name.endswith(".tmp") for p in path.iterdir())

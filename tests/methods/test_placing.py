@@ -7,7 +7,7 @@ import torch
 
 from tests import tiny
 from tunewright.backbones.encoder import Encoder
-from tunewright.backbones.inference import FeatureStore, predict
+from tunewright.backbones.inference import FeatureStore, features, predict
 from tunewright.evaluation.attempt import prepare
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
@@ -22,16 +22,14 @@ def material(tiny_encoder: Callable[[str], Encoder]) -> Material:
 
 
 @pytest.mark.parametrize("name", ["lora", "full", "gradual-unfreezing"])
-def test_starts_as_the_fitted_probe(name: str, material: Material) -> None:
-    """Bodies that start as the base itself: the same features, so the same answers."""
+def test_starts_as_the_base(name: str, material: Material) -> None:
+    """Each row's features are those of the bare base, and no label is preferred."""
     method = METHODS[name]
     params = {key: choice.default for key, choice in method.space(material).items()}
     adapter = method.place(material, params, generator("x"))
     encodings, store = material.rows.encodings, material.store
-    assert adapter.head is not None
-    expected = store(encodings) @ adapter.head.weight_CD.T + adapter.head.bias_C
-    torch.testing.assert_close(predict(adapter, encodings, store), expected, atol=1e-5, rtol=1e-5)
-    assert (expected.argmax(-1) == material.rows.labels_N).float().mean() > 0.8
+    torch.testing.assert_close(features(adapter, encodings, store), store(encodings), atol=1e-5, rtol=1e-5)
+    assert torch.equal(predict(adapter, encodings, store), torch.zeros(11, 3))
 
 
 def test_majority(material: Material) -> None:
@@ -62,6 +60,10 @@ def test_soft_prompt_is_made_of_words(material: Material) -> None:
     assert torch.equal(adapter.soft_prompt.vectors_PD, table[[*ids, *ids]])
 
 
-@pytest.mark.parametrize(("num_rows", "epochs"), [(0, 20), (100, 20), (500, 20), (1000, 10), (2000, 5), (10**6, 4)])
-def test_default_epochs(num_rows: int, epochs: int) -> None:
-    assert default_epochs(num_rows) == epochs
+@pytest.mark.parametrize(
+    ("num_rows", "num_labels", "epochs"),
+    [(0, 2, 20), (100, 2, 20), (770, 77, 20), (800, 10, 11), (1000, 2, 8), (1000, 30, 11), (5000, 6, 5), (10**6, 2, 5)],
+)
+def test_default_epochs(num_rows: int, num_labels: int, epochs: int) -> None:
+    """8,000 rows and 100 more for each label, divided by the rows there are; 5 to 20."""
+    assert default_epochs(num_rows, num_labels) == epochs

@@ -1,7 +1,8 @@
 """PEFT's own folder format for the parts it has: prompt tuning, prefix tuning, LoRA.
 
 Each part becomes a folder with `adapter_config.json` and `adapter_model.safetensors` that
-`peft.PeftModel.from_pretrained` reads, and the other way round. Layouts as in peft 0.21 (`utils/save_and_load.py`, `peft_model.py:get_prompt`).
+`peft.PeftModel.from_pretrained` reads, and the other way round. Layouts as in peft 0.21 (`utils/save_and_load.py`,
+`peft_model.py:get_prompt`).
 
 Shapes: P virtual tokens, D width, L layers, H heads, d head width.
 """

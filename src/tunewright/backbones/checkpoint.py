@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
@@ -64,7 +65,7 @@ def load_checkpoint(name: str) -> Checkpoint:
     with quiet_libraries():
         try:
             config = AutoConfig.from_pretrained(source)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, StrictDataclassError) as error:
             raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
         kind = _kind(name, config)
         try:

@@ -44,6 +44,7 @@ class Encoder:
         self._model = copy.deepcopy(self._masters).to(device=device, dtype=dtype).eval()
         self._device = device
         self.dtype = dtype
+        self._phrases: dict[tuple[str, ...], Tensor] = {}
         with quiet_libraries():
             self.prefix_shape = self._adopt_attention()
 
@@ -136,7 +137,8 @@ class Encoder:
         mine, its = self.identity, adapter.base
         if (its.sha256, its.tokenizer_sha256) != (mine.sha256, mine.tokenizer_sha256):
             raise AdapterError(
-                f"the adapter belongs to {its.name} (weights {its.sha256[:12]}, tokenizer {its.tokenizer_sha256[:12]}). "
+                f"the adapter belongs to {its.name} (weights {its.sha256[:12]}, "
+                f"tokenizer {its.tokenizer_sha256[:12]}). "
                 f"Got {mine.name} (weights {mine.sha256[:12]}, tokenizer {mine.tokenizer_sha256[:12]}). "
                 "Give its own base with --model."
             )
@@ -239,7 +241,16 @@ class Encoder:
         return {n: t.to(device=self._device, dtype=self.dtype) for n, t in values.items() if n != skip}
 
     def _phrase_features(self, adapter: Adapter, phrases: tuple[str, ...]) -> Tensor:
-        examples = [Example(id=phrase, text=phrase) for phrase in phrases]
+        """Features of a verbalizer's phrases; those of the bare base are computed once."""
+        if adapter.has_body:
+            return self._features_of(adapter, phrases)
+        if phrases not in self._phrases:
+            with torch.no_grad():
+                self._phrases[phrases] = self._features_of(adapter, phrases)
+        return self._phrases[phrases]
+
+    def _features_of(self, adapter: Adapter, texts: Sequence[str]) -> Tensor:
+        examples = [Example(id=text, text=text) for text in texts]
         encodings = self.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
         return self.features([Row(encoding=e, adapter=adapter) for e in encodings])
 

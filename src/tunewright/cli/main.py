@@ -2,9 +2,9 @@
 
 import errno
 import sys
+from typing import NoReturn
 
 import typer
-from rich.console import Console
 
 from tunewright.cli import compare, evaluate, methods, predict, report
 from tunewright.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, TunewrightError
@@ -34,5 +34,13 @@ def main() -> None:
         print("tunewright: disk full. What was finished is kept; free space and use --resume.", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        Console(stderr=True).print("tunewright: stopped. What was finished is kept; go on with --resume.")
-        sys.exit(EXIT_INTERRUPTED)
+        _stop()
+    except SystemExit as ended:
+        if ended.code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+            _stop()
+        raise
+
+
+def _stop() -> NoReturn:
+    print("tunewright: stopped. What was finished is kept; go on with --resume and the same --out.", file=sys.stderr)
+    sys.exit(EXIT_INTERRUPTED)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -18,11 +19,10 @@ def print_summary(run: Run, here: Path) -> None:
     """
     console = Console(highlight=False)
     result = run.comparison
-    table = Table(
-        title=f"{result.task.name}: {result.task.metric} on {result.task.n_test} test rows", title_justify="left"
-    )
-    for name in ("method", "family", "test", "95 % interval", "dev", "tuning", "bytes", "$ / 1000"):
-        table.add_column(name, justify="left" if name in ("method", "family") else "right", no_wrap=True)
+    title = f"{result.task.name}: {result.task.metric} on {result.task.n_test} test rows"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    for name in ("method", "test", "95 % interval", "dev", "tuned", "stored", "$ per 1000"):
+        table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     done = [c for c in result.candidates if c.test is not None]
     for candidate in sorted(done, key=lambda c: -_value(c)):
         table.add_row(*_cells(candidate))
@@ -46,7 +46,6 @@ def _cells(candidate: Candidate) -> list[str]:
     assert test is not None
     return [
         candidate.id,
-        candidate.family,
         f"{test.value:.3f}",
         f"{test.low:.3f} to {test.high:.3f}",
         "" if dev is None else f"{dev.value:.3f}",

@@ -31,8 +31,8 @@ class Workshop:
     dev_examples: Sequence[Example]
     exam: Exam
     """The dev rows and the task's metric."""
-    num_cut: int
-    """Training and dev texts that were longer than the base takes."""
+    cut: tuple[str, ...]
+    """Ids of the training and dev rows whose texts were longer than the base takes."""
 
 
 def prepare(
@@ -66,8 +66,9 @@ def prepare(
     def score(logits_NC: Tensor, labels_N: Tensor) -> float:
         return metric.value(labels_N.numpy(), logits_NC.argmax(-1).numpy(), len(task.labels))
 
-    num_cut = sum(e.num_cut > 0 for e in (*rows.encodings, *dev.encodings))
-    return Workshop(material=material, dev_examples=dev_rows, exam=Exam(rows=dev, score=score), num_cut=num_cut)
+    encoded = zip((*train_rows, *dev_rows), (*rows.encodings, *dev.encodings), strict=True)
+    cut = tuple(example.id for example, encoding in encoded if encoding.num_cut)
+    return Workshop(material=material, dev_examples=dev_rows, exam=Exam(rows=dev, score=score), cut=cut)
 
 
 def label_rows(task: Task, backbone: Encoder, examples: Sequence[Example], limit: int) -> Rows:

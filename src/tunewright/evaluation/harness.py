@@ -18,7 +18,7 @@ from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
 from tunewright.config import RunConfig, choose
 from tunewright.data.load import load_dataset, test_sha256
-from tunewright.errors import ConfigError, RunError
+from tunewright.errors import ConfigError, RunError, unknown
 from tunewright.evaluation import comparison, finals, verdict
 from tunewright.evaluation.attempt import Workshop, prepare
 from tunewright.evaluation.metrics import METRICS
@@ -43,13 +43,15 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
     Raises:
         TunewrightError: On any mistake of the user's; see `errors`.
     """
+    begun = time.monotonic()
     methods = _check_names(config)
     dataset = load_dataset(config)
     bases = {name: _load_base(name) for name in config.model}
-    open_run(out, resume=config.resume)
-    clock = Clock(out / "elapsed.json", config.budget)
+    begun_before = open_run(out, resume=config.resume)
+    clock = Clock(out / "elapsed.json", config.budget, begun)
     journal = Journal(out / "log.txt", listener)
-    started = _record_start(config, dataset, out)
+    started = _check_start(config, dataset, out) if begun_before else _record_start(config, dataset, out)
+    journal.note(f"Run folder: {out}")
     for notice in dataset.notices:
         journal.note(notice.message)
     workshops = {name: _prepare(config, dataset, base, journal) for name, base in bases.items()}
@@ -87,12 +89,12 @@ def _check_names(config: RunConfig) -> tuple[str, ...]:
         methods = choose("method", config.methods, tuple(METHODS))
     except ConfigError as error:
         faults += error.faults
-    try:
-        choose("metric", (config.metric,), tuple(METRICS))
-    except ConfigError as error:
-        faults += error.faults
+    if config.metric not in METRICS:
+        faults.append(unknown("metric", config.metric, METRICS))
     if len(set(config.model)) < len(config.model):
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
+    elif len({Path(name).name for name in config.model}) < len(config.model):
+        faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     if faults:
         raise ConfigError(faults)
     return methods
@@ -102,21 +104,28 @@ def _load_base(name: str) -> Encoder:
     return Encoder(load_checkpoint(name), dtype=fast_dtype(), device=device())
 
 
-def _record_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
-    """Writes what the run is about, or makes sure a resumed run is about the same; returns when it began.
+def _settings(config: RunConfig) -> dict[str, object]:
+    return config.model_dump(mode="json", exclude={"resume", "out"})
+
+
+def _check_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
+    """Makes sure a resumed run is about the same; returns when it began.
 
     Raises:
         RunError: Other data or settings than at the start.
     """
-    settings = config.model_dump(mode="json", exclude={"resume", "out"})
-    if config.resume:
-        _check_same(yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8")), settings)
-        known = read_json(out / "data.json")
-        if known["sha256"] != dataset.sha256:
-            raise RunError(
-                f"the data changed since the run began ({known['sha256'][:12]} then, {dataset.sha256[:12]} now)."
-            )
-        return str(known["started"])
+    _check_same(yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8")), _settings(config))
+    known = read_json(out / "data.json")
+    if known["sha256"] != dataset.sha256:
+        raise RunError(
+            f"the data changed since the run began ({known['sha256'][:12]} then, {dataset.sha256[:12]} now). "
+            "Restore the data or choose another --out."
+        )
+    return str(known["started"])
+
+
+def _record_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
+    """Writes what the run is about; returns when it began."""
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(out / "environment.json", environment())
     splits = dataclasses.asdict(dataset.splits)
@@ -134,7 +143,7 @@ def _record_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
         },
     )
     # Last, because its presence is what makes the folder a run that can be resumed.
-    write_text(out / "run.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    write_text(out / "run.yaml", yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True))
     return started
 
 
@@ -148,9 +157,9 @@ def _prepare(config: RunConfig, dataset: Dataset, base: Encoder, journal: Journa
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
     splits = dataset.splits
     workshop = prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit)
-    if workshop.num_cut:
-        total = len(splits.train) + len(splits.dev)
-        journal.note(f"{workshop.num_cut} of {total} train and dev texts are longer than {limit} tokens and were cut.")
+    if workshop.cut:
+        found = f"{len(workshop.cut)} of {len(splits.train) + len(splits.dev)} train and dev texts"
+        journal.note(f"{found} are longer than {limit} tokens and were cut (first: {', '.join(workshop.cut[:5])}).")
     return workshop
 
 

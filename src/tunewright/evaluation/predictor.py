@@ -11,11 +11,11 @@ from tunewright.backbones.base import Encoding
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, predict
-from tunewright.config import choose
 from tunewright.errors import DataError
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.finals import to_predictions
 from tunewright.evaluation.metrics import METRICS, Scorer
+from tunewright.registry import lookup
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.types import Estimate, Example, Prediction
 
@@ -89,9 +89,9 @@ class Predictor:
             metric: The task's own when absent.
         """
         name = str(self.adapter.about.get("metric", "accuracy")) if metric is None else metric
-        choose("metric", (name,), tuple(METRICS))
+        metric_of_name = lookup(METRICS, "metric", name)
         index = {label: k for k, label in enumerate(self.labels)}
         true_N = np.array([index.get(e.label or "", -1) for e in examples], dtype=np.int64)
         predicted_N = np.array([index[p.label] for p in self.predict(examples)], dtype=np.int64)
-        scorer = Scorer(metric=METRICS[name], true_N=true_N, num_labels=len(index))
+        scorer = Scorer(metric=metric_of_name, true_N=true_N, num_labels=len(index))
         return bootstrap.interval(scorer, predicted_N, generator("evaluate", name))

@@ -86,12 +86,13 @@ class Clock:
     Args:
         path: Where it is kept between sessions.
         budget_s: Of the whole run; None without limit.
+        begun: When this session began, by `time.monotonic`.
     """
 
-    def __init__(self, path: Path, budget_s: float | None) -> None:
+    def __init__(self, path: Path, budget_s: float | None, begun: float) -> None:
         self._path, self.budget_s = path, budget_s
         self._before_s = float(read_json(path)["elapsed_s"]) if path.exists() else 0.0
-        self._start = self._beaten = time.monotonic()
+        self._start, self._beaten = begun, time.monotonic()
 
     @property
     def elapsed_s(self) -> float:

@@ -10,13 +10,6 @@ from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.types import Params, Task
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
-    "bare": ("{label}",),
-    "about": ("This text is about {label}.",),
-    "is": ("It is {label}.", "This is {label}."),
-    "feeling": ("I feel {label}.", "The tone is {label}."),
-    "message": ("The message is a {label}.", "This is a {label} message."),
-    "question": ("The question asks for {label}.",),
-    "opinion": ("It was {label}.", "A {label} review.", "I found it {label}."),
     "many": (
         "{label}",
         "It was {label}.",
@@ -24,6 +17,13 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "This is an example of {label}.",
         "The topic is {label}.",
     ),
+    "about": ("This text is about {label}.",),
+    "opinion": ("It was {label}.", "A {label} review.", "I found it {label}."),
+    "feeling": ("I feel {label}.", "The tone is {label}."),
+    "is": ("It is {label}.", "This is {label}."),
+    "message": ("The message is a {label}.", "This is a {label} message."),
+    "question": ("The question asks for {label}.",),
+    "bare": ("{label}",),
 }
 """Sets of templates for a label's words."""
 
@@ -46,14 +46,15 @@ def label_phrases(task: Task, words: str, templates: tuple[str, ...]) -> tuple[t
     """For each label, each of its words in each template.
 
     Args:
-        task: Labels and descriptions.
+        task: Labels and descriptions; a semicolon separates several words for a label.
         words: `name`, `description` or `both`.
         templates: With `{label}`.
     """
     groups = []
     for label in task.labels:
-        name, description = label.replace("_", " ").replace("-", " "), task.descriptions[label]
-        chosen = {"name": (name,), "description": (description,), "both": (name, description)}[words]
+        name = label.replace("_", " ").replace("-", " ")
+        described = tuple(word.strip() for word in task.descriptions[label].split(";") if word.strip())
+        chosen = {"name": (name,), "description": described, "both": (name, *described)}[words]
         groups.append(tuple(dict.fromkeys(t.format(label=word) for word in chosen for t in templates)))
     return tuple(groups)
 
@@ -91,7 +92,7 @@ def space(material: Material) -> Space:
     return {
         "template": Choice(options=tuple(TEMPLATES)),
         "words": Choice(options=("both", "name", "description") if described else ("name",)),
-        "calibration": Choice(options=("none", "uniform", "train-shares")),
+        "calibration": Choice(options=("uniform", "none", "train-shares")),
     }
 
 

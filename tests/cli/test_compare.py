@@ -1,0 +1,106 @@
+"""The verb `compare`: settings from a YAML file and the command line, and what it warns about."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.commands import Call, write_table, write_topics, write_yaml
+
+
+@pytest.fixture
+def model(tiny_folder: Callable[[str], Path]) -> str:
+    return str(tiny_folder("bert"))
+
+
+def test_yaml_with_everything_and_the_command_line_on_top(call: Call, model: str, tmp_path: Path) -> None:
+    """Every field is in the file; the command line changes two of them."""
+    columns = ("id", "message", "kind")
+    topics = [("food", "bread"), ("travel", "train"), ("music", "song")]
+    tables = {}
+    for split, count in (("data", 12), ("dev", 3), ("test", 6)):
+        rows = [(str(k), f"the {topics[k % 3][1]} {split} {k}", topics[k % 3][0]) for k in range(count)]
+        tables[split] = str(write_table(tmp_path / f"{split}.csv", columns, rows))
+    words = write_yaml(tmp_path / "words.yaml", {"food": "eating", "travel": "going places", "music": "songs"})
+    settings = {
+        **tables,
+        "text": "message",
+        "text_pair": "id",
+        "label": "kind",
+        "descriptions": str(words),
+        "rows": 9,
+        "model": [model],
+        "methods": ["linear-probe", "majority"],
+        "trials": 4,
+        "budget": "30m",
+        "seeds": 3,
+        "seed": 5,
+        "metric": "macro-f1",
+        "margin": 2,
+        "pruning": False,
+        "max_tokens": 16,
+        "out": str(tmp_path / "elsewhere"),
+    }
+    config = write_yaml(tmp_path / "run.yaml", settings)
+    out = tmp_path / "run"
+    done = call("compare", "--config", config, "--trials", "1", "--seeds", "1", "--out", out)
+    assert done.code == 0, done
+    assert not (tmp_path / "elsewhere").exists()
+    kept = yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8"))
+    expected = settings | {"trials": 1, "seeds": 1, "budget": 1800.0}
+    del expected["out"]
+    assert kept == expected
+    result = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    assert [c["id"] for c in result["candidates"]] == ["majority", "linear-probe"]
+    assert (result["task"]["n_train"], result["task"]["n_dev"], result["task"]["n_test"]) == (9, 3, 6)
+    assert result["task"]["metric"] == "macro-f1"
+    assert result["decision"]["margin"] == 2
+    assert all([s["seed"] for s in c["seeds"]] == [0] for c in result["candidates"])
+    assert "macro-f1 on 6 test rows" in done.out
+    assert result["decision"]["reason"] in done.out
+
+
+def test_warnings_are_said_and_kept(call: Call, model: str, tmp_path: Path) -> None:
+    data = write_topics(tmp_path / "d.csv", 30)
+    first, second = data.read_text(encoding="utf-8").splitlines()[1:3]
+    with data.open("a", encoding="utf-8") as file:
+        file.write(f"{'bread and ' * 60},food\n{'the train ' * 60},travel\n")
+    test = tmp_path / "t.csv"
+    # Twins differ in case and punctuation only.
+    twins = f"{first.upper().rsplit(',', 1)[0]}!,food\n{second}\n"
+    test.write_text(f"text,label\n{twins}a new choir,music\nan old painting,art\na film,cinema\n", encoding="utf-8")
+    out = tmp_path / "run"
+    given = ["--model", model, "--methods", "majority,linear-probe", "--trials", "2", "--seeds", "1"]
+    done = call("compare", data, "--test", test, *given, "--out", out)
+    assert done.code == 0, done
+    said = [line for line in done.err.splitlines() if " trial " not in line and " seed " not in line]
+    cut = next(line for line in said if "longer than" in line)
+    assert cut.startswith("2 of 32 train and dev texts are longer than 64 tokens and were cut (first: train:3")
+    assert any("2 rows stand in two of the given splits (first: test:1 = train:1)" in line for line in said)
+    assert any("2 test rows have labels absent from train ('art', 'cinema')" in line for line in said)
+    notices = {n["code"]: n for n in json.loads((out / "data.json").read_text(encoding="utf-8"))["notices"]}
+    assert notices["duplicates-across-splits"]["ids"] == ["test:1", "test:2"]
+    assert notices["unseen-labels-in-test"]["ids"] == ["test:4", "test:5"]
+    assert notices["unseen-labels-in-test"]["count"] == 2
+    log = (out / "log.txt").read_text(encoding="utf-8")
+    assert all(line in log for line in said)
+    result = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    for candidate in result["candidates"]:
+        answers = (out / "predictions" / candidate["id"] / "seed-0.jsonl").read_text(encoding="utf-8").splitlines()
+        true = ["food", "travel", "music", "art", "cinema"]
+        right = sum(json.loads(a)["label"] == label for a, label in zip(answers, true, strict=True))
+        assert candidate["test"]["value"] == right / 5  # the two unseen labels are wrong by necessity
+        assert candidate["test"]["value"] <= 3 / 5
+
+
+def test_summary_fits_a_terminal(call: Call, model: str, tmp_path: Path) -> None:
+    """No number of the table is cut at 80 columns."""
+    data = write_topics(tmp_path / "d.csv", 30)
+    given = ["--model", model, "--methods", "gradual-unfreezing,majority", "--trials", "1", "--seeds", "1"]
+    done = dataclasses.replace(call, columns=80)("compare", data, *given, "--out", tmp_path / "run")
+    assert done.code == 0, done
+    assert "\u2026" not in done.out
+    assert "gradual-unfreezing" in done.out

@@ -1,0 +1,90 @@
+"""The command as a user calls it, and made-up tables to call it on."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunewright.cli.main import main
+
+COMMAND = (sys.executable, "-c", "from tunewright.cli.main import main; main()")
+"""The console script in a process of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How a call ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The command within this process: importing torch again and again would take most of the time."""
+
+    monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str]
+    columns: int = 400
+
+    def __call__(self, *arguments: str | Path) -> Done:
+        self.monkeypatch.setattr(sys, "argv", ["tunewright", *map(str, arguments)])
+        self.monkeypatch.setenv("COLUMNS", str(self.columns))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = self.capsys.readouterr()
+        code = ended.value.code
+        return Done(code=code if isinstance(code, int) else 0, out=captured.out, err=captured.err)
+
+
+def spawn(*arguments: str | Path) -> "subprocess.Popen[str]":
+    """The command in a process of its own, output and errors in one pipe."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+    )
+
+
+def finish(process: "subprocess.Popen[str]", timeout_s: float = 300) -> Done:
+    """Waits for the end."""
+    out, _ = process.communicate(timeout=timeout_s)
+    return Done(code=process.returncode, out=out, err=out)
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+    """A csv file."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return path
+
+
+def write_topics(path: Path, count: int = 60, seed: int = 0) -> Path:
+    """Sentences about three topics, as a csv file with the columns `text` and `label`."""
+    from tests import tiny
+
+    return write_table(path, ("text", "label"), ((e.text, str(e.label)) for e in tiny.examples(count, seed)))
+
+
+def write_yaml(path: Path, settings: dict[str, Any]) -> Path:
+    """Settings; JSON is YAML."""
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return path
+
+
+def files_in(folder: Path) -> set[str]:
+    """All files and folders below, hidden ones too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
