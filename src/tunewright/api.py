@@ -1,7 +1,9 @@
 """The Python interface: `import tunewright as tw; run = tw.compare("tickets.csv")`."""
 
+import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +11,8 @@ from tunewright.config import RunConfig, load_config
 from tunewright.errors import ConfigError, RunError, unknown
 from tunewright.evaluation import comparison
 from tunewright.evaluation.comparison import Comparison, Decision
-from tunewright.evaluation.progress import Listener, Silent
+from tunewright.evaluation.progress import Listener
+from tunewright.evaluation.terminal import terminal
 from tunewright.report.build import build_report
 
 if TYPE_CHECKING:
@@ -76,7 +79,7 @@ def compare(
 
     Args:
         data: File, folder or dataset name; or a whole `RunConfig`.
-        listener: Hears of progress; nobody when absent.
+        listener: Hears of progress; the terminal when absent, `progress.Silent()` for nobody.
         command: What was typed, for the record.
         settings: Any other field of `RunConfig`.
 
@@ -90,7 +93,8 @@ def compare(
         raise ConfigError("`resume` needs `out`: the run folder to go on with.")
     out = Path(config.out) if config.out is not None else default_folder(config)
     call = command or ("tw.compare", str(config.data))
-    harness.compare(config, out, Silent() if listener is None else listener, command=call)
+    with terminal(sys.stderr) if listener is None else nullcontext(listener) as hears:
+        harness.compare(config, out, hears, command=call)
     build_report(out)
     return Run(out)
 

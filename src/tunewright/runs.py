@@ -27,7 +27,6 @@ from typing import Any
 
 from tunewright.errors import RunError
 
-
 _UNWRITABLE = (
     errno.EROFS,
     errno.EACCES,

@@ -29,7 +29,10 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], limi
         return []
     texts = [example.text for example in examples]
     pairs = None if examples[0].text_pair is None else [example.text_pair or "" for example in examples]
-    whole = tokenizer(texts, pairs, truncation=False, return_attention_mask=False, return_token_type_ids=True)
+    # Not verbose: the base would warn of long texts that are cut below.
+    whole = tokenizer(
+        texts, pairs, truncation=False, return_attention_mask=False, return_token_type_ids=True, verbose=False
+    )
     cut = [k for k, ids in enumerate(whole["input_ids"]) if len(ids) > limit]
     ids, types = list(whole["input_ids"]), list(whole["token_type_ids"])
     lost = [0] * len(texts)

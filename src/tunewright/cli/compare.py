@@ -48,9 +48,7 @@ def compare(
     given: dict[str, Any] = {key: value for key, value in locals().items() if key != "config"}
     settings = load_config(config, given)
     from tunewright.api import compare as run_comparison  # torch
-    from tunewright.cli.progress import terminal
     from tunewright.cli.summary import print_summary
 
-    with terminal(sys.stderr) as listener:
-        run = run_comparison(settings, listener=listener, command=("tunewright", *sys.argv[1:]))
+    run = run_comparison(settings, command=("tunewright", *sys.argv[1:]))
     print_summary(run, Path.cwd())

@@ -20,7 +20,7 @@ def print_summary(run: Run, here: Path) -> None:
     console = Console(highlight=False)
     result = run.comparison
     title = f"{result.task.name}: {result.task.metric} on {result.task.n_test} test rows"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("method", "test", "95 % interval", "dev", "tuned", "stored", "$ per 1000"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     done = [c for c in result.candidates if c.test is not None]

@@ -155,7 +155,7 @@ class Effort:
 def finalist(trials: Sequence[Trial]) -> Trial | None:
     """The best complete trial: highest dev value, then lowest dev loss, then the earliest."""
     complete = [t for t in trials if t.status == "complete" and t.best is not None]
-    return max(complete, key=lambda t: _rank(t), default=None)
+    return max(complete, key=_rank, default=None)
 
 
 def _rank(trial: Trial) -> tuple[float, float, int]:

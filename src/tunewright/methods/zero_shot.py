@@ -6,26 +6,11 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, Verbalizer
 from tunewright.backbones.inference import predict
+from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material, Method, Space
-from tunewright.types import Params, Task
-
-TEMPLATES: dict[str, tuple[str, ...]] = {
-    "many": (
-        "{label}",
-        "It was {label}.",
-        "This text is about {label}.",
-        "This is an example of {label}.",
-        "The topic is {label}.",
-    ),
-    "about": ("This text is about {label}.",),
-    "opinion": ("It was {label}.", "A {label} review.", "I found it {label}."),
-    "feeling": ("I feel {label}.", "The tone is {label}."),
-    "is": ("It is {label}.", "This is {label}."),
-    "message": ("The message is a {label}.", "This is a {label} message."),
-    "question": ("The question asks for {label}.",),
-    "bare": ("{label}",),
-}
-"""Sets of templates for a label's words."""
+from tunewright.prompts.calibration import zero_points
+from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
+from tunewright.types import Params
 
 _SCALE = 20.0
 
@@ -42,23 +27,6 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     )
 
 
-def label_phrases(task: Task, words: str, templates: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """For each label, each of its words in each template.
-
-    Args:
-        task: Labels and descriptions; a semicolon separates several words for a label.
-        words: `name`, `description` or `both`.
-        templates: With `{label}`.
-    """
-    groups = []
-    for label in task.labels:
-        name = label.replace("_", " ").replace("-", " ")
-        described = tuple(word.strip() for word in task.descriptions[label].split(";") if word.strip())
-        chosen = {"name": (name,), "description": described, "both": (name, *described)}[words]
-        groups.append(tuple(dict.fromkeys(t.format(label=word) for word in chosen for t in templates)))
-    return tuple(groups)
-
-
 def _shares(material: Material, params: Params) -> torch.Tensor:
     """Target share of each label: the same for all, or as in the training rows."""
     counts_C = torch.bincount(material.rows.labels_N, minlength=material.num_labels).float() + 1
@@ -67,28 +35,10 @@ def _shares(material: Material, params: Params) -> torch.Tensor:
     return counts_C / counts_C.sum()
 
 
-def zero_points(logits_NC: torch.Tensor, shares_C: torch.Tensor, num_rounds: int = 50) -> torch.Tensor:
-    """Bias per label under which the mean probabilities of the rows equal the given shares.
-
-    Fixed-point iteration on log shares; the texts' labels are not used.
-
-    Args:
-        logits_NC: Of the training texts.
-        shares_C: Wanted mean probability of each label.
-        num_rounds: Of the iteration.
-    """
-    bias_C = torch.zeros_like(shares_C)
-    for _ in range(num_rounds):
-        mean_C = (logits_NC + bias_C).softmax(-1).mean(0)
-        bias_C = bias_C + shares_C.log() - (mean_C + 1e-9).log()
-    return bias_C
-
-
 def space(material: Material) -> Space:
     """Templates, which words of a label, and whether to set zero points."""
     task = material.task
-    names = {label.replace("_", " ").replace("-", " ") for label in task.labels}
-    described = names != set(task.descriptions.values())
+    described = any(task.descriptions[label] != in_words(label) for label in task.labels)
     return {
         "template": Choice(options=tuple(TEMPLATES)),
         "words": Choice(options=("both", "name", "description") if described else ("name",)),

@@ -1,0 +1,24 @@
+"""Zero points: constants that make labels as likely as they should be before a text is read.
+
+Shapes: N rows, C labels.
+"""
+
+import torch
+from torch import Tensor
+
+
+def zero_points(logits_NC: Tensor, shares_C: Tensor, num_rounds: int = 50) -> Tensor:
+    """Bias per label under which the mean probabilities of the rows equal the given shares.
+
+    Fixed-point iteration on log shares; the texts' labels are not used.
+
+    Args:
+        logits_NC: Of the training texts.
+        shares_C: Wanted mean probability of each label.
+        num_rounds: Of the iteration.
+    """
+    bias_C = torch.zeros_like(shares_C)
+    for _ in range(num_rounds):
+        mean_C = (logits_NC + bias_C).softmax(-1).mean(0)
+        bias_C = bias_C + shares_C.log() - (mean_C + 1e-9).log()
+    return bias_C

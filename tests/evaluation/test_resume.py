@@ -1,0 +1,342 @@
+"""A run that is killed at any moment goes on, and comes to what it would have come to."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.commands import Done, finish, spawn, write_topics
+from tunewright import runs
+from tunewright.api import compare
+from tunewright.errors import RunError
+from tunewright.evaluation.progress import Clock
+
+MEASURED = ("tune_s", "train_s", "peak_memory_bytes", "latency_ms")
+"""Of a candidate's cost; its modelled price must not depend on the machine."""
+
+
+def result(run: Path) -> dict[str, Any]:
+    """`comparison.json` without what is measured, or says when and how it was called."""
+    found: dict[str, Any] = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
+    del found["provenance"]["started"], found["provenance"]["command"], found["test_reads"]
+    for candidate in found["candidates"]:
+        for name in MEASURED:
+            del candidate["cost"][name]
+    return found
+
+
+def lines(path: Path, *, without: tuple[str, ...]) -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key not in without} for line in found]
+
+
+def assert_same(run: Path, other: Path) -> None:
+    """Everything but measured seconds and bytes of memory."""
+    assert result(run) == result(other)
+    measured = ("seconds", "peak_memory_bytes")
+    for name in ("trials.jsonl", "finalists.jsonl"):
+        assert lines(run / name, without=measured) == lines(other / name, without=measured)
+    for path in (other / "predictions").rglob("*.jsonl"):
+        assert (run / path.relative_to(other)).read_bytes() == path.read_bytes()
+    names = [{p.relative_to(r) for p in r.rglob("*")} for r in (run, other)]
+    assert names[0] == names[1]  # so no temporary file is left
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_topics(tmp_path_factory.mktemp("data") / "topics.csv", 45)
+
+
+@pytest.fixture(scope="module")
+def given(data: Path, tiny_folder: Callable[[str], Path]) -> list[str]:
+    """Arguments of every run here but for the effort."""
+    return ["compare", str(data), "--model", str(tiny_folder("bert")), "--seeds", "2"]
+
+
+# --- killed -----------------------------------------------------------------------------------------------------------
+
+
+def killed_after(process: "subprocess.Popen[str]", folder: Path, delay_s: float, timeout_s: float = 120) -> bool:
+    """Kills a process some time after it has opened the run folder; whether it was still at work."""
+    deadline = time.monotonic() + timeout_s
+    while not folder.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    try:
+        process.wait(delay_s)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=timeout_s)
+    return process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments(given: list[str], tmp_path: Path) -> None:
+    """Each session is killed after a random time of work; the last one ends by itself."""
+    effort = ["--trials", "4"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    start = time.monotonic()
+    assert finish(spawn(*given, *effort, "--out", whole)).code == 0
+    log = (whole / "log.txt").read_text(encoding="utf-8")
+    assert log
+    working_s = json.loads((whole / "elapsed.json").read_text(encoding="utf-8"))["elapsed_s"]
+    assert working_s < time.monotonic() - start
+    rng = np.random.default_rng(11)
+    kills, lengths = 0, []
+    while kills < 10:
+        resume = ["--resume"] if killed.exists() else []
+        # A resumed session opens the folder at once: from there on it loads for a while and works for a while.
+        delay_s = float(rng.uniform(0.0, working_s / (1 if resume else 4)))
+        if not killed_after(spawn(*given, *effort, "--out", killed, *resume), killed, delay_s):
+            assert (killed / "comparison.json").exists()
+            shutil.rmtree(killed)  # it was done before the kill: begin again
+            continue
+        kills += 1
+        lengths.append(len(runs.read_lines(killed / "trials.jsonl")) + len(runs.read_lines(killed / "finalists.jsonl")))
+    done = finish(spawn(*given, *effort, "--out", killed, "--resume"))
+    assert done.code == 0, done.out
+    assert_same(killed, whole)
+
+
+@pytest.mark.slow
+def test_a_budget_is_kept_over_kills(given: list[str], tmp_path: Path) -> None:
+    """Three kills; time of all sessions stays within the budget but for what a kill leaves unwritten."""
+    folder, budget_s = tmp_path / "run", 40.0
+    rng = np.random.default_rng(5)
+    sessions = []
+    for kill in range(3):
+        start = time.monotonic()
+        resume = ["--resume"] if kill else []
+        process = spawn(*given, "--budget", str(budget_s), "--out", folder, *resume)
+        assert killed_after(process, folder, float(rng.uniform(4.0, 8.0)))
+        sessions.append(time.monotonic() - start)
+    kept = json.loads((folder / "elapsed.json").read_text(encoding="utf-8"))["elapsed_s"]
+    assert 0 < kept <= sum(sessions)
+    start = time.monotonic()
+    done = finish(spawn(*given, "--budget", str(budget_s), "--out", folder, "--resume"))
+    last_s = time.monotonic() - start
+    assert done.code == 0, done.out
+    elapsed = json.loads((folder / "elapsed.json").read_text(encoding="utf-8"))["elapsed_s"]
+    assert kept < elapsed <= kept + last_s
+    # The last session had what was left, not the whole; imports before the clock starts come on top.
+    assert elapsed <= budget_s + 5
+    found = result(folder)
+    assert found["decision"] is not None
+    finished = [c for c in found["candidates"] if c["status"] == "ok"]
+    assert {c["family"] for c in finished} == {"no training", "soft prompts", "fine-tuning"}
+    best = {r["candidate"]: r["params"] for r in lines(folder / "finalists.jsonl", without=())}
+    for refit in lines(folder / "finalists.jsonl", without=()):
+        assert refit["params"] == best[refit["candidate"]]  # one setting for all seeds of a candidate
+
+
+# --- what a kill can leave --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def settings(data: Path, tiny_folder: Callable[[str], Path]) -> dict[str, Any]:
+    methods = "majority,linear-probe,soft-prompt"
+    return {"data": str(data), "model": str(tiny_folder("bert")), "methods": methods, "trials": 3, "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def whole(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compare(**settings, out=str(tmp_path_factory.mktemp("whole") / "run")).folder
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """To be damaged as by a kill."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def cut(path: Path, keep_lines: int, torn: int) -> None:
+    """Keeps some lines and the first bytes of the next."""
+    content = path.read_bytes().splitlines(keepends=True)
+    assert len(content) > keep_lines
+    path.write_bytes(b"".join(content[:keep_lines]) + content[keep_lines][:torn])
+
+
+AFTER = ("comparison.json", "report.html", "predictions", "adapters", "finalists.jsonl")
+"""What comes after the search, the last first."""
+
+
+def remove(run: Path, *names: str) -> None:
+    for name in names:
+        path = run / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def in_the_search(run: Path) -> None:
+    remove(run, *AFTER)
+    cut(run / "trials.jsonl", 3, torn=40)
+
+
+def at_a_whole_line_without_newline(run: Path) -> None:
+    remove(run, *AFTER)
+    line = (run / "trials.jsonl").read_bytes().splitlines()[4]
+    cut(run / "trials.jsonl", 4, torn=len(line))
+
+
+def in_the_refits(run: Path) -> None:
+    remove(run, *AFTER[:3])
+    cut(run / "finalists.jsonl", 2, torn=25)
+    adapters = run / "adapters" / "soft-prompt"
+    half = adapters / ".seed-1.tmp"
+    half.mkdir()
+    (half / "adapter.json").write_text("{", encoding="utf-8")
+    shutil.rmtree(adapters / "seed-1")
+
+
+def between_adapter_and_line(run: Path) -> None:
+    remove(run, *AFTER[:3])
+    cut(run / "finalists.jsonl", 2, torn=0)
+
+
+def in_the_test_pass(run: Path) -> None:
+    remove(run, *AFTER[:2])
+    shutil.rmtree(run / "predictions" / "soft-prompt")
+    (run / "predictions" / "linear-probe" / "seed-1.jsonl").unlink()
+    (run / "predictions" / "linear-probe" / ".seed-1.jsonl.4711.tmp").write_bytes(b'{"id": "to')
+
+
+def before_the_report(run: Path) -> None:
+    remove(run, "report.html")
+    (run / ".comparison.json.4711.tmp").write_bytes(b"{")
+
+
+def as_it_began(run: Path) -> None:
+    """Killed before `run.yaml`, the last of the files that say what the run is about."""
+    remove(run, *AFTER, "trials.jsonl", "run.yaml", "log.txt", "elapsed.json", "data.json")
+    (run / ".data.json.4711.tmp").write_bytes(b"{")
+
+
+def nothing_missing(run: Path) -> None:
+    """A finished run that is resumed says the same again."""
+    assert (run / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        in_the_search,
+        at_a_whole_line_without_newline,
+        in_the_refits,
+        between_adapter_and_line,
+        in_the_test_pass,
+        before_the_report,
+        as_it_began,
+        nothing_missing,
+    ],
+)
+def test_it_goes_on_from_what_is_there(
+    damage: Callable[[Path], None], copy: Path, whole: Path, settings: dict[str, Any]
+) -> None:
+    damage(copy)
+    compare(**settings, out=str(copy), resume=True)
+    assert_same(copy, whole)
+
+
+def test_a_folder_with_other_files_is_not_begun_again(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    for resume, message in ((True, "nothing to resume in"), (False, "exists")):
+        with pytest.raises(RunError, match=message):
+            compare(**settings, out=str(tmp_path), resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_clock_has_what_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "elapsed.json"
+    runs.write_json(path, {"elapsed_s": 70.5})
+    clock = Clock(path, 100.0, time.monotonic() - 4.0)
+    assert 74.5 <= clock.elapsed_s < 76
+    assert clock.left_s == pytest.approx(100 - clock.elapsed_s, abs=0.1)
+    clock.save()
+    again = Clock(path, 100.0, time.monotonic())
+    assert 74.5 <= again.elapsed_s < 77
+    assert Clock(path, None, time.monotonic()).left_s == float("inf")
+
+
+# --- stopped by the user or by the disk -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_control_c(given: list[str], tmp_path: Path) -> None:
+    """After the first trial: exit code 130, a line that says what to do, and the run goes on."""
+    folder = tmp_path / "run"
+    process = spawn(*given, "--methods", "majority,linear-probe", "--trials", "4", "--out", folder)
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if " trial 1:" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    done = finish(process)
+    assert done.code == 130, done.out
+    assert done.out.splitlines()[-1] == (
+        "tunewright: stopped. What was finished is kept; go on with --resume and the same --out."
+    )
+    assert "Traceback" not in done.out
+    assert any(line == f"Run folder: {folder}\n" for line in said)
+    assert 1 <= len(runs.read_lines(folder / "trials.jsonl"))
+    assert not (folder / "comparison.json").exists()
+    again = finish(
+        spawn(*given, "--methods", "majority,linear-probe", "--trials", "4", "--out", folder, "--resume")
+    )
+    assert again.code == 0, again.out
+    assert (folder / "comparison.json").exists()
+
+
+FULL_DISK = """
+mount -t tmpfs -o size={size}k tmpfs {disk} || exit 77
+{command} --out {disk}/run >{said} 2>&1
+echo $? >{code}
+find {disk} -name '.*' -mindepth 1 >{left}
+mount -o remount,size=60m {disk}
+{command} --out {disk}/run --resume >{said}2 2>&1
+echo $? >{code}2
+cp -r {disk}/run {kept}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [12, 60, 140, 300])
+def test_disk_full(size: int, given: list[str], tmp_path: Path) -> None:
+    """On a real file system of a few kilobytes, in a mount namespace that goes away with the process."""
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        pytest.skip("no unshare here: cannot make a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    names = {name: tmp_path / name for name in ("said", "code", "left", "kept")}
+    methods = "--methods majority,full,lora --trials 2".split()
+    process = spawn(*given, *methods)  # only to learn the command line as a shell sees it
+    process.kill()
+    process.communicate()
+    command = subprocess.list2cmdline(list(map(str, process.args)))  # type: ignore[arg-type]
+    script = FULL_DISK.format(size=size, disk=disk, command=command, **names)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in os.sys.path if p)}  # type: ignore[attr-defined]
+    done = subprocess.run([unshare, "-rm", "sh", "-c", script], capture_output=True, text=True, check=False, env=environment)
+    if not names["said"].exists():
+        pytest.skip(f"cannot mount a small file system here: {done.stderr.strip()}")
+    first = Done(code=int(names["code"].read_text()), out="", err=names["said"].read_text())
+    assert first.code == 2, first.err
+    assert "Traceback" not in first.err
+    assert first.err.splitlines()[-1].startswith("tunewright: disk full while writing ")
+    assert "free space and use --resume" in first.err
+    assert names["left"].read_text() == ""
+    assert (tmp_path / "code2").read_text() == "0\n", (tmp_path / "said2").read_text()
+    assert result(names["kept"])["decision"] is not None
