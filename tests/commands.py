@@ -45,16 +45,16 @@ class Call:
         return Done(code=code if isinstance(code, int) else 0, out=captured.out, err=captured.err)
 
 
+def environment() -> dict[str, str]:
+    """For a process that imports what this one does."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "PYTHONUNBUFFERED": "1"}
+
+
 def spawn(*arguments: str | Path) -> "subprocess.Popen[str]":
     """The command in a process of its own, output and errors in one pipe."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-    )
+    command = [*COMMAND, *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment())
 
 
 def finish(process: "subprocess.Popen[str]", timeout_s: float = 300) -> Done:

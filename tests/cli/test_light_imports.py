@@ -1,10 +1,11 @@
 """Reports and faults in the settings need no model: they are told at once, and where torch is not installed."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
+
+from tests.commands import environment
 
 HEAVY = ("torch", "transformers", "optuna", "peft", "datasets")
 
@@ -18,9 +19,8 @@ main()
 
 def imported(*arguments: str, code: int = 0) -> set[str]:
     """Heavy packages in `sys.modules` at the end of the command."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-c", RUN, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == code, done
     return set(json.loads(done.stderr.splitlines()[-1]))
 

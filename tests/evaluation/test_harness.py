@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -16,7 +15,7 @@ import yaml
 from sklearn.metrics import accuracy_score
 
 import tunewright as tw
-from tests.commands import write_topics
+from tests.commands import environment, write_topics
 from tunewright import runs
 from tunewright.errors import ConfigError, RunError
 from tunewright.evaluation import comparison
@@ -88,9 +87,7 @@ def test_one_whole_copy_of_the_base_is_kept(finished_run: Path) -> None:
 def test_what_ships_is_the_best_on_dev(finished_run: Path) -> None:
     losses = {(r["candidate"], r["seed"]): r["loss"] for r in lines(finished_run / "finalists.jsonl")}
     for candidate in result(finished_run)["candidates"]:
-        ranked = sorted(
-            candidate["seeds"], key=lambda s: (-s["dev"], losses[candidate["id"], s["seed"]], s["seed"])
-        )
+        ranked = sorted(candidate["seeds"], key=lambda s: (-s["dev"], losses[candidate["id"], s["seed"]], s["seed"]))
         assert [s["shipped"] for s in ranked] == [True, False][: len(ranked)]
 
 
@@ -141,9 +138,8 @@ for name in run:
 
 
 def test_a_fresh_process_gets_the_same_answers_from_what_is_shipped(finished_run: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-c", AGAIN, str(finished_run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0, done.stderr
     again = {name: (value, answers) for name, value, answers in map(json.loads, done.stdout.splitlines())}
     finished = [c for c in result(finished_run)["candidates"] if c["status"] == "ok"]

@@ -1,7 +1,8 @@
 """A run that is killed at any moment goes on, and comes to what it would have come to."""
 
+import contextlib
 import json
-import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.commands import Done, finish, spawn, write_topics
+from tests.commands import COMMAND, Done, environment, finish, spawn, write_topics
 from tunewright import runs
 from tunewright.api import compare
 from tunewright.errors import RunError
@@ -64,42 +65,53 @@ def given(data: Path, tiny_folder: Callable[[str], Path]) -> list[str]:
 # --- killed -----------------------------------------------------------------------------------------------------------
 
 
-def killed_after(process: "subprocess.Popen[str]", folder: Path, delay_s: float, timeout_s: float = 120) -> bool:
-    """Kills a process some time after it has opened the run folder; whether it was still at work."""
-    deadline = time.monotonic() + timeout_s
-    while not folder.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    try:
+def killed_at_work(process: "subprocess.Popen[str]", delay_s: float) -> bool:
+    """Kills a process some time after it has said where its folder is; whether it was still at work."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("Run folder: "):
+            break
+    return killed_after(process, delay_s)
+
+
+def killed_at_the_beginning(process: "subprocess.Popen[str]", folder: Path) -> bool:
+    """Kills a process as soon as its folder is there."""
+    while not folder.exists() and process.poll() is None:
+        time.sleep(0.001)
+    return killed_after(process, 0)
+
+
+def killed_after(process: "subprocess.Popen[str]", delay_s: float) -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(delay_s)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=timeout_s)
+    process.send_signal(signal.SIGKILL)  # nothing, if it has ended
+    process.communicate()
     return process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments(given: list[str], tmp_path: Path) -> None:
-    """Each session is killed after a random time of work; the last one ends by itself."""
+    """The first as the folder is made, nine more after a random time of work; the last session ends by itself."""
     effort = ["--trials", "4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    start = time.monotonic()
     assert finish(spawn(*given, *effort, "--out", whole)).code == 0
-    log = (whole / "log.txt").read_text(encoding="utf-8")
-    assert log
     working_s = json.loads((whole / "elapsed.json").read_text(encoding="utf-8"))["elapsed_s"]
-    assert working_s < time.monotonic() - start
     rng = np.random.default_rng(11)
-    kills, lengths = 0, []
+    seen: set[tuple[int, int]] = set()
+    kills = 0
     while kills < 10:
-        resume = ["--resume"] if killed.exists() else []
-        # A resumed session opens the folder at once: from there on it loads for a while and works for a while.
-        delay_s = float(rng.uniform(0.0, working_s / (1 if resume else 4)))
-        if not killed_after(spawn(*given, *effort, "--out", killed, *resume), killed, delay_s):
-            assert (killed / "comparison.json").exists()
-            shutil.rmtree(killed)  # it was done before the kill: begin again
+        process = spawn(*given, *effort, "--out", killed, *(["--resume"] if killed.exists() else []))
+        if not killed.exists():
+            assert killed_at_the_beginning(process, killed)
+        elif not killed_at_work(process, float(rng.uniform(0.0, working_s / 5))):
+            assert (killed / "report.html").exists()
+            shutil.rmtree(killed)  # done before the kill: begin again
             continue
         kills += 1
-        lengths.append(len(runs.read_lines(killed / "trials.jsonl")) + len(runs.read_lines(killed / "finalists.jsonl")))
+        files = ("trials.jsonl", "finalists.jsonl")
+        trials, refits = (len(runs.read_lines(killed / name)) for name in files)
+        seen.add((trials, refits))
+    assert len(seen) >= 3  # the kills fell on different moments
     done = finish(spawn(*given, *effort, "--out", killed, "--resume"))
     assert done.code == 0, done.out
     assert_same(killed, whole)
@@ -115,7 +127,7 @@ def test_a_budget_is_kept_over_kills(given: list[str], tmp_path: Path) -> None:
         start = time.monotonic()
         resume = ["--resume"] if kill else []
         process = spawn(*given, "--budget", str(budget_s), "--out", folder, *resume)
-        assert killed_after(process, folder, float(rng.uniform(4.0, 8.0)))
+        assert killed_at_work(process, float(rng.uniform(1.0, 5.0)))
         sessions.append(time.monotonic() - start)
     kept = json.loads((folder / "elapsed.json").read_text(encoding="utf-8"))["elapsed_s"]
     assert 0 < kept <= sum(sessions)
@@ -291,11 +303,9 @@ def test_control_c(given: list[str], tmp_path: Path) -> None:
     )
     assert "Traceback" not in done.out
     assert any(line == f"Run folder: {folder}\n" for line in said)
-    assert 1 <= len(runs.read_lines(folder / "trials.jsonl"))
+    assert runs.read_lines(folder / "trials.jsonl")
     assert not (folder / "comparison.json").exists()
-    again = finish(
-        spawn(*given, "--methods", "majority,linear-probe", "--trials", "4", "--out", folder, "--resume")
-    )
+    again = finish(spawn(*given, "--methods", "majority,linear-probe", "--trials", "4", "--out", folder, "--resume"))
     assert again.code == 0, again.out
     assert (folder / "comparison.json").exists()
 
@@ -313,7 +323,7 @@ cp -r {disk}/run {kept}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [12, 60, 140, 300])
+@pytest.mark.parametrize("size", [12, 140])
 def test_disk_full(size: int, given: list[str], tmp_path: Path) -> None:
     """On a real file system of a few kilobytes, in a mount namespace that goes away with the process."""
     unshare = shutil.which("unshare")
@@ -322,21 +332,18 @@ def test_disk_full(size: int, given: list[str], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     names = {name: tmp_path / name for name in ("said", "code", "left", "kept")}
-    methods = "--methods majority,full,lora --trials 2".split()
-    process = spawn(*given, *methods)  # only to learn the command line as a shell sees it
-    process.kill()
-    process.communicate()
-    command = subprocess.list2cmdline(list(map(str, process.args)))  # type: ignore[arg-type]
+    command = shlex.join([*COMMAND, *given, "--methods", "majority,full,lora", "--trials", "2"])
     script = FULL_DISK.format(size=size, disk=disk, command=command, **names)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in os.sys.path if p)}  # type: ignore[attr-defined]
-    done = subprocess.run([unshare, "-rm", "sh", "-c", script], capture_output=True, text=True, check=False, env=environment)
+    call = [unshare, "-rm", "sh", "-c", script]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment())
     if not names["said"].exists():
         pytest.skip(f"cannot mount a small file system here: {done.stderr.strip()}")
-    first = Done(code=int(names["code"].read_text()), out="", err=names["said"].read_text())
+    first = Done(code=int(names["code"].read_text("utf-8")), out="", err=names["said"].read_text("utf-8"))
     assert first.code == 2, first.err
     assert "Traceback" not in first.err
     assert first.err.splitlines()[-1].startswith("tunewright: disk full while writing ")
     assert "free space and use --resume" in first.err
-    assert names["left"].read_text() == ""
-    assert (tmp_path / "code2").read_text() == "0\n", (tmp_path / "said2").read_text()
+    assert names["left"].read_text(encoding="utf-8") == ""
+    resumed = (tmp_path / "code2").read_text(encoding="utf-8")
+    assert resumed == "0\n", (tmp_path / "said2").read_text(encoding="utf-8")
     assert result(names["kept"])["decision"] is not None

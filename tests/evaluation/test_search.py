@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -73,7 +74,7 @@ def trial(
 def peak(params: Params) -> float:
     """A made-up dev score, best at lr 0.003 and rank 2."""
     lr = float(params.get("lr", 0.003))
-    return 0.9 - 0.1 * abs(np.log10(lr / 0.003)) - 0.001 * float(params.get("rank", 2))
+    return 0.9 - 0.1 * abs(math.log10(lr / 0.003)) - 0.001 * float(params.get("rank", 2))
 
 
 def search(

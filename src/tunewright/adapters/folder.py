@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter, BaseIdentity
@@ -38,7 +38,7 @@ def save(adapter: Adapter, folder: Path) -> None:
     own = {k: t for k, t in adapter.tensors().items() if k.split(".")[0] not in peft_format.PEFT_PARTS}
     with whole_folder(folder) as temporary:
         (temporary / _RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        save_file({k: t.detach().cpu().contiguous() for k, t in own.items()}, temporary / _TENSORS)
+        peft_format.write_tensors(own, temporary / _TENSORS)
         for name, part in adapter.parts().items():
             if name in peft_format.PEFT_PARTS:
                 peft_format.write(part, temporary / "peft" / name, base_name=adapter.base.name)

@@ -8,6 +8,7 @@ Shapes: P virtual tokens, D width, L layers, H heads, d head width.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,22 @@ def write(part: Part, folder: Path, *, base_name: str) -> None:
     common = {"task_type": "FEATURE_EXTRACTION", "inference_mode": True, "base_model_name_or_path": base_name}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(common | config, indent=1) + "\n", encoding="utf-8")
-    save_file({k: t.detach().float().contiguous().cpu() for k, t in tensors.items()}, folder / WEIGHTS_FILE)
+    write_tensors({k: t.float() for k, t in tensors.items()}, folder / WEIGHTS_FILE)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file.
+
+    Raises:
+        OSError: Disk full or read-only, which safetensors tells in words.
+    """
+    try:
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from None
 
 
 def read(folder: Path) -> Part:

@@ -67,7 +67,8 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         workshops=workshops,
         entrants=entrants,
     )
-    run_search(stage, effort)
+    if not finals.refits(out):  # once finalists are refitted, time that a kill gave back must not change them
+        run_search(stage, effort)
     finals.refit(stage, effort)
     finals.read_test(stage, dataset)
     result = verdict.conclude(stage, effort, dataset, skipped, started=started, command=shlex.join(command))

@@ -108,7 +108,7 @@ def settings(method: Method, params: Params, material: Material) -> Settings:
         batch_size=int(params.get("batch_size", Settings.batch_size)),
         weight_decay=float(params.get("weight_decay", Settings.weight_decay)),
         dropout=float(params.get("dropout", Settings.dropout)),
-        patience=int(params.get("patience", max(2, epochs // 3))),
+        patience=int(params.get("patience", max(3, epochs // 2))),
         balanced=material.task.metric == "macro-f1",
     )
 

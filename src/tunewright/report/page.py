@@ -79,6 +79,10 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     )
 
 
+_FREE = 1e-3
+"""What costs less than this share of the dearest is drawn at zero: it would squeeze all others together."""
+
+
 def _plots(run: Run, ok: Sequence[Candidate]) -> list[tuple[str, Markup]]:
     """The scatter for wide and for narrow screens; empty where no cost is known for all."""
     axis = next(
@@ -87,7 +91,9 @@ def _plots(run: Run, ok: Sequence[Candidate]) -> list[tuple[str, Markup]]:
     if axis is None or not ok:
         return []
     key, title = axis
-    marks = [_mark(candidate, _cost(candidate, key) or 0.0, candidate == run.winner) for candidate in ok]
+    costs = {candidate.id: _cost(candidate, key) or 0.0 for candidate in ok}
+    drawn = {name: cost if cost > _FREE * max(costs.values()) else 0.0 for name, cost in costs.items()}
+    marks = [_mark(candidate, drawn[candidate.id], candidate == run.winner) for candidate in ok]
     chance = run.comparison.task.chance
     levels = [Level(name=f"chance {100 * chance:.1f}%", value=chance)]
     sizes = (("wide", 900, 440), ("narrow", 285, 400))
