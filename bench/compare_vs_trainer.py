@@ -31,6 +31,7 @@ from tunewright.backbones.inference import predict
 from tunewright.config import EMBEDDED_MODEL
 from tunewright.data.splits import limit_rows
 from tunewright.evaluation.attempt import Workshop, attempt, label_rows, prepare
+from tunewright.evaluation.harness import dev_noise
 from tunewright.evaluation.metrics import METRICS
 from tunewright.evaluation.rounds import PRUNED
 from tunewright.evaluation.search import Effort, Entrant, Trial
@@ -182,7 +183,7 @@ class Ours:
         workshop = self._workshop()
         space = {"lr": Choice(options=RATES[method][: self._trials])}
         entrant = Entrant(id=method, method=method, family="fine-tuning", backbone=EMBEDDED_MODEL, space=space)
-        effort = Effort(trials=self._trials, pruning=pruning, seed=seed)
+        effort = Effort(trials=self._trials, pruning=pruning, seed=seed, slack=dev_noise(len(self._rows.dev)))
         patience = {} if pruning else {"patience": self._epochs}
         found: list[tuple[DevScore, Any]] = []
         seconds = 0.0

@@ -59,11 +59,12 @@ def torch_generator(rng: np.random.Generator) -> torch.Generator:
 
 
 def environment() -> dict[str, object]:
-    """Versions and machine, for `environment.json`."""
+    """Versions, machine and the precision chosen for it, for `environment.json`."""
     return {
         "versions": {name: _version(name) for name in _VERSIONED} | {"python": platform.python_version()},
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "dtype": str(fast_dtype()).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
     }

@@ -117,6 +117,7 @@ def _labelled(stage: Round, outcome: Outcome, entrant: Entrant, trial: Trial, se
         "task": task.name,
         "metric": task.metric,
         "columns": dict(stage.columns),
+        "dtype": str(stage.workshop(entrant).material.backbone.dtype).removeprefix("torch."),
         "candidate": entrant.id,
         "method": entrant.method,
         "params": dict(trial.params),

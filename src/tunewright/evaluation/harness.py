@@ -7,11 +7,13 @@ Each arrow is a file; a killed run goes on from what is there.
 """
 
 import dataclasses
+import math
 import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import yaml
 
 from tunewright.backbones.checkpoint import load_checkpoint
@@ -27,7 +29,7 @@ from tunewright.evaluation.rounds import Round, run_search
 from tunewright.evaluation.search import Effort, Entrant, Trial
 from tunewright.methods import METHODS
 from tunewright.runs import dump_lines, open_run, read_json, read_lines, write_json, write_text
-from tunewright.runtime import device, environment, fast_dtype
+from tunewright.runtime import device, environment
 from tunewright.types import Dataset
 
 
@@ -46,7 +48,7 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
     begun = time.monotonic()
     methods = _check_names(config)
     dataset = load_dataset(config)
-    bases = {name: _load_base(name) for name in config.model}
+    checkpoints = {name: load_checkpoint(name) for name in config.model}
     begun_before = open_run(out, resume=config.resume)
     clock = Clock(out / "elapsed.json", config.budget, begun)
     journal = Journal(out / "log.txt", listener)
@@ -54,10 +56,18 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
     journal.note(f"Run folder: {out}")
     for notice in dataset.notices:
         journal.note(notice.message)
+    dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
+    bases = {name: Encoder(base, dtype=dtype, device=device()) for name, base in checkpoints.items()}
     workshops = {name: _prepare(config, dataset, base, journal) for name, base in bases.items()}
     entrants, skipped = _entrants(methods, workshops)
     history = [Trial.read(line) for line in read_lines(out / "trials.jsonl")]
-    effort = Effort(trials=config.num_trials, pruning=config.pruning, seed=config.seed, history=history)
+    effort = Effort(
+        trials=config.num_trials,
+        pruning=config.pruning,
+        seed=config.seed,
+        slack=dev_noise(len(dataset.splits.dev)),
+        history=history,
+    )
     stage = Round(
         config=config,
         out=out,
@@ -99,10 +109,6 @@ def _check_names(config: RunConfig) -> tuple[str, ...]:
     if faults:
         raise ConfigError(faults)
     return methods
-
-
-def _load_base(name: str) -> Encoder:
-    return Encoder(load_checkpoint(name), dtype=fast_dtype(), device=device())
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
@@ -182,6 +188,11 @@ def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[l
             )
             (able if reason is None else unable).append(entrant)
     return able, unable
+
+
+def dev_noise(num_dev: int) -> float:
+    """Largest standard error of a proportion on so many rows."""
+    return 0.5 / math.sqrt(num_dev)
 
 
 def candidate_id(method: str, base: str, num_bases: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
@@ -50,7 +51,9 @@ class Predictor:
         """
         adapter = folder.load(path)
         checkpoint = load_checkpoint(adapter.base.name if model is None else model)
-        return cls(adapter, Encoder(checkpoint, dtype=fast_dtype(), device=device()))
+        # As evaluated, so served: in the precision of its run, whatever is fastest here.
+        dtype = getattr(torch, str(adapter.about["dtype"])) if "dtype" in adapter.about else fast_dtype()
+        return cls(adapter, Encoder(checkpoint, dtype=dtype, device=device()))
 
     @property
     def labels(self) -> tuple[str, ...]:

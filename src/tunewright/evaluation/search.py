@@ -93,6 +93,8 @@ class Effort:
     trials: int | None
     pruning: bool
     seed: int
+    slack: float = 0.0
+    """How far behind the median of earlier trials a trial may be before it is pruned: the noise of the dev rows."""
     history: list[Trial] = field(default_factory=list)
 
     def next(self, entrants: Sequence[Entrant]) -> Entrant | None:
@@ -130,7 +132,7 @@ class Effort:
         params = self._untried(entrant, asked.params)
 
         def should_prune(score: DevScore) -> bool:
-            asked.report(score.value, score.epoch)
+            asked.report(score.value + self.slack, score.epoch)
             return self.pruning and asked.should_prune()
 
         return Proposal(params=params, should_prune=should_prune)

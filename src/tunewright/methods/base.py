@@ -113,12 +113,12 @@ def settings(method: Method, params: Params, material: Material) -> Settings:
     )
 
 
-_ROWS_SEEN, _ROWS_SEEN_PER_LABEL = 8_000, 100
+_ROWS_SEEN, _ROWS_SEEN_PER_LABEL = 6_000, 100
 _EPOCHS = (5, 20)
 
 
 def default_epochs(num_rows: int, num_labels: int) -> int:
-    """Passes over the training rows: so many that 8,000 rows are seen and 100 more for each label; 5 to 20."""
+    """Passes over the training rows: so many that 6,000 rows are seen and 100 more for each label; 5 to 20."""
     low, high = _EPOCHS
     rows_seen = _ROWS_SEEN + _ROWS_SEEN_PER_LABEL * num_labels
     return min(high, max(low, round(rows_seen / max(1, num_rows))))

@@ -133,9 +133,13 @@ def train(
         stop = run.epoch(epoch, optimizer, rng, observe)
         if stop is None:
             found = dev_features(changed=trains_body)
-            scores.append(_score(run.adapter, found, exam, store, epoch=epoch + 1))
-            best.offer(scores[-1], leaves)
-            stop = observe(epoch + 1.0, scores[-1])
+            score = _score(run.adapter, found, exam, store, epoch=epoch + 1)
+            if not math.isfinite(score.loss):
+                stop = f"diverged in epoch {epoch + 1}: the loss on dev is not finite"
+                break
+            scores.append(score)
+            best.offer(score, leaves)
+            stop = observe(epoch + 1.0, score)
         if stop is None and best.exhausted(epoch + 1):
             stop = f"no better for {settings.patience} epochs"
         if stop is not None:
