@@ -31,10 +31,10 @@ from tunewright.backbones.inference import predict
 from tunewright.config import EMBEDDED_MODEL
 from tunewright.data.splits import limit_rows
 from tunewright.evaluation.attempt import Workshop, attempt, label_rows, prepare
+from tunewright.evaluation.effort import Effort, Entrant, Trial
 from tunewright.evaluation.harness import dev_noise
 from tunewright.evaluation.metrics import METRICS
-from tunewright.evaluation.rounds import PRUNED
-from tunewright.evaluation.search import Effort, Entrant, Trial
+from tunewright.evaluation.search import PRUNED
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice
 from tunewright.runs import append_line, read_lines

@@ -3,7 +3,6 @@
 Line numbers count physical lines from 1; row numbers count data rows from 1.
 """
 
-import contextlib
 import csv
 import io
 import json
@@ -67,31 +66,22 @@ def _parse(text: str, path: str, delimiter: str, *, quoted: bool) -> Parsed:
 
 def _cells(text: str, path: str, delimiter: str, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """First line number and cells of each record; blank lines are left out."""
-    with _any_cell_size(len(text)):
-        file = io.StringIO(text, newline="")
-        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
-        line = 1
-        try:
-            for cells in reader:
-                if cells:
-                    yield line, cells
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, line {line}: quotes not closed or not doubled ({error}). "
-                'Allowed: "a cell with ""quotes"" in it". Mend the line.'
-            ) from None
-
-
-@contextlib.contextmanager
-def _any_cell_size(size: int) -> Iterator[None]:
-    """Lifts the csv module's own limit: cells of every format are checked in one place, with one message."""
-    previous = csv.field_size_limit(max(size, 1))
+    # Raised and never lowered: cells of every format are checked in one place, with one message.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    file = io.StringIO(text, newline="")
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    reader = csv.reader(file, delimiter=delimiter, quoting=quoting, strict=True)
+    line = 1
     try:
-        yield
-    finally:
-        csv.field_size_limit(previous)
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {line}: quotes not closed or not doubled ({error}). "
+            'Allowed: "a cell with ""quotes"" in it". Mend the line.'
+        ) from None
 
 
 def _check_header(header: Sequence[str], rows: Sequence[Row], path: str) -> None:

@@ -16,9 +16,10 @@ from tunewright.backbones.base import Row
 from tunewright.backbones.inference import predict
 from tunewright.evaluation.attempt import Outcome, Workshop, attempt
 from tunewright.evaluation.comparison import Comparison
+from tunewright.evaluation.effort import Effort, Entrant, Trial, finalist
 from tunewright.evaluation.progress import Step
-from tunewright.evaluation.rounds import OUT_OF_TIME, Round
-from tunewright.evaluation.search import Effort, Entrant, Trial, finalist
+from tunewright.evaluation.search import OUT_OF_TIME
+from tunewright.evaluation.session import Session
 from tunewright.methods import METHODS
 from tunewright.runs import append_line, dump_lines, read_lines, write_text
 from tunewright.runtime import generator
@@ -75,49 +76,50 @@ def shipped(found: Sequence[Refit]) -> Refit:
     return max(found, key=lambda r: (r.dev, -r.loss, -r.seed))
 
 
-def refit(stage: Round, effort: Effort) -> None:
+def refit(session: Session, effort: Effort) -> None:
     """Fits every finalist again, one seed of all before the next: what time cuts off is seeds, not candidates."""
-    finished = {(r.candidate, r.seed) for r in refits(stage.out)}
-    best = [(entrant, finalist(effort.of(entrant))) for entrant in stage.entrants]
-    jobs = [(s, e, trial) for s in range(stage.config.seeds) for e, trial in best if trial is not None]
+    finished = {(r.candidate, r.seed) for r in refits(session.out)}
+    best = [(entrant, finalist(effort.of(entrant))) for entrant in session.entrants]
+    jobs = [(s, e, trial) for s in range(session.config.seeds) for e, trial in best if trial is not None]
     for done, (seed, entrant, trial) in enumerate(jobs):
         if (entrant.id, seed) in finished:
             continue
-        if stage.clock.left_s <= _TEST_S:
-            stage.journal.note(f"budget spent: {len(jobs) - done} of {len(jobs)} refits not done")
+        if session.clock.left_s <= _TEST_S:
+            session.journal.note(f"budget spent: {len(jobs) - done} of {len(jobs)} refits not done")
             break
         step = Step(phase="refit", done=done, total=len(jobs), candidate=entrant.id, trial=f"seed {seed}")
-        _refit_one(stage, entrant, trial, seed, step)
+        _refit_one(session, entrant, trial, seed, step)
 
 
-def _refit_one(stage: Round, entrant: Entrant, trial: Trial, seed: int, step: Step) -> None:
+def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step: Step) -> None:
     def observe(epochs: float, score: DevScore | None) -> str | None:
-        stage.journal.step(step.moved(epochs, None if score is None else score.value, stage.clock.left_s))
-        stage.clock.beat()
-        return OUT_OF_TIME if stage.clock.left_s <= _TEST_S else None
+        session.journal.step(step.moved(epochs, None if score is None else score.value, session.clock.left_s))
+        session.clock.beat()
+        return OUT_OF_TIME if session.clock.left_s <= _TEST_S else None
 
-    rng = generator(stage.config.seed, entrant.id, "refit", seed)
-    outcome = attempt(METHODS[entrant.method], trial.params, stage.workshop(entrant), rng, observe)
+    rng = generator(session.config.seed, entrant.id, "refit", seed)
+    outcome = attempt(METHODS[entrant.method], trial.params, session.workshop(entrant), rng, observe)
+    session.note_memory(entrant, outcome)
     best = outcome.trained.best
     if best is None:
-        stage.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({outcome.trained.stopped})")
+        session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({outcome.trained.stopped})")
         return
-    adapter = _labelled(stage, outcome, entrant, trial, seed)
-    folder.save(adapter, adapter_folder(stage.out, entrant.id, seed))
+    adapter = _labelled(session, outcome, entrant, trial, seed)
+    folder.save(adapter, adapter_folder(session.out, entrant.id, seed))
     record = _record(entrant, trial, seed, outcome, best, adapter)
-    append_line(stage.out / "finalists.jsonl", asdict(record))
-    stage.journal.note(f"{entrant.id} seed {seed}: dev {best.value:.3f} in {outcome.seconds:.1f} s")
+    append_line(session.out / "finalists.jsonl", asdict(record))
+    session.journal.note(f"{entrant.id} seed {seed}: dev {best.value:.3f} in {outcome.seconds:.1f} s")
 
 
-def _labelled(stage: Round, outcome: Outcome, entrant: Entrant, trial: Trial, seed: int) -> Adapter:
+def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial, seed: int) -> Adapter:
     """The trained adapter with its provenance."""
-    task, best = stage.workshop(entrant).material.task, outcome.trained.best
+    task, best = session.workshop(entrant).material.task, outcome.trained.best
     assert best is not None
     about = {
         "task": task.name,
         "metric": task.metric,
-        "columns": dict(stage.columns),
-        "dtype": str(stage.workshop(entrant).material.backbone.dtype).removeprefix("torch."),
+        "columns": dict(session.columns),
+        "dtype": str(session.workshop(entrant).material.backbone.dtype).removeprefix("torch."),
         "candidate": entrant.id,
         "method": entrant.method,
         "params": dict(trial.params),
@@ -146,26 +148,26 @@ def _record(entrant: Entrant, trial: Trial, seed: int, outcome: Outcome, best: D
     )
 
 
-def read_test(stage: Round, dataset: Dataset) -> None:
+def read_test(session: Session, dataset: Dataset) -> None:
     """One pass over the test rows for every refit, from the adapters on disk; dev too for what is shipped."""
-    found = refits(stage.out)
-    backbones = {entrant.id: entrant for entrant in stage.entrants}
+    found = refits(session.out)
+    backbones = {entrant.id: entrant for entrant in session.entrants}
     for done, record in enumerate(found):
-        file = predictions_file(stage.out, record.candidate, record.seed)
+        file = predictions_file(session.out, record.candidate, record.seed)
         if file.exists():
             continue
         is_shipped = shipped([r for r in found if r.candidate == record.candidate]) is record
-        workshop = stage.workshop(backbones[record.candidate])
-        stage.journal.step(
+        workshop = session.workshop(backbones[record.candidate])
+        session.journal.step(
             Step(phase="test", done=done, total=len(found), candidate=record.candidate, trial=f"seed {record.seed}")
         )
-        adapter = folder.load(adapter_folder(stage.out, record.candidate, record.seed))
+        adapter = folder.load(adapter_folder(session.out, record.candidate, record.seed))
         workshop.material.backbone.check(adapter)
         if is_shipped:
             dev = answer_rows(adapter, dataset.splits.dev, workshop)
-            _write(predictions_file(stage.out, record.candidate, record.seed, "dev"), dev)
+            _write(predictions_file(session.out, record.candidate, record.seed, "dev"), dev)
         _write(file, answer_rows(adapter, dataset.splits.test, workshop))
-        stage.clock.beat()
+        session.clock.beat()
 
 
 def answer_rows(adapter: Adapter, examples: Sequence[Example], workshop: Workshop) -> list[Prediction]:

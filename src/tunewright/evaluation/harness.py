@@ -21,12 +21,13 @@ from tunewright.backbones.encoder import Encoder
 from tunewright.config import RunConfig, choose
 from tunewright.data.load import load_dataset, test_sha256
 from tunewright.errors import ConfigError, RunError, unknown
-from tunewright.evaluation import comparison, finals, verdict
+from tunewright.evaluation import comparison, conclusion, finals
 from tunewright.evaluation.attempt import Workshop, prepare
+from tunewright.evaluation.effort import Effort, Entrant, Trial
 from tunewright.evaluation.metrics import METRICS
 from tunewright.evaluation.progress import Clock, Journal, Listener
-from tunewright.evaluation.rounds import Round, run_search
-from tunewright.evaluation.search import Effort, Entrant, Trial
+from tunewright.evaluation.search import run_search
+from tunewright.evaluation.session import Session
 from tunewright.methods import METHODS
 from tunewright.runs import dump_lines, open_run, read_json, read_lines, write_json, write_text
 from tunewright.runtime import device, environment
@@ -68,7 +69,7 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         slack=dev_noise(len(dataset.splits.dev)),
         history=history,
     )
-    stage = Round(
+    session = Session(
         config=config,
         out=out,
         columns=dataset.columns,
@@ -78,10 +79,10 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         entrants=entrants,
     )
     if not finals.refits(out):  # once finalists are refitted, time that a kill gave back must not change them
-        run_search(stage, effort)
-    finals.refit(stage, effort)
-    finals.read_test(stage, dataset)
-    result = verdict.conclude(stage, effort, dataset, skipped, started=started, command=shlex.join(command))
+        run_search(session, effort)
+    finals.refit(session, effort)
+    finals.read_test(session, dataset)
+    result = conclusion.conclude(session, effort, dataset, skipped, started=started, command=shlex.join(command))
     comparison.save(result, out)
     finals.drop_unshipped(out, result)
     clock.save()

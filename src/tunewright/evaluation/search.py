@@ -1,187 +1,100 @@
-"""The search: what to try next, replayed from what was tried. Equal effort for every family.
+"""The search: trials until every family has had its effort; each ends as a line on disk."""
 
-Nothing is kept but the trial lines: trial k is a function of (seed, k, the lines before it), so a killed search goes on
-as if it had never stopped.
-"""
-
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
-
-import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import TrialState, create_trial
-
-from tunewright.methods.base import Choice, Range, Space
+from tunewright.evaluation.attempt import Outcome, attempt
+from tunewright.evaluation.effort import Effort, Entrant, Proposal, Trial, size
+from tunewright.evaluation.progress import Step
+from tunewright.evaluation.session import Session
+from tunewright.methods import METHODS
+from tunewright.runs import append_line
+from tunewright.runtime import generator
 from tunewright.training.stopping import DevScore
-from tunewright.types import Family, Params
 
-TrialStatus = Literal["complete", "pruned", "failed"]
-
-_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-_RANDOM_TRIALS = 3
-"""Trials before the sampler models the space."""
-_UNPRUNED_TRIALS, _UNPRUNED_EPOCHS = 1, 2
-"""The first trial, and the first epochs of each, are never pruned."""
+OUT_OF_TIME = "out of time"
+PRUNED = "behind the median of earlier trials"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One line of `trials.jsonl`."""
-
-    candidate: str
-    method: str
-    family: Family
-    backbone: str
-    trial: int
-    """Number within the candidate, from 0."""
-    params: Params
-    status: TrialStatus
-    dev: tuple[dict[str, float], ...]
-    """`{"epoch", "value", "loss"}` after each epoch; epoch 0 for a method that does not train."""
-    value: float | None
-    """The best of them."""
-    seconds: float
-    epochs: int
-    num_tokens: int
-    reason: str
-
-    def record(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def read(cls, record: Mapping[str, Any]) -> "Trial":
-        """From a line."""
-        return cls(**{**record, "dev": tuple(record["dev"])})
-
-    @property
-    def best(self) -> DevScore | None:
-        """The epoch that counts."""
-        scores = [DevScore(epoch=int(d["epoch"]), value=d["value"], loss=d["loss"]) for d in self.dev]
-        return max(scores, key=lambda s: (s.value, -s.loss), default=None)
+def run_search(session: Session, effort: Effort) -> None:
+    """Tries until every family has had its effort or the time for refits begins; each trial ends as a line on disk."""
+    done = len(effort.history)
+    total = None if effort.trials is None else _num_planned(effort, session.entrants)
+    while (entrant := effort.next(session.entrants)) is not None:
+        if session.clock.left_s <= session.refit_s(effort, session.config.seeds):
+            session.journal.note("search ended: the rest of the budget is for refits and the test pass")
+            break
+        trial = _try(session, effort, entrant, done, total)
+        effort.history.append(trial)
+        append_line(session.out / "trials.jsonl", trial.record())
+        session.journal.note(_spoken(trial))
+        done += 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entrant:
-    """A candidate that takes part in the search."""
-
-    id: str
-    method: str
-    family: Family
-    backbone: str
-    space: Space
-    refused: str | None = None
-    """Why its base cannot run it."""
+def _num_planned(effort: Effort, entrants: list[Entrant]) -> int:
+    """Trials of the whole search, if none of it runs out of time."""
+    assert effort.trials is not None
+    families = {e.family for e in entrants}
+    return round(sum(min(effort.trials, sum(size(e.space) for e in entrants if e.family == f)) for f in families))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """What to try, and whether to give it up on the way."""
-
-    params: Params
-    should_prune: Callable[[DevScore], bool]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Effort:
-    """How much each family may spend: trials, or seconds until a deadline that the harness watches."""
-
-    trials: int | None
-    pruning: bool
-    seed: int
-    slack: float = 0.0
-    """How far behind the median of earlier trials a trial may be before it is pruned: the noise of the dev rows."""
-    history: list[Trial] = field(default_factory=list)
-
-    def next(self, entrants: Sequence[Entrant]) -> Entrant | None:
-        """Whose turn it is: of the family that has spent least, the one with the fewest trials.
-
-        Families and candidates whose space is exhausted drop out; what a candidate leaves goes to its family.
-        """
-        open_ = [e for e in entrants if not self._exhausted(e)]
-        spent = {family: self._spent(family) for family in dict.fromkeys(e.family for e in open_)}
-        if self.trials is not None:
-            spent = {family: used for family, used in spent.items() if used < self.trials}
-        if not spent:
-            return None
-        family = min(spent, key=lambda f: spent[f])
-        return min((e for e in open_ if e.family == family), key=lambda e: len(self.of(e)))
-
-    def of(self, entrant: Entrant) -> list[Trial]:
-        """Its trials so far."""
-        return [t for t in self.history if t.candidate == entrant.id]
-
-    def propose(self, entrant: Entrant) -> Proposal:
-        """The next point of its space: the defaults first, then Optuna's sampler on the replayed trials."""
-        past = self.of(entrant)
-        distributions = {name: _distribution(value) for name, value in entrant.space.items()}
-        key = np.random.SeedSequence([self.seed, len(past), *entrant.id.encode()]).generate_state(1)[0]
-        sampler = optuna.samplers.TPESampler(seed=int(key), n_startup_trials=_RANDOM_TRIALS)
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=_UNPRUNED_EPOCHS)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
-        for trial in past:
-            study.add_trial(_replayed(trial, distributions))
-        if not past:
-            study.enqueue_trial({name: value.default for name, value in entrant.space.items()})
-        asked = study.ask(distributions)
-        params = self._untried(entrant, asked.params)
-
-        def should_prune(score: DevScore) -> bool:
-            asked.report(score.value + self.slack, score.epoch)
-            return self.pruning and asked.should_prune()
-
-        return Proposal(params=params, should_prune=should_prune)
-
-    def _untried(self, entrant: Entrant, params: Params) -> Params:
-        """The same point, or in a finite space the next one that was not tried."""
-        tried = [dict(t.params) for t in self.of(entrant)]
-        if math.isinf(size(entrant.space)) or dict(params) not in tried:
-            return dict(params)
-        options = [v.options for v in entrant.space.values() if isinstance(v, Choice)]
-        points = (dict(zip(entrant.space, point, strict=True)) for point in itertools.product(*options))
-        return next(point for point in points if point not in tried)
-
-    def _exhausted(self, entrant: Entrant) -> bool:
-        return len(self.of(entrant)) >= size(entrant.space)
-
-    def _spent(self, family: Family) -> float:
-        mine = [t for t in self.history if t.family == family]
-        return len(mine) if self.trials is not None else sum(t.seconds for t in mine)
-
-
-def finalist(trials: Sequence[Trial]) -> Trial | None:
-    """The best complete trial: highest dev value, then lowest dev loss, then the earliest."""
-    complete = [t for t in trials if t.status == "complete" and t.best is not None]
-    return max(complete, key=_rank, default=None)
-
-
-def _rank(trial: Trial) -> tuple[float, float, int]:
-    assert trial.best is not None
-    return (trial.best.value, -trial.best.loss, -trial.trial)
-
-
-def size(space: Space) -> float:
-    """Points of a space; 1 for an empty one."""
-    return math.prod(len(v.options) if isinstance(v, Choice) else math.inf for v in space.values())
-
-
-def _distribution(value: Range | Choice) -> BaseDistribution:
-    if isinstance(value, Choice):
-        return CategoricalDistribution(value.options)
-    return FloatDistribution(value.low, value.high, log=True)
-
-
-def _replayed(trial: Trial, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
-    """A past trial as Optuna keeps it; a pruned one counts with its last value."""
-    return create_trial(
-        state=_STATES[trial.status],
-        value=None if trial.status == "failed" else trial.value,
-        params=dict(trial.params),
-        distributions=distributions,
-        intermediate_values={int(d["epoch"]): d["value"] for d in trial.dev},
+def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: int | None) -> Trial:
+    number = len(effort.of(entrant))
+    proposal = effort.propose(entrant)
+    rng = generator(session.config.seed, entrant.id, "trial", number)
+    step = Step(
+        phase="search",
+        done=done,
+        total=total,
+        candidate=entrant.id,
+        trial=f"trial {number + 1}",
     )
+    watch = _Watch(session, effort, proposal, step)
+    outcome = attempt(METHODS[entrant.method], proposal.params, session.workshop(entrant), rng, watch)
+    session.note_memory(entrant, outcome)
+    return _trial(entrant, number, proposal, outcome)
+
+
+def _trial(entrant: Entrant, number: int, proposal: Proposal, outcome: Outcome) -> Trial:
+    trained = outcome.trained
+    pruned = trained.stopped == PRUNED
+    failed = trained.best is None
+    return Trial(
+        candidate=entrant.id,
+        method=entrant.method,
+        family=entrant.family,
+        backbone=entrant.backbone,
+        trial=number,
+        params=proposal.params,
+        status="failed" if failed else "pruned" if pruned else "complete",
+        dev=tuple({"epoch": s.epoch, "value": s.value, "loss": s.loss} for s in trained.scores),
+        value=None if trained.best is None else trained.best.value,
+        seconds=round(outcome.seconds, 3),
+        epochs=len(trained.scores),
+        num_tokens=trained.num_tokens,
+        reason=trained.stopped,
+    )
+
+
+def _spoken(trial: Trial) -> str:
+    value = "no dev score" if trial.value is None else f"dev {trial.value:.3f}"
+    params = ", ".join(f"{k}={v:.2g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items())
+    end = "" if trial.status == "complete" else f" ({trial.status}: {trial.reason})"
+    return f"{trial.candidate} trial {trial.trial + 1}: {value} in {trial.seconds:.1f} s{end}" + (
+        f" [{params}]" if params else ""
+    )
+
+
+class _Watch:
+    """Listens to one trial of the search: passes progress on, prunes, and minds the time."""
+
+    def __init__(self, session: Session, effort: Effort, proposal: Proposal, step: Step) -> None:
+        self._session, self._proposal, self._step = session, proposal, step
+        self._reserve_s = session.refit_s(effort, session.config.seeds)
+
+    def __call__(self, epochs: float, score: DevScore | None) -> str | None:
+        session, step = self._session, self._step
+        best = step.dev if score is None else max(score.value, -1.0 if step.dev is None else step.dev)
+        self._step = step.moved(epochs, best, session.clock.left_s)
+        session.journal.step(self._step)
+        session.clock.beat()
+        if session.clock.left_s <= self._reserve_s:
+            return OUT_OF_TIME
+        return PRUNED if score is not None and self._proposal.should_prune(score) else None

@@ -14,7 +14,7 @@ import numpy as np
 import optuna
 import pytest
 
-from tunewright.evaluation.search import Effort, Entrant, Trial, TrialStatus, finalist, size
+from tunewright.evaluation.effort import Effort, Entrant, Trial, TrialStatus, finalist, size
 from tunewright.methods.base import Choice, Range, Space
 from tunewright.runs import append_line, read_lines
 from tunewright.training.stopping import DevScore
@@ -208,7 +208,7 @@ REPLAY = """
 import json, sys
 from pathlib import Path
 from tests.evaluation.test_search import FIELD, effort_of
-from tunewright.evaluation.search import Trial
+from tunewright.evaluation.effort import Trial
 from tunewright.runs import read_lines
 
 history = [Trial.read(line) for line in read_lines(Path(sys.argv[1]))]

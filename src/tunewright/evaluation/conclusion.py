@@ -22,22 +22,22 @@ from tunewright.evaluation.comparison import (
     SeedResult,
     TaskSummary,
 )
+from tunewright.evaluation.effort import Effort, Entrant, Trial
 from tunewright.evaluation.finals import Refit
 from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
-from tunewright.evaluation.rounds import Round
-from tunewright.evaluation.search import Effort, Entrant, Trial
+from tunewright.evaluation.session import Session
 from tunewright.runs import read_json, read_lines
 from tunewright.runtime import environment, generator
 from tunewright.types import Dataset, Estimate, Example
 
 
 def conclude(
-    stage: Round, effort: Effort, dataset: Dataset, refused: Sequence[Entrant], *, started: str, command: str
+    session: Session, effort: Effort, dataset: Dataset, refused: Sequence[Entrant], *, started: str, command: str
 ) -> Comparison:
     """The whole result.
 
     Args:
-        stage: The run.
+        session: The run.
         effort: Its trials.
         dataset: Its rows.
         refused: Candidates their base cannot run.
@@ -45,19 +45,19 @@ def conclude(
         command: What was typed.
     """
     scorer = row_scorer(dataset, dataset.splits.test)
-    by_candidate = {e.id: [r for r in finals.refits(stage.out) if r.candidate == e.id] for e in stage.entrants}
-    done = [e for e in stage.entrants if by_candidate[e.id]]
-    candidates = [_finished(stage, e, effort, by_candidate[e.id], dataset, scorer) for e in done]
-    candidates += [_unfinished(e, effort) for e in (*stage.entrants, *refused) if e not in done]
-    chosen, pairs = _decide(stage, candidates, dataset, scorer)
+    by_candidate = {e.id: [r for r in finals.refits(session.out) if r.candidate == e.id] for e in session.entrants}
+    done = [e for e in session.entrants if by_candidate[e.id]]
+    candidates = [_finished(session, e, effort, by_candidate[e.id], dataset, scorer) for e in done]
+    candidates += [_unfinished(e, effort) for e in (*session.entrants, *refused) if e not in done]
+    chosen, pairs = _decide(session, candidates, dataset, scorer)
     return Comparison(
         task=_task(dataset, scorer),
-        backbones=tuple(_backbone(name, workshop) for name, workshop in stage.workshops.items()),
+        backbones=tuple(_backbone(name, workshop) for name, workshop in session.workshops.items()),
         candidates=tuple(candidates),
         pairs=pairs,
         decision=chosen,
-        test_reads=1 + _earlier_reads(stage.out, dataset),
-        provenance=_provenance(stage, dataset, started, command),
+        test_reads=1 + _earlier_reads(session.out, dataset),
+        provenance=_provenance(session, dataset, started, command),
     )
 
 
@@ -69,16 +69,16 @@ def row_scorer(dataset: Dataset, examples: Sequence[Example]) -> Scorer:
 
 
 def _finished(
-    stage: Round, entrant: Entrant, effort: Effort, refits: Sequence[Refit], dataset: Dataset, scorer: Scorer
+    session: Session, entrant: Entrant, effort: Effort, refits: Sequence[Refit], dataset: Dataset, scorer: Scorer
 ) -> Candidate:
     best = finals.shipped(refits)
-    adapter = folder.load(finals.adapter_folder(stage.out, entrant.id, best.seed))
+    adapter = folder.load(finals.adapter_folder(session.out, entrant.id, best.seed))
     dev_scorer = row_scorer(dataset, dataset.splits.dev)
     seeds = [
         SeedResult(
             seed=r.seed,
             dev=r.dev,
-            test=scorer.value(_answers(stage.out, r, dataset)),
+            test=scorer.value(_answers(session.out, r, dataset)),
             shipped=r is best,
         )
         for r in refits
@@ -93,14 +93,14 @@ def _finished(
         parts=tuple(adapter.parts()),
         trials=len(effort.of(entrant)),
         seeds=tuple(seeds),
-        dev=_estimate(stage, dev_scorer, _answers(stage.out, best, dataset, "dev"), entrant.id, "dev"),
-        test=_estimate(stage, scorer, _answers(stage.out, best, dataset), entrant.id, "test"),
-        cost=_cost(stage, entrant, effort.of(entrant), refits, adapter, dataset),
+        dev=_estimate(session, dev_scorer, _answers(session.out, best, dataset, "dev"), entrant.id, "dev"),
+        test=_estimate(session, scorer, _answers(session.out, best, dataset), entrant.id, "test"),
+        cost=_cost(session, entrant, effort.of(entrant), refits, adapter, dataset),
     )
 
 
-def _estimate(stage: Round, scorer: Scorer, predicted_N: IntArray, candidate: str, split: str) -> Estimate:
-    return bootstrap.interval(scorer, predicted_N, generator(stage.config.seed, "interval", candidate, split))
+def _estimate(session: Session, scorer: Scorer, predicted_N: IntArray, candidate: str, split: str) -> Estimate:
+    return bootstrap.interval(scorer, predicted_N, generator(session.config.seed, "interval", candidate, split))
 
 
 def _answers(out: Path, refit: Refit, dataset: Dataset, split: str = "test") -> IntArray:
@@ -133,9 +133,14 @@ def _unfinished(entrant: Entrant, effort: Effort) -> Candidate:
 
 
 def _cost(
-    stage: Round, entrant: Entrant, trials: Sequence[Trial], refits: Sequence[Refit], adapter: Adapter, dataset: Dataset
+    session: Session,
+    entrant: Entrant,
+    trials: Sequence[Trial],
+    refits: Sequence[Refit],
+    adapter: Adapter,
+    dataset: Dataset,
 ) -> Cost:
-    best, workshop = finals.shipped(refits), stage.workshop(entrant)
+    best, workshop = finals.shipped(refits), session.workshop(entrant)
     peaks = [r.peak_memory_bytes for r in refits if r.peak_memory_bytes is not None]
     return Cost(
         tune_s=round(sum(t.seconds for t in trials), 3),
@@ -184,25 +189,27 @@ def _training_factor(adapter: Adapter) -> int:
 
 
 def _decide(
-    stage: Round, candidates: Sequence[Candidate], dataset: Dataset, scorer: Scorer
+    session: Session, candidates: Sequence[Candidate], dataset: Dataset, scorer: Scorer
 ) -> tuple[Decision | None, tuple[Pair, ...]]:
     finished = [c for c in candidates if c.status == "ok"]
     if not finished:
         return None, ()
-    best = {c.id: finals.shipped([r for r in finals.refits(stage.out) if r.candidate == c.id]) for c in finished}
+    best = {c.id: finals.shipped([r for r in finals.refits(session.out) if r.candidate == c.id]) for c in finished}
     entries = [
         decision.Entry(
             id=c.id,
             method=c.method,
             family=c.family,
             backbone=c.backbone,
-            predicted_N=_answers(stage.out, best[c.id], dataset),
+            predicted_N=_answers(session.out, best[c.id], dataset),
             price=float(c.cost.price or 0.0),
             is_floor=not _reads_text(c),
         )
         for c in finished
     ]
-    return decision.decide(entries, scorer, generator(stage.config.seed, "decision"), margin_points=stage.config.margin)
+    return decision.decide(
+        entries, scorer, generator(session.config.seed, "decision"), margin_points=session.config.margin
+    )
 
 
 def _reads_text(candidate: Candidate) -> bool:
@@ -244,14 +251,14 @@ def _earlier_reads(out: Path, dataset: Dataset) -> int:
     return sum(record.get("test_sha256") == mine for record in records)
 
 
-def _provenance(stage: Round, dataset: Dataset, started: str, command: str) -> Provenance:
+def _provenance(session: Session, dataset: Dataset, started: str, command: str) -> Provenance:
     versions = environment()["versions"]
     assert isinstance(versions, dict)
     return Provenance(
         command=command,
         version=metadata.version("tunewright"),
         versions=versions,
-        seed=stage.config.seed,
+        seed=session.config.seed,
         started=started,
         data_sha256=dataset.sha256,
     )
