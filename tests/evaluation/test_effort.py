@@ -207,7 +207,7 @@ def test_another_seed_tries_others() -> None:
 REPLAY = """
 import json, sys
 from pathlib import Path
-from tests.evaluation.test_search import FIELD, effort_of
+from tests.evaluation.test_effort import FIELD, effort_of
 from tunewright.evaluation.effort import Trial
 from tunewright.runs import read_lines
 
