@@ -108,17 +108,17 @@ def settings(method: Method, params: Params, material: Material) -> Settings:
         batch_size=int(params.get("batch_size", Settings.batch_size)),
         weight_decay=float(params.get("weight_decay", Settings.weight_decay)),
         dropout=float(params.get("dropout", Settings.dropout)),
-        patience=int(params.get("patience", max(3, epochs // 2))),
+        patience=int(params.get("patience", max(3, epochs // 3))),
         balanced=material.task.metric == "macro-f1",
     )
 
 
-_ROWS_SEEN, _ROWS_SEEN_PER_LABEL = 6_000, 100
-_EPOCHS = (5, 20)
+_ROWS_SEEN, _ROWS_SEEN_PER_LABEL = 4_000, 100
+_EPOCHS = (5, 15)
 
 
 def default_epochs(num_rows: int, num_labels: int) -> int:
-    """Passes over the training rows: so many that 6,000 rows are seen and 100 more for each label; 5 to 20."""
+    """Passes over the training rows: so many that 4,000 rows are seen and 100 more for each label; 5 to 15."""
     low, high = _EPOCHS
     rows_seen = _ROWS_SEEN + _ROWS_SEEN_PER_LABEL * num_labels
     return min(high, max(low, round(rows_seen / max(1, num_rows))))
