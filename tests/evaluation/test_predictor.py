@@ -110,3 +110,10 @@ def test_unknown_metric(lora: Predictor, rows: list[Example]) -> None:
 def test_no_adapter_there(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="is no adapter folder"):
         Predictor.load(tmp_path)
+
+
+def test_pairs_where_there_were_none(run: tw.Run) -> None:
+    """An adapter of single texts refuses pairs, naming the row and what it wants."""
+    predictor = run["linear-probe"]
+    with pytest.raises(DataError, match=r"row 2 does not fit \(1 in all\).*single texts"):
+        predictor.predict([Example(id="1", text="a"), Example(id="2", text="a", text_pair="b")])

@@ -67,14 +67,26 @@ class Predictor:
             rows: Texts, or examples where there are pairs.
 
         Raises:
-            DataError: A text is empty.
+            DataError: A text is empty, or pairs are missing or not wanted.
         """
         examples = [Example(id=str(k), text=row) if isinstance(row, str) else row for k, row in enumerate(rows, 1)]
         empty = [e.id for e in examples if not e.text.strip()]
         if empty:
             raise DataError(f"row {empty[0]} has an empty text ({len(empty)} in all). Every row needs one.")
+        self._check_pairs(examples)
         encodings = self.encode(examples)
         return to_predictions(self.adapter, examples, predict(self.adapter, encodings, self._store))
+
+    def _check_pairs(self, examples: Sequence[Example]) -> None:
+        """All rows have a second text where the adapter was trained on pairs, and none where it was not."""
+        columns = self.adapter.about.get("columns")
+        if columns is None:
+            return
+        paired = "text_pair" in columns
+        wrong = [e.id for e in examples if (e.text_pair is not None) != paired]
+        if wrong:
+            wanted = "pairs: give Example(id, text, text_pair)" if paired else "single texts: leave `text_pair` out"
+            raise DataError(f"row {wrong[0]} does not fit ({len(wrong)} in all). The adapter was trained on {wanted}.")
 
     def encode(self, examples: Sequence[Example]) -> list[Encoding]:
         """Tokenised as in training: cut to what prompt or prefix leave."""
