@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.methods import full
 from tunewright.methods.base import Choice, Material, Method, Range, Space
+from tunewright.methods.full import HEAD_RATE, place
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -23,7 +23,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     thawed = int(progress / _THAWED_AT * (1 + max(heights.values())))
     decay = float(params["layer_decay"])
     rates = {f"weights.{name}": decay**height for name, height in heights.items() if height < thawed}
-    return rates | {"head.weight": full.HEAD_RATE, "head.bias": full.HEAD_RATE}
+    return rates | {"head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
 
 
 def _heights(names: Iterable[str]) -> dict[str, int]:
@@ -46,7 +46,7 @@ METHOD = Method(
     summary="Full fine-tuning that thaws the base layer by layer from the top, the lower layers slower.",
     trains="all parameters of the base (word embeddings: those of the training texts) + (D + 1) C",
     serves="a base of its own in memory; its rows do not mix with others",
-    place=full.place,
+    place=place,
     space=space,
     trained=trained,
 )
