@@ -31,10 +31,10 @@ from tunewright.backbones.inference import predict
 from tunewright.config import EMBEDDED_MODEL
 from tunewright.data.splits import limit_rows
 from tunewright.evaluation.attempt import Workshop, attempt, label_rows, prepare
-from tunewright.evaluation.effort import Effort, Entrant, Trial
+from tunewright.evaluation.effort import Effort, Entrant
 from tunewright.evaluation.harness import dev_noise
 from tunewright.evaluation.metrics import METRICS
-from tunewright.evaluation.search import PRUNED
+from tunewright.evaluation.search import PRUNED, as_trial
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice
 from tunewright.runs import append_line, read_lines
@@ -200,7 +200,7 @@ class Ours:
             seconds += time.perf_counter() - start
             assert outcome.trained.best is not None
             found.append((outcome.trained.best, outcome.trained.adapter))
-            effort.history.append(_as_trial(entrant, len(effort.history), proposal.params, outcome.trained))
+            effort.history.append(as_trial(entrant, len(effort.history), proposal, outcome))
         best, adapter = max(found, key=lambda pair: (pair[0].value, -pair[0].loss))
         right = predict(adapter, self._test.encodings, workshop.material.store).argmax(-1) == self._test.labels_N
         return Cell(
@@ -212,24 +212,6 @@ class Ours:
             test=float(right.double().mean()),
             how=str(self._backbone.dtype).removeprefix("torch."),
         )
-
-
-def _as_trial(entrant: Entrant, number: int, params: Any, trained: Any) -> Trial:
-    return Trial(
-        candidate=entrant.id,
-        method=entrant.method,
-        family=entrant.family,
-        backbone=entrant.backbone,
-        trial=number,
-        params=params,
-        status="pruned" if trained.stopped == PRUNED else "complete",
-        dev=tuple({"epoch": s.epoch, "value": s.value, "loss": s.loss} for s in trained.scores),
-        value=trained.best.value,
-        seconds=0.0,
-        epochs=len(trained.scores),
-        num_tokens=trained.num_tokens,
-        reason=trained.stopped,
-    )
 
 
 SIDES = ("Trainer + peft", "ours", "ours, pruned")

@@ -212,7 +212,10 @@ def test_gradients_of_a_row_do_not_depend_on_neighbours(kind: str, tiny_encoder:
     base = tiny_encoder(kind)
     found = tiny.encodings(base, TEXTS)
     made = list(adapters(base, found).values())
-    live = [a.map_tensors(lambda t: t.clone().requires_grad_() if t.is_floating_point() else t) for a in made]
+    live = [
+        a.with_tensors({k: t.clone().requires_grad_() for k, t in a.tensors().items() if t.is_floating_point()})
+        for a in made
+    ]
 
     def gradients(rows: list[Row]) -> list[dict[str, Tensor]]:
         torch.stack(base.logits(rows)).square().sum().backward()
@@ -274,15 +277,17 @@ def test_rows_may_have_different_labels(tiny_encoder: GetEncoder) -> None:
 
 def test_dropout_before_the_head_is_repeatable(tiny_encoder: GetEncoder) -> None:
     base = tiny_encoder("bert")
-    rows = tiny.rows(tiny.adapter(base, lora=tiny.lora(base, 2, seed=9)), tiny.encodings(base, TEXTS))
+    adapter = tiny.adapter(base, lora=tiny.lora(base, 2, seed=9))
+    rows = tiny.rows(adapter, tiny.encodings(base, TEXTS))
+    features = base.features(rows)
 
     def run(seed: int) -> Tensor:
-        return torch.stack(base.logits(rows, Dropout(share=0.3, generator=torch.Generator().manual_seed(seed))))
+        return base.answer(adapter, features, Dropout(share=0.3, generator=torch.Generator().manual_seed(seed)))
 
     assert torch.equal(run(1), run(1))
     assert not torch.allclose(run(1), run(2), atol=1e-3)
     without = Dropout(share=0.0, generator=torch.Generator())
-    assert torch.equal(torch.stack(base.logits(rows, without)), torch.stack(base.logits(rows)))
+    assert torch.equal(base.answer(adapter, features, without), torch.stack(base.logits(rows)))
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)

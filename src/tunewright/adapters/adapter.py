@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,10 +113,6 @@ class Adapter:
     def with_about(self, about: Mapping[str, Any]) -> "Adapter":
         """The same adapter with another provenance."""
         return dataclasses.replace(self, about=dict(about))
-
-    def map_tensors(self, change: Callable[[Tensor], Tensor]) -> "Adapter":
-        """The same adapter with every tensor passed through `change`."""
-        return self.with_tensors({name: change(tensor) for name, tensor in self.tensors().items()})
 
     def num_bytes(self) -> int:
         """Bytes of all tensors and texts, as stored."""

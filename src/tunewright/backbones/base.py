@@ -88,6 +88,6 @@ class Backbone(Protocol):
         """Logits [B, C] from features computed under this adapter."""
         ...
 
-    def logits(self, rows: Sequence[Row], dropout: Dropout | None = None) -> list[Tensor]:
+    def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""
         ...

@@ -149,13 +149,13 @@ class Encoder:
             allowed = ", ".join(self.linears)
             raise AdapterError(f"the LoRA changes {unknown[0]}, no linear layer of {mine.name}. Allowed: {allowed}.")
 
-    def logits(self, rows: Sequence[Row], dropout: Dropout | None = None) -> list[Tensor]:
+    def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""
         features_BD = self.features(rows) if any(r.adapter.needs_features for r in rows) else None
         found: list[Tensor | None] = [None] * len(rows)
         for adapter, members in _groups(rows).items():
             mine = torch.zeros(len(members), self.width) if features_BD is None else features_BD[members]
-            for k, logits_C in zip(members, self.answer(adapter.record, mine, dropout), strict=True):
+            for k, logits_C in zip(members, self.answer(adapter.record, mine), strict=True):
                 found[k] = logits_C
         return [logits for logits in found if logits is not None]
 

@@ -49,10 +49,11 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
     watch = _Watch(session, effort, proposal, step)
     outcome = attempt(METHODS[entrant.method], proposal.params, session.workshop(entrant), rng, watch)
     session.note_memory(entrant, outcome)
-    return _trial(entrant, number, proposal, outcome)
+    return as_trial(entrant, number, proposal, outcome)
 
 
-def _trial(entrant: Entrant, number: int, proposal: Proposal, outcome: Outcome) -> Trial:
+def as_trial(entrant: Entrant, number: int, proposal: Proposal, outcome: Outcome) -> Trial:
+    """What the search remembers of an attempt: the line on disk, and what later proposals and pruning are made from."""
     trained = outcome.trained
     pruned = trained.stopped == PRUNED
     failed = trained.best is None
