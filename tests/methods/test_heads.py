@@ -1,5 +1,6 @@
-"""Starting points: a head of zeros, and token embeddings that come from words."""
+"""Starting points: a head from the labels' words, and token embeddings that come from words."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable
 
@@ -7,12 +8,16 @@ import pytest
 import torch
 
 from tests import tiny
+from tunewright.adapters.adapter import Adapter
+from tunewright.backbones.base import Row
 from tunewright.backbones.encoder import Encoder
 from tunewright.evaluation.attempt import prepare
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods.base import Material
-from tunewright.methods.heads import empty_head, lengths, noise, start_ids, word_embeddings
+from tunewright.methods.heads import described_head, lengths, noise, start_ids, word_embeddings
+from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import generator
+from tunewright.types import Example
 
 
 @pytest.fixture
@@ -24,13 +29,36 @@ def material(base: Encoder, limit: int = 64) -> Material:
     return prepare(tiny.task(), base, tiny.examples(40), tiny.examples(9, seed=1), METRICS["accuracy"], limit).material
 
 
-def test_empty_head(base: Encoder) -> None:
-    """Whatever the features, every label is equally likely."""
+def test_described_head(base: Encoder) -> None:
+    """Logits are cosines with the labels' directions, scaled; the mean over the training rows is zero for each label."""
     found = material(base)
-    head = empty_head(found)
-    assert head.weight_CD.shape == (3, base.width)
-    logits = found.store(found.rows.encodings) @ head.weight_CD.T + head.bias_C
-    assert torch.equal(logits, torch.zeros(40, 3))
+    head = described_head(found)
+    features = found.store(found.rows.encodings)
+    logits = features @ head.weight_CD.T + head.bias_C
+    assert torch.allclose(logits.mean(0), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(head.weight_CD.sum(0), torch.zeros(base.width), atol=1e-5)
+    wanted = torch.stack([_direction(base, group) for group in label_phrases(found.task, "both", TEMPLATES["many"])])
+    cosines = features @ (wanted - wanted.mean(0)).T / features.norm(dim=-1).mean()
+    assert torch.allclose(logits, 10 * (cosines - cosines.mean(0)), atol=1e-5)
+
+
+def _direction(base: Encoder, phrases: tuple[str, ...]) -> torch.Tensor:
+    """One phrase after the other through the bare base."""
+    bare = Adapter(base=base.identity, labels=(), max_tokens=64)
+    total = torch.zeros(base.width)
+    for phrase in phrases:
+        (encoding,) = base.encode([Example(id=phrase, text=phrase)], 64)
+        vector = base.features([Row(encoding=encoding, adapter=bare)])[0]
+        total += vector / vector.norm()
+    return total / total.norm()
+
+
+def test_labels_that_mean_nothing_start_near_zero(base: Encoder) -> None:
+    """The same words for every label give a head of zeros."""
+    found = material(base)
+    task = dataclasses.replace(found.task, labels=("a", "a"), descriptions={"a": "same"})
+    head = described_head(dataclasses.replace(found, task=task))
+    assert torch.allclose(head.weight_CD, torch.zeros(2, base.width), atol=1e-6)
 
 
 def test_start_from_labels(base: Encoder) -> None:

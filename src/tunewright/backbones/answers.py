@@ -3,7 +3,7 @@
 Shapes: B rows, D width, C labels, N pool rows, K neighbours.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,8 +46,7 @@ def _by_head(head: Head, features_BD: Tensor, dropout: Dropout | None) -> Tensor
 
 
 def _by_verbalizer(verbalizer: Verbalizer, features_BD: Tensor, embed: Embed) -> Tensor:
-    directions_CD = torch.stack([unit(embed(phrases)).mean(0) for phrases in verbalizer.phrases])
-    return verbalizer.scale * unit(features_BD) @ unit(directions_CD).T
+    return verbalizer.scale * unit(features_BD) @ directions(verbalizer.phrases, embed).T
 
 
 def _by_neighbours(pool: DemonstrationPool, features_BD: Tensor, num_labels: int) -> Tensor:
@@ -57,6 +56,11 @@ def _by_neighbours(pool: DemonstrationPool, features_BD: Tensor, num_labels: int
     shares_BC = features_BD.new_zeros(features_BD.shape[0], num_labels)
     shares_BC.scatter_add_(1, pool.labels_N.to(index_BK.device)[index_BK], weights_BK)
     return (shares_BC + _EMPTY).log()
+
+
+def directions(groups: Sequence[tuple[str, ...]], embed: Embed) -> Tensor:
+    """For each group of phrases, the mean direction of their features: [C, D], of length 1."""
+    return unit(torch.stack([unit(embed(phrases)).mean(0) for phrases in groups]))
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Weights
 from tunewright.methods.base import Material, Method, Range, Space
-from tunewright.methods.heads import empty_head
+from tunewright.methods.heads import described_head
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -14,8 +14,8 @@ HEAD_RATE = 10.0
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """The base's own values and a head of zeros."""
-    return material.adapter(weights=own_weights(material), head=empty_head(material))
+    """The base's own values and a head from the labels' words."""
+    return material.adapter(weights=own_weights(material), head=described_head(material))
 
 
 def own_weights(material: Material) -> Weights:

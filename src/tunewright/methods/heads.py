@@ -1,4 +1,4 @@
-"""Starting points that methods share: an empty head, token embeddings to start prompts from.
+"""Starting points that methods share: a head from the labels' words, token embeddings to start prompts from.
 
 Shapes: D width, C labels, P virtual tokens, V vocabulary.
 """
@@ -10,14 +10,34 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.parts import Head
+from tunewright.backbones.answers import directions
 from tunewright.methods.base import Choice, Material
+from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import torch_generator
+from tunewright.types import Example
 
 
-def empty_head(material: Material) -> Head:
-    """A head of zeros: every label equally likely."""
-    width, num_labels = material.backbone.width, material.num_labels
-    return Head(weight_CD=torch.zeros(num_labels, width), bias_C=torch.zeros(num_labels))
+_START_SCALE = 10.0
+"""Logits of a new head are about so many times the difference of cosines."""
+
+
+def described_head(material: Material) -> Head:
+    """A head that knows what the labels mean: it compares features with the directions of the labels' phrases.
+
+    The part that all labels share is taken out, and each label's mean logit on the training rows is zero. Labels whose
+    words mean nothing to the base get nearly the same direction, and so nearly a head of zeros.
+    """
+    features_ND = material.store(material.rows.encodings)
+    groups = label_phrases(material.task, "both", TEMPLATES["many"])
+    directions_CD = directions(groups, lambda phrases: _phrase_features(material, phrases))
+    centred_CD = directions_CD - directions_CD.mean(0)
+    weight_CD = centred_CD * (_START_SCALE / features_ND.norm(dim=-1).mean())
+    return Head(weight_CD=weight_CD, bias_C=-(features_ND @ weight_CD.T).mean(0))
+
+
+def _phrase_features(material: Material, phrases: tuple[str, ...]) -> Tensor:
+    examples = [Example(id=phrase, text=phrase) for phrase in phrases]
+    return material.store(material.backbone.encode(examples, material.max_tokens))
 
 
 def word_embeddings(material: Material) -> Tensor:

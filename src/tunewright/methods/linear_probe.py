@@ -4,14 +4,14 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.methods.base import Material, Method, Range, Space
-from tunewright.methods.heads import empty_head
+from tunewright.methods.heads import described_head
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """A head of zeros."""
-    return material.adapter(head=empty_head(material))
+    """A head from the labels' words."""
+    return material.adapter(head=described_head(material))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:

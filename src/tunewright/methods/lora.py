@@ -8,13 +8,13 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import empty_head, noise
+from tunewright.methods.heads import described_head, noise
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """A normal, B zero (section 4.1), on all linear layers, alpha = 2 r; a head of zeros."""
+    """A normal, B zero (section 4.1), on all linear layers, alpha = 2 r; a head from the labels' words."""
     rank = int(params["rank"])
     linears = material.backbone.linears
     lora = Lora(
@@ -22,7 +22,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         down={n: noise((rank, m.in_features), 1 / math.sqrt(m.in_features), rng) for n, m in linears.items()},
         up={n: torch.zeros(m.out_features, rank) for n, m in linears.items()},
     )
-    return material.adapter(lora=lora, head=empty_head(material))
+    return material.adapter(lora=lora, head=described_head(material))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:

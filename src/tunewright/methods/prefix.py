@@ -7,7 +7,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix
 from tunewright.backbones.encoder import Encoder
 from tunewright.methods.base import Material, Method, Range, Space
-from tunewright.methods.heads import empty_head, lengths, noise
+from tunewright.methods.heads import described_head, lengths, noise
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -18,8 +18,8 @@ _NOISE = 0.02
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """Nearly zero keys and values (random ones disturb the base most), and a head of zeros."""
-    return material.adapter(prefix=small_prefix(material, int(params["length"]), rng), head=empty_head(material))
+    """Nearly zero keys and values (random ones disturb the base most), and a head from the labels' words."""
+    return material.adapter(prefix=small_prefix(material, int(params["length"]), rng), head=described_head(material))
 
 
 def small_prefix(material: Material, length: int, rng: np.random.Generator) -> Prefix:

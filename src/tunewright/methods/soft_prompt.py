@@ -5,7 +5,7 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import SoftPrompt
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import empty_head, lengths, start_ids, word_embeddings
+from tunewright.methods.heads import described_head, lengths, start_ids, word_embeddings
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -17,10 +17,10 @@ HEAD_RATE = 0.3
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """Embeddings of words, never noise, and a head of zeros."""
+    """Embeddings of words, never noise, and a head from the labels' words."""
     ids = start_ids(material, str(params["init"]), int(params["length"]), rng)
     return material.adapter(
-        soft_prompt=SoftPrompt(vectors_PD=word_embeddings(material)[ids].clone()), head=empty_head(material)
+        soft_prompt=SoftPrompt(vectors_PD=word_embeddings(material)[ids].clone()), head=described_head(material)
     )
 
 
