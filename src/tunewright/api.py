@@ -73,12 +73,16 @@ class Run(Mapping[str, "Predictor"]):
 
 
 def compare(
-    data: str | RunConfig, *, listener: Listener | None = None, command: tuple[str, ...] = (), **settings: Any
+    data: str | RunConfig | None = None,
+    *,
+    listener: Listener | None = None,
+    command: tuple[str, ...] = (),
+    **settings: Any,
 ) -> Run:
     """Compares the methods on the user's data and writes a run folder with a report.
 
     Args:
-        data: File, folder or dataset name; or a whole `RunConfig`.
+        data: File, folder or dataset name; or a whole `RunConfig`; None to resume a run.
         listener: Hears of progress; the terminal when absent, `progress.Silent()` for nobody.
         command: What was typed, for the record.
         settings: Any other field of `RunConfig`.
@@ -92,7 +96,7 @@ def compare(
     if config.resume and config.out is None:
         raise ConfigError("`resume` needs `out`: the run folder to go on with.")
     out = Path(config.out) if config.out is not None else default_folder(config)
-    call = command or ("tw.compare", str(config.data))
+    call = command or ("tw.compare", config.data)
     with terminal(sys.stderr) if listener is None else nullcontext(listener) as hears:
         harness.compare(config, out, hears, command=call)
     build_report(out)

@@ -83,7 +83,7 @@ DEFAULT_TRIALS = 12
 
 
 def load_config(path: str | None, overrides: Mapping[str, Any]) -> RunConfig:
-    """Settings from a YAML file, with the command line's on top.
+    """Settings from a YAML file, with the command line's on top. A run that is resumed brings its own for the rest.
 
     Args:
         path: YAML file, or None.
@@ -94,7 +94,14 @@ def load_config(path: str | None, overrides: Mapping[str, Any]) -> RunConfig:
     """
     settings: dict[str, Any] = {} if path is None else read_yaml(Path(path))
     settings |= {key: value for key, value in overrides.items() if value is not None}
-    return validate(settings)
+    return validate(_recorded(settings) | settings)
+
+
+def _recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the run to go on with; none where nothing is resumed."""
+    out = settings.get("out")
+    record = Path(str(out)) / "run.yaml"
+    return read_yaml(record) if settings.get("resume") is True and out is not None and record.is_file() else {}
 
 
 def validate(settings: Mapping[str, Any]) -> RunConfig:

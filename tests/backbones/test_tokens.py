@@ -50,13 +50,13 @@ def test_order_of_rows_is_kept(tiny_encoder: Callable[[str], Encoder]) -> None:
 
 
 def test_layout() -> None:
-    """Two virtual tokens before a text of three, none before a text of ten; padded to a multiple of eight."""
+    """Two virtual tokens before a text of three, none before a text of ten; padded to an even length."""
     short = Encoding(ids=(2, 7, 3), type_ids=(0, 1, 1))
-    long = Encoding(ids=tuple(range(10, 20)), type_ids=(0,) * 10)
+    long = Encoding(ids=tuple(range(10, 19)), type_ids=(0,) * 9)
     found = lay_out([short, long], [2, 0], pad_id=5)
-    assert found.ids_BL.tolist() == [[5, 5, 2, 7, 3, *[5] * 11], [*range(10, 20), *[5] * 6]]
-    assert found.types_BL.tolist() == [[0, 0, 0, 1, 1, *[0] * 11], [0] * 16]
-    assert found.mask_BL.tolist() == [[1] * 5 + [0] * 11, [1] * 10 + [0] * 6]
-    assert found.text_BL.tolist() == [[0, 0, 1, 1, 1] + [0] * 11, [1] * 10 + [0] * 6]
+    assert found.ids_BL.tolist() == [[5, 5, 2, 7, 3, *[5] * 5], [*range(10, 19), 5]]
+    assert found.types_BL.tolist() == [[0, 0, 0, 1, 1, *[0] * 5], [0] * 10]
+    assert found.mask_BL.tolist() == [[1] * 5 + [0] * 5, [1] * 9 + [0]]
+    assert found.text_BL.tolist() == [[0, 0, 1, 1, 1] + [0] * 5, [1] * 9 + [0]]
     assert found.first_text_B.tolist() == [2, 0]
     assert list(zip(found.prompt_rows_N.tolist(), found.prompt_columns_N.tolist(), strict=True)) == [(0, 0), (0, 1)]

@@ -78,13 +78,14 @@ def test_warnings_are_said_and_kept(call: Call, model: str, tmp_path: Path) -> N
     assert done.code == 0, done
     said = [line for line in done.err.splitlines() if " trial " not in line and " seed " not in line]
     cut = next(line for line in said if "longer than" in line)
-    assert cut.startswith("2 of 32 train and dev texts are longer than 64 tokens and were cut (first: train:3")
+    assert cut.startswith(f"2 of 37 texts are longer than 64 tokens of {Path(model).name} and were cut (first: train:3")
     assert any("2 rows stand in two of the given splits (first: test:1 = train:1)" in line for line in said)
     assert any("2 test rows have labels absent from train ('art', 'cinema')" in line for line in said)
     notices = {n["code"]: n for n in json.loads((out / "data.json").read_text(encoding="utf-8"))["notices"]}
     assert notices["duplicates-across-splits"]["ids"] == ["test:1", "test:2"]
     assert notices["unseen-labels-in-test"]["ids"] == ["test:4", "test:5"]
     assert notices["unseen-labels-in-test"]["count"] == 2
+    assert notices["cut-texts"]["ids"] == ["train:31", "train:32"]
     log = (out / "log.txt").read_text(encoding="utf-8")
     assert all(line in log for line in said)
     result = json.loads((out / "comparison.json").read_text(encoding="utf-8"))

@@ -258,6 +258,13 @@ def test_it_goes_on_from_what_is_there(
     assert_same(copy, whole)
 
 
+def test_the_folder_knows_its_settings(copy: Path, whole: Path) -> None:
+    """Nothing has to be repeated."""
+    in_the_search(copy)
+    compare(out=str(copy), resume=True)
+    assert_same(copy, whole)
+
+
 def test_a_folder_with_other_files_is_not_begun_again(settings: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     for resume, message in ((True, "nothing to resume in"), (False, "exists")):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
@@ -30,7 +31,7 @@ def material(base: Encoder, limit: int = 64) -> Material:
 
 
 def test_described_head(base: Encoder) -> None:
-    """Logits are cosines with the labels' directions, scaled; the mean over the training rows is zero for each label."""
+    """Logits are cosines with the labels' directions, scaled; the mean over the training rows is zero."""
     found = material(base)
     head = described_head(found)
     features = found.store(found.rows.encodings)
@@ -50,7 +51,7 @@ def _direction(base: Encoder, phrases: tuple[str, ...]) -> torch.Tensor:
         (encoding,) = base.encode([Example(id=phrase, text=phrase)], 64)
         vector = base.features([Row(encoding=encoding, adapter=bare)])[0]
         total += vector / vector.norm()
-    return total / total.norm()
+    return nn.functional.normalize(total, dim=0)
 
 
 def test_labels_that_mean_nothing_start_near_zero(base: Encoder) -> None:

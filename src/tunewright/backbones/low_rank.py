@@ -34,11 +34,15 @@ def low_rank_updates(linears: Mapping[str, nn.Linear], loras: Sequence[Lora | No
             hook.remove()
 
 
-def _adds(update: Callable[[Tensor], Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    return lambda _module, inputs, output: output + update(inputs[0])
+_Update = Callable[[Tensor, Tensor], Tensor]
+"""(input [B, T, I], output [B, T, O] of the base's layer) -> the output with the update."""
 
 
-def _update(name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None]) -> Callable[[Tensor], Tensor]:
+def _adds(update: _Update) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    return lambda _module, inputs, output: update(inputs[0], output)
+
+
+def _update(name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None]) -> _Update:
     if len(distinct) == 1 and all(lora is not None for lora in loras):
         return _SharedUpdate(down_rI=distinct[0].down[name], up_Or=_scaled_up(distinct[0], name))
     return _mixed_update(name, distinct, loras)
@@ -55,9 +59,10 @@ class _SharedUpdate:
     down_rI: Tensor
     up_Or: Tensor
 
-    def __call__(self, input_BTI: Tensor) -> Tensor:
-        inner = nn.functional.linear(input_BTI, self.down_rI.to(input_BTI.dtype))
-        return nn.functional.linear(inner, self.up_Or.to(input_BTI.dtype))
+    def __call__(self, input_BTI: Tensor, output_BTO: Tensor) -> Tensor:
+        inner_BTr = nn.functional.linear(input_BTI, self.down_rI.to(input_BTI.dtype))
+        flat, inner = output_BTO.flatten(0, -2), inner_BTr.flatten(0, -2)
+        return torch.addmm(flat, inner, self.up_Or.to(input_BTI.dtype).T).view_as(output_BTO)
 
 
 def _mixed_update(name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None]) -> "_MixedUpdate":
@@ -82,7 +87,7 @@ class _MixedUpdate:
     up_KOr: Tensor
     which_B: Tensor
 
-    def __call__(self, input_BTI: Tensor) -> Tensor:
+    def __call__(self, input_BTI: Tensor, output_BTO: Tensor) -> Tensor:
         which_B = self.which_B.to(self.down_KrI.device)
         inner = torch.bmm(input_BTI, self.down_KrI[which_B].to(input_BTI.dtype).transpose(1, 2))
-        return torch.bmm(inner, self.up_KOr[which_B].to(input_BTI.dtype).transpose(1, 2))
+        return torch.baddbmm(output_BTO, inner, self.up_KOr[which_B].to(input_BTI.dtype).transpose(1, 2))

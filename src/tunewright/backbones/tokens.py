@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from tunewright.backbones.base import Encoding
 from tunewright.types import Example
 
-_BUCKET = 8
-"""Batches are padded to a multiple of this: kernels are prepared once for each shape."""
+_BUCKET = 2
+"""Batches are padded to a multiple of this. bf16 kernels work on pairs; more than that is work on nothing."""
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], limit: int) -> list[Encoding]:

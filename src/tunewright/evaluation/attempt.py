@@ -31,8 +31,6 @@ class Workshop:
     dev_examples: Sequence[Example]
     exam: Exam
     """The dev rows and the task's metric."""
-    cut: tuple[str, ...]
-    """Ids of the training and dev rows whose texts were longer than the base takes."""
 
 
 def prepare(
@@ -66,9 +64,7 @@ def prepare(
     def score(logits_NC: Tensor, labels_N: Tensor) -> float:
         return metric.value(labels_N.numpy(), logits_NC.argmax(-1).numpy(), len(task.labels))
 
-    encoded = zip((*train_rows, *dev_rows), (*rows.encodings, *dev.encodings), strict=True)
-    cut = tuple(example.id for example, encoding in encoded if encoding.num_cut)
-    return Workshop(material=material, dev_examples=dev_rows, exam=Exam(rows=dev, score=score), cut=cut)
+    return Workshop(material=material, dev_examples=dev_rows, exam=Exam(rows=dev, score=score))
 
 
 def label_rows(task: Task, backbone: Encoder, examples: Sequence[Example], limit: int) -> Rows:

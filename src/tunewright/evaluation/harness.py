@@ -31,7 +31,7 @@ from tunewright.evaluation.session import Session
 from tunewright.methods import METHODS
 from tunewright.runs import dump_lines, open_run, read_json, read_lines, write_json, write_text
 from tunewright.runtime import device, environment
-from tunewright.types import Dataset
+from tunewright.types import Dataset, Notice
 
 
 def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequence[str] = ()) -> comparison.Comparison:
@@ -59,7 +59,9 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
     bases = {name: Encoder(base, dtype=dtype, device=device()) for name, base in checkpoints.items()}
-    workshops = {name: _prepare(config, dataset, base, journal) for name, base in bases.items()}
+    workshops = {name: _prepare(config, dataset, base) for name, base in bases.items()}
+    for notice in _note_cut_texts(dataset, workshops, out):
+        journal.note(notice.message)
     entrants, skipped = _entrants(methods, workshops)
     history = [Trial.read(line) for line in read_lines(out / "trials.jsonl")]
     effort = Effort(
@@ -161,14 +163,33 @@ def _check_same(before: dict[str, object], now: dict[str, object]) -> None:
         raise RunError(f"cannot resume with other settings: {'; '.join(changed)}. Repeat them or choose another --out.")
 
 
-def _prepare(config: RunConfig, dataset: Dataset, base: Encoder, journal: Journal) -> Workshop:
+def _prepare(config: RunConfig, dataset: Dataset, base: Encoder) -> Workshop:
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
     splits = dataset.splits
-    workshop = prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit)
-    if workshop.cut:
-        found = f"{len(workshop.cut)} of {len(splits.train) + len(splits.dev)} train and dev texts"
-        journal.note(f"{found} are longer than {limit} tokens and were cut (first: {', '.join(workshop.cut[:5])}).")
-    return workshop
+    return prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit)
+
+
+def _note_cut_texts(dataset: Dataset, workshops: dict[str, Workshop], out: Path) -> list[Notice]:
+    """Adds to the record of the data what only a base can tell."""
+    cut = [notice for workshop in workshops.values() for notice in _cut_texts(dataset, workshop)]
+    notices = [dataclasses.asdict(notice) for notice in (*dataset.notices, *cut)]
+    write_json(out / "data.json", read_json(out / "data.json") | {"notices": notices})
+    return cut
+
+
+def _cut_texts(dataset: Dataset, workshop: Workshop) -> list[Notice]:
+    """What is said where texts of any split are longer than the base takes."""
+    splits, material = dataset.splits, workshop.material
+    examples = (*splits.train, *splits.dev, *splits.test)
+    encodings = material.backbone.encode(examples, material.max_tokens)
+    ids = tuple(e.id for e, encoding in zip(examples, encodings, strict=True) if encoding.num_cut)
+    if not ids:
+        return []
+    message = (
+        f"{len(ids)} of {len(examples)} texts are longer than {material.max_tokens} tokens of "
+        f"{Path(material.backbone.identity.name).name} and were cut (first: {', '.join(ids[:5])})."
+    )
+    return [Notice(code="cut-texts", message=message, count=len(ids), ids=ids[:20])]
 
 
 def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[list[Entrant], list[Entrant]]:

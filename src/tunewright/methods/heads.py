@@ -16,7 +16,6 @@ from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import torch_generator
 from tunewright.types import Example
 
-
 _START_SCALE = 10.0
 """Logits of a new head are about so many times the difference of cosines."""
 
