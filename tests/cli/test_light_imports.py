@@ -34,6 +34,10 @@ def test_report_is_made_without_torch_and_always_the_same(finished_run: Path) ->
     assert page.read_bytes() == before
 
 
+def test_a_run_is_checked_without_torch(finished_run: Path) -> None:
+    assert imported("check", str(finished_run), "--min", "accuracy=0") == set()
+
+
 def test_settings_are_checked_before_torch_is_loaded(tmp_path: Path) -> None:
     """A typo is told at once."""
     assert imported("compare", str(tmp_path / "d.csv"), "--trials", "0", code=2) == set()

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from tunewright.cli import compare, evaluate, methods, predict, report
+from tunewright.cli import check, compare, evaluate, methods, predict, report
 from tunewright.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, TunewrightError
 
 app = typer.Typer(
@@ -16,7 +16,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for module in (compare, predict, evaluate, report, methods):
+for module in (compare, predict, evaluate, report, check, methods):
     module.register(app)
 
 

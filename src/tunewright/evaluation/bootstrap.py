@@ -15,7 +15,7 @@ from numpy.random import Generator
 from scipy import stats
 
 from tunewright.evaluation.metrics import CountArray, FloatArray, IntArray, Scorer
-from tunewright.evaluation.statistics import LEVEL, ROUNDING, wilson
+from tunewright.evaluation.statistics import LEVEL, ROUNDING, score_lower_bound, wilson
 from tunewright.types import Estimate
 
 NUM_RESAMPLES = 10_000
@@ -148,6 +148,36 @@ def lower_bound(values_R: FloatArray, value: float, n: int, *, level: float = LE
     """
     z = float(stats.norm.ppf(level))
     return min(quantile(values_R, 1 - level, n), value - z * z / (n + z * z))
+
+
+def one_sided_bounds(
+    scorer: Scorer, a_N: IntArray, b_N: IntArray, values_R: FloatArray, *, level: float = LEVEL
+) -> tuple[float, float]:
+    """Lower and upper bound, each one-sided, of the metric of `a` minus that of `b` on the same rows.
+
+    Score bounds for a proportion of independent rows, else from the resamples.
+
+    Args:
+        scorer: Metric and true labels.
+        a_N: Answers.
+        b_N: Answers.
+        values_R: Resampled differences.
+        level: Of each bound.
+    """
+    if scorer.is_binomial:
+        wins, losses = wins_losses(scorer, a_N, b_N)
+        n = scorer.true_N.size
+        low = score_lower_bound(wins, losses, n, level=level)
+        return low, -score_lower_bound(losses, wins, n, level=level)
+    value = scorer.value(a_N) - scorer.value(b_N)
+    low = lower_bound(values_R, value, scorer.num_units, level=level)
+    return low, -lower_bound(-values_R, -value, scorer.num_units, level=level)
+
+
+def wins_losses(scorer: Scorer, a_N: IntArray, b_N: IntArray) -> tuple[int, int]:
+    """Rows that only `a` has right, and rows that only `b` has right."""
+    is_right_a, is_right_b = a_N == scorer.true_N, b_N == scorer.true_N
+    return int((is_right_a & ~is_right_b).sum()), int((is_right_b & ~is_right_a).sum())
 
 
 def winner_corrected(

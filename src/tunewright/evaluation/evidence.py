@@ -164,21 +164,12 @@ def _duel(
 ) -> _Duel:
     """One pair: its difference with interval, p-value and the two one-sided bounds."""
     a, b = indices
+    a_N, b_N = entries[a].predicted_N, entries[b].predicted_N
     measured = bootstrap.difference(values_R, value, scorer.num_units)
-    if not scorer.is_binomial:
-        slack_ab = value - bootstrap.lower_bound(values_R, value, scorer.num_units)
-        slack_ba = -value - bootstrap.lower_bound(-values_R, -value, scorer.num_units)
-        return _Duel(a=a, b=b, measured=measured, p_value=measured.p_value, slack_ab=slack_ab, slack_ba=slack_ba)
-    is_right_a, is_right_b = (entries[index].predicted_N == scorer.true_N for index in indices)
-    wins, losses, n = int((is_right_a & ~is_right_b).sum()), int((is_right_b & ~is_right_a).sum()), scorer.true_N.size
-    return _Duel(
-        a=a,
-        b=b,
-        measured=measured,
-        p_value=statistics.mcnemar(wins, losses),
-        slack_ab=value - statistics.score_lower_bound(wins, losses, n),
-        slack_ba=-value - statistics.score_lower_bound(losses, wins, n),
-    )
+    low, high = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_R)
+    is_exact = scorer.is_binomial
+    p_value = statistics.mcnemar(*bootstrap.wins_losses(scorer, a_N, b_N)) if is_exact else measured.p_value
+    return _Duel(a=a, b=b, measured=measured, p_value=p_value, slack_ab=value - low, slack_ba=high - value)
 
 
 def _pair(entries: Sequence[Entry], duel: _Duel, p_adjusted: float) -> Pair:

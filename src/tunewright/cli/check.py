@@ -1,0 +1,147 @@
+"""`tunewright check`: a gate for continuous integration over finished runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tunewright.errors import ConfigError, RunError, unknown
+
+if TYPE_CHECKING:
+    from tunewright.evaluation.metrics import IntArray, Scorer
+    from tunewright.report.run import Run
+
+Minimum = tuple[str, float]
+"""Metric and least value."""
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("check", help="Does a run show what is required of it? Exit 0: yes, 1: no, 3: cannot be told.")(check)
+
+
+def check(
+    run: Annotated[Path, typer.Argument(help="run folder")],
+    minimum: Annotated[
+        list[str] | None, typer.Option("--min", help="least value of a metric; may repeat", metavar="METRIC=VALUE")
+    ] = None,
+    not_worse_than: Annotated[
+        Path | None, typer.Option(help="run folder of what is replaced, with the same test rows", metavar="OLD_RUN")
+    ] = None,
+    margin: Annotated[
+        str | None, typer.Option(help="points it may lose against OLD_RUN; the run's own when absent", metavar="POINTS")
+    ] = None,
+    candidate: Annotated[str | None, typer.Option(help="whom to check; the recommended one when absent")] = None,
+) -> None:
+    """Does a run show what is required of it? Exit 0: yes, 1: no, 3: cannot be told."""
+    from numpy.random import default_rng
+
+    from tunewright.evaluation import gate
+    from tunewright.report.run import read
+
+    minima, points = _requirements(minimum, not_worse_than, margin)
+    new = read(run)
+    who, rng = _who(new, run, candidate), default_rng(new.comparison.provenance.seed)
+    rulings = [gate.at_least(*_judged(new, run, who, metric), value, rng) for metric, value in minima]
+    if not_worse_than is not None:
+        old = read(not_worse_than)
+        if _rows(new) != _rows(old):
+            raise RunError(f"{run} and {not_worse_than} have different test rows. Give both the same --test file.")
+        own = new.comparison.decision.margin if new.comparison.decision is not None else 0.0
+        scorer, new_N = _judged(new, run, who, new.comparison.task.metric)
+        old_N = _answers(old, not_worse_than, _who(old, not_worse_than, None), new.comparison.task.labels)
+        rulings.append(gate.not_worse(scorer, new_N, old_N, (own if points is None else points) / 100, rng))
+    outcome = gate.worst(rulings)
+    for ruling in rulings:
+        print(f"{ruling.outcome.name.lower()}: {who}: {ruling.reason}")
+    raise typer.Exit(int(outcome))
+
+
+def _requirements(
+    minimum: list[str] | None, old: Path | None, margin: str | None
+) -> tuple[list[Minimum], float | None]:
+    """What is required.
+
+    Raises:
+        ConfigError: Every fault at once.
+    """
+    from tunewright.evaluation.metrics import METRICS
+
+    faults, minima = [], []
+    for given in minimum or ():
+        name, _, text = given.partition("=")
+        value = _number(text)
+        if name not in METRICS:
+            faults.append(unknown("metric", name, METRICS))
+        elif value is None or not 0 <= value <= 1:
+            faults.append(f"`--min {name}` must be a number from 0 to 1. Got {text!r}. Write --min {name}=0.9.")
+        else:
+            minima.append((name, value))
+    points = None if margin is None else _number(margin)
+    if margin is not None and (points is None or not 0 <= points < 100):
+        faults.append(f"`margin` must be a number from 0 to 100. Got {margin!r}.")
+    if margin is not None and old is None:
+        faults.append("`margin` has no effect without --not-worse-than. Give OLD_RUN or leave it out.")
+    if not minimum and old is None:
+        faults.append("nothing to check. Give --min METRIC=VALUE or --not-worse-than OLD_RUN.")
+    if faults:
+        raise ConfigError(faults)
+    return minima, points
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _who(run: "Run", folder: Path, wanted: str | None) -> str:
+    """The candidate to check, one that has answers.
+
+    Raises:
+        RunError: No such candidate, or the run recommends none.
+    """
+    if wanted is None:
+        if run.winner is None:
+            raise RunError(f"{folder} recommends no candidate. Name one with --candidate.")
+        wanted = run.winner.id
+    if wanted not in run.answers:
+        raise RunError(unknown("candidate", wanted, run.answers))
+    return wanted
+
+
+def _rows(run: "Run") -> dict[str, tuple[str, str | None, str | None]]:
+    return {row.id: (row.text, row.text_pair, row.label) for row in run.rows}
+
+
+def _judged(run: "Run", folder: Path, who: str, metric: str) -> tuple["Scorer", "IntArray"]:
+    """A metric with the run's true labels, and the candidate's answers."""
+    import numpy as np
+
+    from tunewright.evaluation.metrics import METRICS, UNKNOWN_LABEL, Scorer
+
+    labels = run.comparison.task.labels
+    index = {label: k for k, label in enumerate(labels)}
+    true_N = np.array([index.get(row.label or "", UNKNOWN_LABEL) for row in run.rows], dtype=np.int64)
+    scorer = Scorer(metric=METRICS[metric], true_N=true_N, num_labels=len(labels))
+    return scorer, _answers(run, folder, who, labels)
+
+
+def _answers(run: "Run", folder: Path, who: str, labels: tuple[str, ...]) -> "IntArray":
+    """Label index of each test row's answer.
+
+    Raises:
+        RunError: A row without an answer, or answered with a label of another task.
+    """
+    import numpy as np
+
+    index = {label: k for k, label in enumerate(labels)}
+    answers = run.answers[who]
+    missing = [row.id for row in run.rows if row.id not in answers]
+    if missing:
+        raise RunError(f"{who} of {folder} has no answer to {missing[0]}. Repeat the run or restore its predictions.")
+    strange = sorted(set(answers.values()) - set(labels))
+    if strange:
+        raise RunError(f"{who} of {folder} answers {strange[0]!r}, which is no label here. Compare runs of one task.")
+    return np.array([index[answers[row.id]] for row in run.rows], dtype=np.int64)

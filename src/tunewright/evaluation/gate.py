@@ -1,0 +1,87 @@
+"""A gate for continuous integration: do the test rows show what is required of a candidate?
+
+Shapes: N rows. Every verdict is by one-sided 95 % bounds: what they show is passed, what they exclude fails, and what
+lies between cannot be told by these rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from numpy.random import Generator
+
+from tunewright.evaluation import bootstrap, statistics
+from tunewright.evaluation.metrics import IntArray, Scorer
+
+
+class Outcome(IntEnum):
+    """What is said of a requirement; the number is the exit code."""
+
+    PASSED = 0
+    FAILED = 1
+    UNDECIDED = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ruling:
+    """A requirement and what the rows say of it."""
+
+    outcome: Outcome
+    reason: str
+    """One sentence with the figures."""
+
+
+def at_least(scorer: Scorer, predicted_N: IntArray, minimum: float, rng: Generator) -> Ruling:
+    """Whether the metric is shown to be at least `minimum`.
+
+    Args:
+        scorer: Metric and true labels.
+        predicted_N: The candidate's answers.
+        minimum: Between 0 and 1.
+        rng: Of the bootstrap, where the metric is no proportion.
+    """
+    found = bootstrap.interval(scorer, predicted_N, rng, level=2 * statistics.LEVEL - 1)
+    outcome = _outcome(found.low >= minimum, found.high < minimum)
+    said = {
+        Outcome.PASSED: f"shown to be at least {minimum:g}",
+        Outcome.FAILED: f"shown to be below {minimum:g}",
+        Outcome.UNDECIDED: f"not told apart from {minimum:g} by {found.n} rows",
+    }[outcome]
+    bounds = f"one-sided 95 % bounds {found.low:.4f} and {found.high:.4f}"
+    return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {found.value:.4f} ({bounds}): {said}")
+
+
+def not_worse(scorer: Scorer, new_N: IntArray, old_N: IntArray, margin: float, rng: Generator) -> Ruling:
+    """Whether `new` is shown to lose at most `margin` against `old` on the same rows (non-inferiority).
+
+    Args:
+        scorer: Metric and true labels.
+        new_N: Answers of the candidate.
+        old_N: Answers of what it replaces.
+        margin: In units of the metric.
+        rng: Of the bootstrap.
+    """
+    values_RK = bootstrap.resampled_values(scorer, [new_N, old_N], rng)
+    low, high = bootstrap.one_sided_bounds(scorer, new_N, old_N, values_RK[:, 0] - values_RK[:, 1])
+    outcome = _outcome(low > -margin, high < -margin)
+    points = 100 * margin
+    said = {
+        Outcome.PASSED: f"shown to lose less than {points:g} points",
+        Outcome.FAILED: f"shown to lose more than {points:g} points",
+        Outcome.UNDECIDED: f"{scorer.true_N.size} rows cannot tell whether it loses more than {points:g} points",
+    }[outcome]
+    value = 100 * (scorer.value(new_N) - scorer.value(old_N))
+    bounds = f"one-sided 95 % bounds {100 * low:+.2f} and {100 * high:+.2f}"
+    return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {value:+.2f} points ({bounds}): {said}")
+
+
+def worst(rulings: Sequence[Ruling]) -> Outcome:
+    """A failure before a doubt before a pass."""
+    outcomes = {ruling.outcome for ruling in rulings}
+    return next(o for o in (Outcome.FAILED, Outcome.UNDECIDED, Outcome.PASSED) if o in outcomes)
+
+
+def _outcome(is_shown: bool, is_excluded: bool) -> Outcome:
+    if is_shown:
+        return Outcome.PASSED
+    return Outcome.FAILED if is_excluded else Outcome.UNDECIDED
