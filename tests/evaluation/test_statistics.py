@@ -112,20 +112,26 @@ def test_rows_needed_for_no_difference_is_unknown() -> None:
     assert statistics.rows_needed(0.0, 0.1) is None
 
 
-def test_method_interval_is_the_t_interval_where_rows_are_exact() -> None:
-    values = [0.81, 0.84, 0.80, 0.86]
+def test_method_difference_is_the_t_test_where_rows_are_exact() -> None:
+    values = [0.01, 0.04, 0.00, 0.06]
     low, high = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
-    estimate = statistics.method_interval(values, 0.0, 300)
-    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((np.mean(values), low, high), abs=1e-12)
+    found = statistics.method_difference(values, 0.0)
+    expected = (np.mean(values), low, high, stats.ttest_1samp(values, 0.0).pvalue, stats.sem(values))
+    measured = (found.value, found.low, found.high, found.p_value, found.standard_error)
+    assert measured == pytest.approx(expected, abs=1e-12)
 
 
-def test_method_interval_covers_with_rows_and_seeds() -> None:
-    """Truth .8; seeds move a method by 1.5 points, rows by their own: the interval covers at least as promised."""
+def test_no_difference_at_all_is_no_claim() -> None:
+    assert statistics.method_difference([0.0, 0.0, 0.0], 0.0).p_value == 1.0
+
+
+def test_method_difference_covers_with_rows_and_seeds() -> None:
+    """Truth .02; seeds move it by 1.5 points, rows by their own: the interval covers at least as promised."""
     rng = np.random.default_rng(1)
-    row_error = math.sqrt(0.8 * 0.2 / 300)
+    row_error = 0.023
     covered = 0
     for _ in range(2_000):
-        values = 0.8 + rng.normal(0, row_error) + rng.normal(0, 0.015, size=3)
-        estimate = statistics.method_interval(values.tolist(), row_error, 300)
-        covered += estimate.low <= 0.8 <= estimate.high
+        values = 0.02 + rng.normal(0, row_error) + rng.normal(0, 0.015, size=3)
+        found = statistics.method_difference(values.tolist(), row_error)
+        covered += found.low <= 0.02 <= found.high
     assert covered / 2_000 >= 0.94

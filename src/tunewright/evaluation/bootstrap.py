@@ -15,7 +15,7 @@ from numpy.random import Generator
 from scipy import stats
 
 from tunewright.evaluation.metrics import CountArray, FloatArray, IntArray, Scorer
-from tunewright.evaluation.statistics import LEVEL, ROUNDING, score_lower_bound, wilson
+from tunewright.evaluation.statistics import LEVEL, ROUNDING, Difference, score_lower_bound, wilson
 from tunewright.types import Estimate
 
 NUM_RESAMPLES = 10_000
@@ -23,17 +23,6 @@ NUM_REPLICATES = 2_000
 """Repetitions of a whole decision: the share of replicates that choose a candidate is then known to 1 point."""
 
 _CHUNK_COUNTS = 4_000_000
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Difference:
-    """How much more one candidate has than another on the same rows."""
-
-    value: float
-    low: float
-    high: float
-    p_value: float
-    standard_error: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -95,8 +95,20 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MethodDifference:
+    """Mean metric over seeds of `a` minus that of `b`: what seeds and rows together say of the methods."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    p_adjusted: float
+    seeds: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """Metric of `a` minus metric of `b` on the test rows."""
+    """Metric of `a` minus metric of `b` on the test rows, of the shipped artefacts."""
 
     a: str
     b: str
@@ -105,6 +117,8 @@ class Pair:
     high: float
     p_value: float
     p_adjusted: float
+    methods: MethodDifference | None = None
+    """None where one of the two has a single seed, which says nothing about a method."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

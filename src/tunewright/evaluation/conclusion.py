@@ -25,6 +25,7 @@ from tunewright.evaluation.comparison import (
 from tunewright.evaluation.effort import Effort, Entrant, Trial
 from tunewright.evaluation.finals import Refit
 from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.seeds import compare_methods
 from tunewright.evaluation.session import Session
 from tunewright.runs import read_json, read_lines
 from tunewright.runtime import environment, generator
@@ -194,7 +195,8 @@ def _decide(
     finished = [c for c in candidates if c.status == "ok"]
     if not finished:
         return None, ()
-    best = {c.id: finals.shipped([r for r in finals.refits(session.out) if r.candidate == c.id]) for c in finished}
+    refits = {c.id: [r for r in finals.refits(session.out) if r.candidate == c.id] for c in finished}
+    best = {name: finals.shipped(found) for name, found in refits.items()}
     entries = [
         decision.Entry(
             id=c.id,
@@ -207,9 +209,11 @@ def _decide(
         )
         for c in finished
     ]
-    return decision.decide(
+    chosen, pairs = decision.decide(
         entries, scorer, generator(session.config.seed, "decision"), margin_points=session.config.margin
     )
+    answers = {name: [_answers(session.out, r, dataset) for r in found] for name, found in refits.items()}
+    return chosen, compare_methods(pairs, answers, scorer, generator(session.config.seed, "methods"))
 
 
 def _reads_text(candidate: Candidate) -> bool:

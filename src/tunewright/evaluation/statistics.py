@@ -5,6 +5,7 @@ Shapes: S seeds.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
@@ -16,6 +17,17 @@ ALPHA = 0.05
 POWER = 0.8
 ROUNDING = 1e-12
 """Differences below this are float noise."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """How much more one candidate, or method, has than another on the same rows."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    standard_error: float
 
 
 def wilson(num_right: int, n: int, *, level: float = LEVEL) -> Estimate:
@@ -91,16 +103,15 @@ def rows_needed(difference: float, disagreement: float, *, power: float = POWER,
     return math.ceil((a * math.sqrt(disagreement) + b * math.sqrt(rest)) ** 2 / difference**2)
 
 
-def method_interval(values_S: Sequence[float], row_error: float, n: int, *, level: float = LEVEL) -> Estimate:
-    """A method's value, or the difference of two methods, with rows and seeds as sources of variance.
+def method_difference(values_S: Sequence[float], row_error: float, *, level: float = LEVEL) -> Difference:
+    """How much better one method is than another, with rows and seeds as sources of variance.
 
     Variance of the mean = variance over seeds / S + squared error over rows; t quantiles with S - 1 degrees of freedom.
     What rows and seeds have in common is counted twice, which is on the safe side.
 
     Args:
-        values_S: Value, or difference, of each seed; at least two.
-        row_error: Bootstrap standard error, over rows, of the mean of the seeds' values.
-        n: Rows.
+        values_S: The difference of each seed; at least two.
+        row_error: Bootstrap standard error, over rows, of the mean of the seeds' differences.
         level: Of the interval.
     """
     num_seeds = len(values_S)
@@ -108,4 +119,5 @@ def method_interval(values_S: Sequence[float], row_error: float, n: int, *, leve
     value = math.fsum(values_S) / num_seeds
     error = math.sqrt(float(np.var(values_S, ddof=1)) / num_seeds + row_error**2)
     half = float(stats.t.ppf((1 + level) / 2, num_seeds - 1)) * error
-    return Estimate(value=value, low=value - half, high=value + half, n=n)
+    p_value = 1.0 if error < ROUNDING else 2 * float(stats.t.sf(abs(value) / error, num_seeds - 1))
+    return Difference(value=value, low=value - half, high=value + half, p_value=p_value, standard_error=error)

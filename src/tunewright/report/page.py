@@ -131,7 +131,7 @@ def _pairs(comparison: Comparison) -> PairTable:
 
 
 def turned(pair: Pair) -> Pair:
-    """The same pair seen from the other side."""
+    """The same pair of artefacts seen from the other side."""
     return Pair(
         a=pair.b, b=pair.a, difference=-pair.difference, low=-pair.high, high=-pair.low,
         p_value=pair.p_value, p_adjusted=pair.p_adjusted,

@@ -1,0 +1,70 @@
+"""Claims about methods: against a naive computation, and how often they are wrong."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tunewright.evaluation.comparison import MethodDifference, Pair
+from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.seeds import compare_methods
+
+
+def pair(a: str, b: str) -> Pair:
+    return Pair(a=a, b=b, difference=0.0, low=0.0, high=0.0, p_value=1.0, p_adjusted=1.0)
+
+
+def scorer(n: int) -> Scorer:
+    return Scorer(metric=METRICS["accuracy"], true_N=np.zeros(n, dtype=np.int64), num_labels=2)
+
+
+def draw(rng: np.random.Generator, n: int, shares: list[float]) -> list[IntArray]:
+    """Answers of one method's seeds, each right for its share of the rows."""
+    return [(rng.random(n) >= share).astype(np.int64) for share in shares]
+
+
+def test_against_formulas() -> None:
+    """The error over rows is that of a mean of independent rows; the rest is the t interval by hand; Holm over both."""
+    rng, n = np.random.default_rng(0), 500
+    answers = {"a": draw(rng, n, [0.9, 0.85, 0.88]), "b": draw(rng, n, [0.8, 0.82, 0.81]), "c": draw(rng, n, [0.8] * 3)}
+    found = compare_methods([pair("a", "b"), pair("b", "c")], answers, scorer(n), rng, num_resamples=20_000)
+    p_values = []
+    for each in found:
+        assert each.methods is not None
+        right = {k: np.array([1 - seed for seed in answers[k]]) for k in (each.a, each.b)}
+        by_seed = right[each.a].mean(axis=1) - right[each.b].mean(axis=1)
+        by_row = (right[each.a] - right[each.b]).mean(axis=0)
+        error = np.sqrt(by_seed.var(ddof=1) / 3 + by_row.var() / n)
+        assert each.methods.difference == pytest.approx(by_seed.mean(), abs=1e-12)
+        half = stats.t.ppf(0.975, 2) * error
+        assert (each.methods.low, each.methods.high) == pytest.approx(
+            (by_seed.mean() - half, by_seed.mean() + half), abs=2e-3
+        )
+        p_values.append(2 * stats.t.sf(abs(by_seed.mean()) / error, 2))
+        assert each.methods.p_value == pytest.approx(p_values[-1], rel=0.05)
+        assert each.methods.seeds == 3
+    assert found[0].methods is not None
+    assert found[0].methods.p_adjusted == pytest.approx(min(1, 2 * p_values[0]), rel=0.05)
+
+
+def test_one_seed_says_nothing() -> None:
+    """A pair without two seeds on both sides stays as it is; the smaller number of seeds counts."""
+    rng, n = np.random.default_rng(1), 100
+    answers = {"a": draw(rng, n, [0.9]), "b": draw(rng, n, [0.8] * 2), "c": draw(rng, n, [0.7] * 3)}
+    found = compare_methods([pair("a", "b"), pair("b", "c")], answers, scorer(n), rng)
+    assert found[0] == pair("a", "b")
+    assert isinstance(found[1].methods, MethodDifference)
+    assert found[1].methods.seeds == 2
+    assert compare_methods([pair("a", "b")], {"a": answers["a"], "b": answers["b"]}, scorer(n), rng)[0].methods is None
+
+
+def test_equal_methods_are_seldom_told_apart() -> None:
+    """Four methods of the same true value, seeds off by 2 points: any claim in at most 5 % of comparisons."""
+    rng, n, repeats = np.random.default_rng(2), 300, 150
+    names = ["a", "b", "c", "d"]
+    pairs = [pair(x, y) for k, x in enumerate(names) for y in names[k + 1 :]]
+    wrong = 0
+    for _ in range(repeats):
+        answers = {name: draw(rng, n, (0.8 + rng.normal(0, 0.02, size=3)).tolist()) for name in names}
+        found = compare_methods(pairs, answers, scorer(n), rng, num_resamples=200)
+        wrong += any(each.methods is not None and each.methods.p_adjusted < 0.05 for each in found)
+    assert wrong <= stats.binom.ppf(0.999, repeats, 0.05)
