@@ -45,7 +45,18 @@ CONTENT: dict[str, Any] = {
             },
         },
     ],
-    "pairs": [{"a": "a", "b": "b", "difference": 0.1, "low": -0.1, "high": 0.3, "p_value": 0.04, "p_adjusted": 0.08}],
+    "pairs": [
+        {
+            "a": "a", "b": "b", "difference": 0.1, "low": -0.1, "high": 0.3, "p_value": 0.04, "p_adjusted": 0.08,
+            "methods": {
+                "difference": 0.05, "low": -0.2, "high": 0.3, "p_value": 0.4, "p_adjusted": 0.8, "seeds": 3,
+            },
+        },
+        {
+            "a": "a", "b": "c", "difference": 0.1, "low": -0.1, "high": 0.3, "p_value": 0.04, "p_adjusted": 0.08,
+            "methods": None,
+        },
+    ],
     "decision": {
         "best": "a", "recommended": "b", "margin": 1.0, "prices": {"months": 12.0},
         "not_separated": [

@@ -63,6 +63,21 @@ def test_open_candidates_and_detectable_difference_use_the_pairs_with_the_best()
     for item, other in zip(evidence.not_separated, (2, 0), strict=True):
         gap = float(evidence.values_K[other] - evidence.values_K[1])
         assert item.difference == gap
-        assert item.rows_needed == rows_needed(gap, float(evidence.disagreement_KK[other, 1]))
+        assert item.rows_needed == rows_needed(gap, float(evidence.disagreement_KK[other, 1]), alpha=0.05 / 3)
     typical = float(np.median(evidence.disagreement_KK[1, [0, 2]]))
-    assert evidence.minimum_detectable_difference == minimum_detectable_difference(typical, 50)
+    assert evidence.minimum_detectable_difference == minimum_detectable_difference(typical, 50, alpha=0.05 / 3)
+
+
+def test_an_interval_agrees_with_its_test() -> None:
+    """Few disagreements: where McNemar's test does not see a difference, the interval holds zero, and has a width."""
+    rng = np.random.default_rng(0)
+    true_N = np.zeros(100, dtype=np.int64)
+    all_right, four_wrong = true_N.copy(), (np.arange(100) < 4).astype(np.int64)
+    scorer = Scorer(metric=METRICS["accuracy"], true_N=true_N, num_labels=2)
+    (pair,) = weigh(entries_of([four_wrong, all_right]), scorer, rng, 500).pairs
+    assert pair.p_value == pytest.approx(0.125)
+    assert pair.low < -0.08
+    assert pair.high == pytest.approx(0.0, abs=0.005)
+    (same,) = weigh(entries_of([all_right, all_right]), scorer, rng, 500).pairs
+    assert same.low == pytest.approx(-0.037, abs=0.001)
+    assert same.high == pytest.approx(0.037, abs=0.001)

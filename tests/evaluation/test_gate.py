@@ -28,6 +28,17 @@ def test_at_least_is_seldom_wrong(minimum: float) -> None:
     assert found == sorted(found, key=[Outcome.FAILED, Outcome.UNDECIDED, Outcome.PASSED].index)
 
 
+def test_the_luckiest_of_many_has_to_show_more() -> None:
+    """Eight candidates exactly at the minimum: the best on these rows passes in about 5 % at most, not in a third."""
+    n, minimum, rng = 300, 0.9, np.random.default_rng(4)
+    best = rng.binomial(n, minimum, size=(400, 8)).max(axis=1)
+    found = {k: at_least(scorer(n), answers(n, k), minimum, rng, num_chosen_from=8) for k in set(best.tolist())}
+    passed = sum(found[k].outcome is Outcome.PASSED for k in best.tolist())
+    assert passed <= stats.binom.ppf(0.999, 400, 0.05)
+    naive = sum(at_least(scorer(n), answers(n, k), minimum, rng).outcome is Outcome.PASSED for k in best.tolist())
+    assert naive > 2 * passed
+
+
 def test_at_least_tells_certain_cases() -> None:
     rng = np.random.default_rng(0)
     assert at_least(scorer(1000), answers(1000, 950), 0.9, rng).outcome is Outcome.PASSED

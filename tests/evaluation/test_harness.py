@@ -2,21 +2,27 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from sklearn.metrics import accuracy_score
+from torch import nn
 
 import tunewright as tw
 from tests.commands import environment, write_topics
 from tunewright import runs
+from tunewright.adapters.parts import Lora
+from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.errors import ConfigError, RunError
 from tunewright.evaluation import comparison
 from tunewright.evaluation.harness import candidate_id
@@ -255,6 +261,53 @@ def test_two_bases(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     assert run[f"linear-probe@{names[1]}"].adapter.base.name == bases[1]
     hashes = [b.sha256 for b in run.comparison.backbones]
     assert len(set(hashes)) == 2
+
+
+def test_a_candidate_that_does_not_fit_in_memory_is_one_failure(
+    tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are compared; the reason stands in the result."""
+    data = write_topics(tmp_path / "d.csv", 30)
+
+    def too_large(linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None]) -> AbstractContextManager[None]:
+        if any(lora is not None for lora in loras):
+            raise torch.OutOfMemoryError("out of memory")
+        return low_rank_updates(linears, loras)
+
+    monkeypatch.setattr("tunewright.backbones.encoder.low_rank_updates", too_large)
+    given = {"model": str(tiny_folder("bert")), "methods": "majority,lora", "trials": 3, "seeds": 1}
+    run = tw.compare(str(data), **given, out=str(tmp_path / "run"))
+    found = {c.id: c for c in run.comparison.candidates}
+    assert (found["lora"].status, found["majority"].status) == ("failed", "ok")
+    assert found["lora"].reason == "no trial reached a dev score: out of memory, even one row at a time"
+    assert found["lora"].trials == 2
+
+
+def test_other_descriptions_and_bases_are_not_resumed(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    data, labels = write_topics(tmp_path / "d.csv", 30), tmp_path / "labels.yaml"
+    base = Path(shutil.copytree(tiny_folder("bert"), tmp_path / "base"))
+    out = tmp_path / "run"
+    labels.write_text("food: what one eats\ntravel: going far\nmusic: what one hears\n", encoding="utf-8")
+    given = {"model": str(base), "methods": "majority", "trials": 1, "seeds": 1, "descriptions": str(labels)}
+    tw.compare(str(data), **given, out=str(out))
+    labels.write_text("food: going far\ntravel: what one eats\nmusic: what one hears\n", encoding="utf-8")
+    with pytest.raises(RunError, match="labels or descriptions changed since the run began"):
+        tw.compare(out=str(out), resume=True)
+    labels.write_text("food: what one eats\ntravel: going far\nmusic: what one hears\n", encoding="utf-8")
+    shutil.rmtree(base)
+    shutil.copytree(tiny_folder("electra"), base)
+    with pytest.raises(RunError, match=r"the model .* changed since the run began"):
+        tw.compare(out=str(out), resume=True)
+
+
+def test_a_broken_neighbour_does_not_stop_a_run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    data = write_topics(tmp_path / "d.csv", 30)
+    broken = tmp_path / "runs" / "broken"
+    (broken / "predictions").mkdir(parents=True)
+    (broken / "data.json").write_text("{", encoding="utf-8")
+    given = {"model": str(tiny_folder("bert")), "methods": "majority", "trials": 1, "seeds": 1}
+    run = tw.compare(str(data), **given, out=str(tmp_path / "runs" / "mine"))
+    assert run.comparison.test_reads == 1
 
 
 def test_rows_limit_the_training_rows_only(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:

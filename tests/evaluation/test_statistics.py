@@ -99,13 +99,15 @@ def test_detectable_difference_is_the_inverse_of_rows_needed() -> None:
         assert statistics.rows_needed(detectable, disagreement) in (n, n + 1)
 
 
-def test_rows_needed_gives_the_power_in_simulation() -> None:
-    n = statistics.rows_needed(0.05, 0.15)
+@pytest.mark.parametrize("num_pairs", [1, 36])
+def test_rows_needed_gives_the_power_in_simulation(num_pairs: int) -> None:
+    alpha = 0.05 / num_pairs
+    n = statistics.rows_needed(0.05, 0.15, alpha=alpha)
     assert n is not None
     rng = np.random.default_rng(0)
     wins, losses, _ = rng.multinomial(n, [0.1, 0.05, 0.85], size=20_000).T
     z = (wins - losses) / np.sqrt(wins + losses)
-    assert np.mean(np.abs(z) > stats.norm.ppf(0.975)) == pytest.approx(0.8, abs=0.015)
+    assert np.mean(np.abs(z) > stats.norm.ppf(1 - alpha / 2)) == pytest.approx(0.8, abs=0.015)
 
 
 def test_rows_needed_for_no_difference_is_unknown() -> None:

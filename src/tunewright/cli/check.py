@@ -42,7 +42,10 @@ def check(
     minima, points = _requirements(minimum, not_worse_than, margin)
     new = read(run)
     who, rng = _who(new, run, candidate), default_rng(new.comparison.provenance.seed)
-    rulings = [gate.at_least(*_judged(new, run, who, metric), value, rng) for metric, value in minima]
+    choice = len(new.answers) if candidate is None else 1
+    rulings = [
+        gate.at_least(*_judged(new, run, who, metric), value, rng, num_chosen_from=choice) for metric, value in minima
+    ]
     if not_worse_than is not None:
         old = read(not_worse_than)
         if _rows(new) != _rows(old):

@@ -114,21 +114,6 @@ def difference(values_R: FloatArray, value: float, n: int, *, level: float = LEV
     )
 
 
-def paired_bootstrap(
-    scorer: Scorer,
-    a_N: IntArray,
-    b_N: IntArray,
-    rng: Generator,
-    *,
-    level: float = LEVEL,
-    num_resamples: int = NUM_RESAMPLES,
-) -> Difference:
-    """Metric of `a` minus metric of `b`, both on the same resamples of the rows."""
-    values_RK = resampled_values(scorer, [a_N, b_N], rng, num_resamples=num_resamples)
-    value = scorer.value(a_N) - scorer.value(b_N)
-    return difference(values_RK[:, 0] - values_RK[:, 1], value, scorer.num_units, level=level)
-
-
 def lower_bound(values_R: FloatArray, value: float, n: int, *, level: float = LEVEL) -> float:
     """One-sided lower bound of a paired difference of any metric from its resamples of n units.
 

@@ -9,6 +9,7 @@ import numpy as np
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.data.load import test_sha256
+from tunewright.errors import RunError
 from tunewright.evaluation import bootstrap, cost, decision, finals
 from tunewright.evaluation.attempt import UNKNOWN_LABEL, Workshop
 from tunewright.evaluation.comparison import (
@@ -49,7 +50,9 @@ def conclude(
     by_candidate = {e.id: [r for r in finals.refits(session.out) if r.candidate == e.id] for e in session.entrants}
     done = [e for e in session.entrants if by_candidate[e.id]]
     candidates = [_finished(session, e, effort, by_candidate[e.id], dataset, scorer) for e in done]
-    candidates += [_unfinished(e, effort) for e in (*session.entrants, *refused) if e not in done]
+    candidates += [
+        _unfinished(e, effort, session.config.budget) for e in (*session.entrants, *refused) if e not in done
+    ]
     chosen, pairs = _decide(session, candidates, dataset, scorer)
     return Comparison(
         task=_task(dataset, scorer),
@@ -111,14 +114,19 @@ def _answers(out: Path, refit: Refit, dataset: Dataset, split: str = "test") -> 
     return np.array([index[line["label"]] for line in lines], dtype=np.int64)
 
 
-def _unfinished(entrant: Entrant, effort: Effort) -> Candidate:
+def _unfinished(entrant: Entrant, effort: Effort, budget: float | None) -> Candidate:
     trials = effort.of(entrant)
+    statuses = {t.status for t in trials}
     if entrant.refused is not None:
         status, reason = "skipped", entrant.refused
     elif not trials:
         status, reason = "skipped", "no trial was left for it; raise --trials or --budget"
-    elif all(t.status == "failed" for t in trials):
+    elif statuses == {"failed"}:
         status, reason = "failed", f"no trial reached a dev score: {trials[-1].reason}"
+    elif "complete" not in statuses:
+        status, reason = "skipped", "none of its trials could be finished in the time; raise --budget"
+    elif budget is None:
+        status, reason = "failed", "none of its refits reached a dev score; log.txt says why"
     else:
         status, reason = "skipped", "not refitted before the budget was spent; raise --budget"
     return Candidate(
@@ -248,11 +256,18 @@ def _backbone(name: str, workshop: Workshop) -> BackboneSummary:
 
 
 def _earlier_reads(out: Path, dataset: Dataset) -> int:
-    """Finished runs beside this one that judged on the same test rows."""
+    """Runs beside this one that have answered the same test rows."""
     mine = test_sha256(dataset)
-    others = (file.parent for file in out.parent.glob("*/comparison.json") if file.parent != out)
-    records = [read_json(other / "data.json") for other in others if (other / "data.json").exists()]
-    return sum(record.get("test_sha256") == mine for record in records)
+    others = [other for other in out.parent.iterdir() if other != out and (other / "predictions").is_dir()]
+    return sum(_test_of(other) == mine for other in others)
+
+
+def _test_of(run: Path) -> str | None:
+    """Hash of the test rows of another run; None where its record cannot be read, which is no fault of this one."""
+    try:
+        return str(read_json(run / "data.json").get("test_sha256"))
+    except (RunError, OSError, AttributeError):
+        return None
 
 
 def _provenance(session: Session, dataset: Dataset, started: str, command: str) -> Provenance:

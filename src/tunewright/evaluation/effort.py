@@ -19,11 +19,19 @@ from tunewright.methods.base import Choice, Range, Space
 from tunewright.training.stopping import DevScore
 from tunewright.types import Family, Params
 
-TrialStatus = Literal["complete", "pruned", "failed"]
+TrialStatus = Literal["complete", "pruned", "failed", "cut"]
+"""`cut`: stopped because the time ran out; never a finalist, for its refits would be cut as well."""
 
-_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+_STATES = {
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+    "cut": TrialState.PRUNED,
+}
 _RANDOM_TRIALS = 3
 """Trials before the sampler models the space."""
+_FAILURES = 2
+"""Failed trials, and no other, after which a candidate is given up."""
 _UNPRUNED_TRIALS, _UNPRUNED_EPOCHS = 1, 2
 """The first trial, and the first epochs of each, are never pruned."""
 
@@ -146,8 +154,15 @@ class Effort:
         points = (dict(zip(entrant.space, point, strict=True)) for point in itertools.product(*options))
         return next(point for point in points if point not in tried)
 
+    def untried(self, entrants: Sequence[Entrant]) -> list[Entrant]:
+        """Candidates without a trial."""
+        return [e for e in entrants if not self.of(e)]
+
     def _exhausted(self, entrant: Entrant) -> bool:
-        return len(self.of(entrant)) >= size(entrant.space)
+        """Nothing is left to try, it takes longer than there is time for, or it has only failed."""
+        statuses = [t.status for t in self.of(entrant)]
+        hopeless = len(statuses) >= _FAILURES and set(statuses) == {"failed"}
+        return len(statuses) >= size(entrant.space) or "cut" in statuses or hopeless
 
     def _spent(self, family: Family) -> float:
         mine = [t for t in self.history if t.family == family]

@@ -3,6 +3,7 @@
 Shapes: N rows, R resamples, K candidates, cheapest first.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -80,7 +81,9 @@ class Evidence:
             NotSeparated(
                 id=self.entries[other].id,
                 difference=float(gaps_K[other]),
-                rows_needed=statistics.rows_needed(float(gaps_K[other]), float(self.disagreement_KK[best, other])),
+                rows_needed=statistics.rows_needed(
+                    float(gaps_K[other]), float(self.disagreement_KK[best, other]), alpha=self._alpha
+                ),
             )
             for other in others
         )
@@ -97,7 +100,12 @@ class Evidence:
         disagreement = float(np.median(self.disagreement_KK[self.best, readers]))
         if disagreement == 0:
             return None
-        return statistics.minimum_detectable_difference(disagreement, self.num_rows)
+        return statistics.minimum_detectable_difference(disagreement, self.num_rows, alpha=self._alpha)
+
+    @property
+    def _alpha(self) -> float:
+        """What the first of all pairs has to fall below in Holm's method."""
+        return statistics.ALPHA / max(1, len(self.pairs))
 
     @property
     def floor_pair(self) -> Pair | None:
@@ -115,7 +123,6 @@ class _Duel:
     a: int
     b: int
     measured: Difference
-    p_value: float
     slack_ab: float
     slack_ba: float
 
@@ -140,7 +147,7 @@ def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resam
     for a, b in combinations(range(len(entries)), 2):
         values_R, value = values_RK[:, a] - values_RK[:, b], float(values_K[a] - values_K[b])
         duels.append(_duel(scorer, entries, (a, b), values_R, value))
-    adjusted = statistics.holm([duel.p_value for duel in duels])
+    adjusted = statistics.holm([duel.measured.p_value for duel in duels])
     adjusted_KK, disagreement_KK, slack_KK = np.ones((3, len(entries), len(entries)))
     for duel, p_adjusted in zip(duels, adjusted, strict=True):
         a, b, measured = duel.a, duel.b, duel.measured
@@ -167,9 +174,12 @@ def _duel(
     a_N, b_N = entries[a].predicted_N, entries[b].predicted_N
     measured = bootstrap.difference(values_R, value, scorer.num_units)
     low, high = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_R)
-    is_exact = scorer.is_binomial
-    p_value = statistics.mcnemar(*bootstrap.wins_losses(scorer, a_N, b_N)) if is_exact else measured.p_value
-    return _Duel(a=a, b=b, measured=measured, p_value=p_value, slack_ab=value - low, slack_ba=high - value)
+    if scorer.is_binomial:
+        # The score interval agrees with McNemar's test; resamples of few disagreements promise too much.
+        ends = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_R, level=(1 + statistics.LEVEL) / 2)
+        p_value = statistics.mcnemar(*bootstrap.wins_losses(scorer, a_N, b_N))
+        measured = dataclasses.replace(measured, low=ends[0], high=ends[1], p_value=p_value)
+    return _Duel(a=a, b=b, measured=measured, slack_ab=value - low, slack_ba=high - value)
 
 
 def _pair(entries: Sequence[Entry], duel: _Duel, p_adjusted: float) -> Pair:
@@ -180,6 +190,6 @@ def _pair(entries: Sequence[Entry], duel: _Duel, p_adjusted: float) -> Pair:
         difference=duel.measured.value,
         low=duel.measured.low,
         high=duel.measured.high,
-        p_value=duel.p_value,
+        p_value=duel.measured.p_value,
         p_adjusted=p_adjusted,
     )

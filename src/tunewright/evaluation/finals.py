@@ -14,6 +14,7 @@ from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Row
 from tunewright.backbones.inference import predict
+from tunewright.errors import OutOfMemory
 from tunewright.evaluation.attempt import Outcome, Workshop, attempt
 from tunewright.evaluation.comparison import Comparison
 from tunewright.evaluation.effort import Effort, Entrant, Trial, finalist
@@ -77,10 +78,11 @@ def shipped(found: Sequence[Refit]) -> Refit:
 
 
 def refit(session: Session, effort: Effort) -> None:
-    """Fits every finalist again, one seed of all before the next: what time cuts off is seeds, not candidates."""
+    """Fits every finalist again: one seed of all before the next, the quick ones first, so that time cuts off few."""
     finished = {(r.candidate, r.seed) for r in refits(session.out)}
-    best = [(entrant, finalist(effort.of(entrant))) for entrant in session.entrants]
-    jobs = [(s, e, trial) for s in range(session.config.seeds) for e, trial in best if trial is not None]
+    found = [(entrant, finalist(effort.of(entrant))) for entrant in session.entrants]
+    best = sorted(((e, trial) for e, trial in found if trial is not None), key=lambda pair: pair[1].seconds)
+    jobs = [(s, e, trial) for s in range(session.config.seeds) for e, trial in best]
     for done, (seed, entrant, trial) in enumerate(jobs):
         if (entrant.id, seed) in finished:
             continue
@@ -98,11 +100,15 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
         return OUT_OF_TIME if session.clock.left_s <= _TEST_S else None
 
     rng = generator(session.config.seed, entrant.id, "refit", seed)
-    outcome = attempt(METHODS[entrant.method], trial.params, session.workshop(entrant), rng, observe)
+    try:
+        outcome = attempt(METHODS[entrant.method], trial.params, session.workshop(entrant), rng, observe)
+    except OutOfMemory:
+        session.journal.note(f"{entrant.id} seed {seed}: nothing to keep (out of memory)")
+        return
     session.note_memory(entrant, outcome)
-    best = outcome.trained.best
-    if best is None:
-        session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({outcome.trained.stopped})")
+    best, stopped = outcome.trained.best, outcome.trained.stopped
+    if best is None or stopped == OUT_OF_TIME:  # half a training is not what was tuned
+        session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({stopped})")
         return
     adapter = _labelled(session, outcome, entrant, trial, seed)
     folder.save(adapter, adapter_folder(session.out, entrant.id, seed))

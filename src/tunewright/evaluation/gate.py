@@ -31,7 +31,9 @@ class Ruling:
     """One sentence with the figures."""
 
 
-def at_least(scorer: Scorer, predicted_N: IntArray, minimum: float, rng: Generator) -> Ruling:
+def at_least(
+    scorer: Scorer, predicted_N: IntArray, minimum: float, rng: Generator, *, num_chosen_from: int = 1
+) -> Ruling:
     """Whether the metric is shown to be at least `minimum`.
 
     Args:
@@ -39,15 +41,19 @@ def at_least(scorer: Scorer, predicted_N: IntArray, minimum: float, rng: Generat
         predicted_N: The candidate's answers.
         minimum: Between 0 and 1.
         rng: Of the bootstrap, where the metric is no proportion.
+        num_chosen_from: Candidates that this one was chosen from on the same rows: the luckiest of many has to show
+            more (Bonferroni).
     """
-    found = bootstrap.interval(scorer, predicted_N, rng, level=2 * statistics.LEVEL - 1)
+    error = (1 - statistics.LEVEL) / num_chosen_from
+    found = bootstrap.interval(scorer, predicted_N, rng, level=1 - 2 * error)
     outcome = _outcome(found.low >= minimum, found.high < minimum)
     said = {
         Outcome.PASSED: f"shown to be at least {minimum:g}",
         Outcome.FAILED: f"shown to be below {minimum:g}",
         Outcome.UNDECIDED: f"not told apart from {minimum:g} by {found.n} rows",
     }[outcome]
-    bounds = f"one-sided 95 % bounds {found.low:.4f} and {found.high:.4f}"
+    chosen = f", adjusted for a choice of {num_chosen_from}" if num_chosen_from > 1 else ""
+    bounds = f"one-sided 95 % bounds {found.low:.4f} and {found.high:.4f}{chosen}"
     return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {found.value:.4f} ({bounds}): {said}")
 
 

@@ -7,10 +7,11 @@ Each arrow is a file; a killed run goes on from what is there.
 """
 
 import dataclasses
+import json
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -53,13 +54,16 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
     begun_before = open_run(out, resume=config.resume)
     clock = Clock(out / "elapsed.json", config.budget, begun)
     journal = Journal(out / "log.txt", listener)
-    started = _check_start(config, dataset, out) if begun_before else _record_start(config, dataset, out)
+    bases = {name: checkpoint.identity.sha256 for name, checkpoint in checkpoints.items()}
+    started = _check_start(config, dataset, bases, out) if begun_before else _record_start(config, dataset, bases, out)
     journal.note(f"Run folder: {out}")
     for notice in dataset.notices:
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
-    bases = {name: Encoder(base, dtype=dtype, device=device()) for name, base in checkpoints.items()}
-    workshops = {name: _prepare(config, dataset, base) for name, base in bases.items()}
+    workshops = {
+        name: _prepare(config, dataset, Encoder(checkpoint, dtype=dtype, device=device()))
+        for name, checkpoint in checkpoints.items()
+    }
     for notice in _note_cut_texts(dataset, workshops, out):
         journal.note(notice.message)
     entrants, skipped = _entrants(methods, workshops)
@@ -118,11 +122,11 @@ def _settings(config: RunConfig) -> dict[str, object]:
     return config.model_dump(mode="json", exclude={"resume", "out"})
 
 
-def _check_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
+def _check_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str], out: Path) -> str:
     """Makes sure a resumed run is about the same; returns when it began.
 
     Raises:
-        RunError: Other data or settings than at the start.
+        RunError: Other data, descriptions, bases or settings than at the start.
     """
     _check_same(yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8")), _settings(config))
     known = read_json(out / "data.json")
@@ -131,10 +135,20 @@ def _check_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
             f"the data changed since the run began ({known['sha256'][:12]} then, {dataset.sha256[:12]} now). "
             "Restore the data or choose another --out."
         )
+    if known["task"] != _as_json(dataclasses.asdict(dataset.task)):
+        raise RunError("labels or descriptions changed since the run began. Restore them or choose another --out.")
+    changed = [name for name, sha256 in bases.items() if known["bases"].get(name) != sha256]
+    if changed:
+        raise RunError(f"the model {changed[0]} changed since the run began. Restore it or choose another --out.")
     return str(known["started"])
 
 
-def _record_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
+def _as_json(value: object) -> object:
+    """As it is after a way through a file."""
+    return json.loads(json.dumps(value))
+
+
+def _record_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str], out: Path) -> str:
     """Writes what the run is about; returns when it began."""
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(out / "environment.json", environment())
@@ -145,6 +159,7 @@ def _record_start(config: RunConfig, dataset: Dataset, out: Path) -> str:
         {
             "started": started,
             "task": dataclasses.asdict(dataset.task),
+            "bases": dict(bases),
             "sha256": dataset.sha256,
             "test_sha256": test_sha256(dataset),
             "columns": dict(dataset.columns),

@@ -1,12 +1,15 @@
 """The search: trials until every family has had its effort; each ends as a line on disk."""
 
+import time
+
+from tunewright.errors import OutOfMemory
 from tunewright.evaluation.attempt import Outcome, attempt
-from tunewright.evaluation.effort import Effort, Entrant, Proposal, Trial, size
+from tunewright.evaluation.effort import Effort, Entrant, Proposal, Trial, TrialStatus, size
 from tunewright.evaluation.progress import Step
 from tunewright.evaluation.session import Session
 from tunewright.methods import METHODS
 from tunewright.runs import append_line
-from tunewright.runtime import generator
+from tunewright.runtime import generator, is_out_of_memory
 from tunewright.training.stopping import DevScore
 
 OUT_OF_TIME = "out of time"
@@ -17,15 +20,14 @@ def run_search(session: Session, effort: Effort) -> None:
     """Tries until every family has had its effort or the time for refits begins; each trial ends as a line on disk."""
     done = len(effort.history)
     total = None if effort.trials is None else _num_planned(effort, session.entrants)
-    while (entrant := effort.next(session.entrants)) is not None:
-        if session.clock.left_s <= session.refit_s(effort, session.config.seeds):
-            session.journal.note("search ended: the rest of the budget is for refits and the test pass")
-            break
+    while (entrant := effort.next(session.open(effort))) is not None:
         trial = _try(session, effort, entrant, done, total)
         effort.history.append(trial)
         append_line(session.out / "trials.jsonl", trial.record())
         session.journal.note(_spoken(trial))
         done += 1
+    if not session.open(effort):
+        session.journal.note("search ended: the rest of the budget is for refits and the test pass")
 
 
 def _num_planned(effort: Effort, entrants: list[Entrant]) -> int:
@@ -47,16 +49,19 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
         trial=f"trial {number + 1}",
     )
     watch = _Watch(session, effort, proposal, step)
-    outcome = attempt(METHODS[entrant.method], proposal.params, session.workshop(entrant), rng, watch)
+    start = time.monotonic()
+    try:
+        outcome = attempt(METHODS[entrant.method], proposal.params, session.workshop(entrant), rng, watch)
+    except (OutOfMemory, RuntimeError) as error:
+        if not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
+            raise
+        return _out_of_memory(entrant, number, proposal, time.monotonic() - start)
     session.note_memory(entrant, outcome)
     return as_trial(entrant, number, proposal, outcome)
 
 
-def as_trial(entrant: Entrant, number: int, proposal: Proposal, outcome: Outcome) -> Trial:
-    """What the search remembers of an attempt: the line on disk, and what later proposals and pruning are made from."""
-    trained = outcome.trained
-    pruned = trained.stopped == PRUNED
-    failed = trained.best is None
+def _out_of_memory(entrant: Entrant, number: int, proposal: Proposal, seconds: float) -> Trial:
+    """A failure of this setting, not of the run: another candidate may fit."""
     return Trial(
         candidate=entrant.id,
         method=entrant.method,
@@ -64,7 +69,32 @@ def as_trial(entrant: Entrant, number: int, proposal: Proposal, outcome: Outcome
         backbone=entrant.backbone,
         trial=number,
         params=proposal.params,
-        status="failed" if failed else "pruned" if pruned else "complete",
+        status="failed",
+        dev=(),
+        value=None,
+        seconds=round(seconds, 3),
+        epochs=0,
+        num_tokens=0,
+        reason="out of memory, even one row at a time",
+    )
+
+
+_STATUSES: dict[str, TrialStatus] = {PRUNED: "pruned", OUT_OF_TIME: "cut"}
+"""What the search itself stopped, by the reason it gave."""
+
+
+def as_trial(entrant: Entrant, number: int, proposal: Proposal, outcome: Outcome) -> Trial:
+    """What the search remembers of an attempt: the line on disk, and what later proposals and pruning are made from."""
+    trained = outcome.trained
+    status = _STATUSES.get(trained.stopped, "complete" if trained.best is not None else "failed")
+    return Trial(
+        candidate=entrant.id,
+        method=entrant.method,
+        family=entrant.family,
+        backbone=entrant.backbone,
+        trial=number,
+        params=proposal.params,
+        status=status,
         dev=tuple({"epoch": s.epoch, "value": s.value, "loss": s.loss} for s in trained.scores),
         value=None if trained.best is None else trained.best.value,
         seconds=round(outcome.seconds, 3),
@@ -88,7 +118,7 @@ class _Watch:
 
     def __init__(self, session: Session, effort: Effort, proposal: Proposal, step: Step) -> None:
         self._session, self._proposal, self._step = session, proposal, step
-        self._reserve_s = session.refit_s(effort, session.config.seeds)
+        self._start, self._allowed_s = time.monotonic(), session.trial_s(effort)
 
     def __call__(self, epochs: float, score: DevScore | None) -> str | None:
         session, step = self._session, self._step
@@ -96,6 +126,6 @@ class _Watch:
         self._step = step.moved(epochs, best, session.clock.left_s)
         session.journal.step(self._step)
         session.clock.beat()
-        if session.clock.left_s <= self._reserve_s:
+        if time.monotonic() - self._start > self._allowed_s:
             return OUT_OF_TIME
         return PRUNED if score is not None and self._proposal.should_prune(score) else None

@@ -37,7 +37,21 @@ class Session:
         if parts > 1:
             self.journal.note(f"{entrant.id}: out of memory; each step now runs in {parts} parts, same effective batch")
 
-    def refit_s(self, effort: Effort, num_seeds: int) -> float:
-        """Seconds that refitting the finalists so far will take, and what comes after."""
+    def left_s(self, effort: Effort, num_seeds: int) -> float:
+        """Seconds left when the finalists so far are refitted so often, and for what follows."""
         best = [finalist(effort.of(entrant)) for entrant in self.entrants]
-        return _TAIL_S + _REFIT_SLACK * num_seeds * sum(t.seconds for t in best if t is not None)
+        refit_s = _REFIT_SLACK * sum(t.seconds for t in best if t is not None)
+        return self.clock.left_s - _TAIL_S - num_seeds * refit_s
+
+    def open(self, effort: Effort) -> list[Entrant]:
+        """Who may still be tried: all while there is time for every refit, then those without a trial for one each."""
+        if self.left_s(effort, self.config.seeds) > 0:
+            return self.entrants
+        return effort.untried(self.entrants) if self.left_s(effort, 1) > 0 else []
+
+    def trial_s(self, effort: Effort) -> float:
+        """Seconds the next trial may take: one refit of it, and as much for every other untried candidate, must fit."""
+        num_waiting = len(effort.untried(self.entrants))
+        if num_waiting == 0:
+            return self.left_s(effort, self.config.seeds)
+        return self.left_s(effort, 1) / num_waiting / (1 + _REFIT_SLACK)
