@@ -116,12 +116,25 @@ def append_line(path: Path, record: Any) -> None:
 
 
 def read_lines(path: Path) -> list[Any]:
-    """All whole JSON lines of a file; empty where there is no file. A torn last line is left out."""
+    """All whole JSON lines of a file; empty where there is no file. A torn last line is left out.
+
+    Raises:
+        RunError: A whole line is not UTF-8 or not JSON; with its number.
+    """
     if not path.exists():
         return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.decode("utf-8").splitlines() if line]
+    # At "\n" alone: texts are written as they are, and `str.splitlines` would cut them at U+0085 or U+2028.
+    *whole, _ = path.read_bytes().split(b"\n")
+    return [_record(line, number, path) for number, line in enumerate(whole, 1) if line.strip()]
+
+
+def _record(line: bytes, number: int, path: Path) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(
+            f"{path}, line {number} is not valid JSON: {error}. Repeat the run or restore the file."
+        ) from None
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tunewright.data.columns import find_columns
+from tunewright.data.columns import find_columns, match_columns
 from tunewright.data.tables import Table
 from tunewright.errors import DataError
 
@@ -98,3 +98,26 @@ def test_errors(columns: dict[str, list[str]], given: dict[str, str], message: s
         find_columns(table(**columns), **given)
     assert re.search(message, str(caught.value))
     assert "\n" not in str(caught.value)
+
+
+PAIRED = {"text": "a", "text_pair": "b"}
+
+
+def test_roles_of_another_table() -> None:
+    own = {"text": "ask", "label": "kind"}
+    assert match_columns(table(kind=CLASSES, ask=WORDS), own, given={}) == (own, None)
+    roles, said = match_columns(table(kind=CLASSES, ask=WORDS, old=CLASSES), own, given={"label": "old"})
+    assert (roles, said) == ({"text": "ask", "label": "old"}, None)
+    roles, said = match_columns(table(body=WORDS, kind=CLASSES), own, given={})
+    assert roles == {"text": "body", "label": "kind"}
+    assert said is not None
+    assert said.message == "Columns: text = `body` (by name), label = `kind` (as in training)."
+
+
+def test_pairs_of_another_table() -> None:
+    roles, _ = match_columns(table(hypothesis=WORDS, premise=WORDS), PAIRED, given={})
+    assert roles == {"text": "premise", "text_pair": "hypothesis"}
+    with pytest.raises(DataError, match=r"unknown column 'b'.* Allowed: a, c\. Name it with --text-pair\."):
+        match_columns(table(a=WORDS, c=WORDS), PAIRED, given={})
+    with pytest.raises(DataError, match=r"ambiguous text column"):
+        match_columns(table(hypothesis=WORDS, premise=WORDS, sentence1=WORDS), {"text": "a"}, given={})

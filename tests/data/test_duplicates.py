@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from tunewright.data.duplicates import conflicting_labels, normalise, shared_rows, twin_groups, twin_notices
+from tunewright.data.duplicates import (
+    conflicting_labels,
+    nearly_shared_rows,
+    normalise,
+    shared_rows,
+    twin_groups,
+    twin_notices,
+)
 from tunewright.types import Example
 
 
@@ -132,6 +139,22 @@ def test_rows_shared_by_given_splits() -> None:
     assert notice.ids == ("dev:1", "test:2", "test:3")
     assert re.search(r"3 rows stand in two .* \(first: dev:1 = train:[23]\)", notice.message)
     assert shared_rows({"train": rows("one", "one")}) == []
+
+
+def test_rows_nearly_shared_by_given_splits() -> None:
+    one, two = "my new card has still not arrived at home", "where do I see the exchange rate of today"
+    splits = {
+        "train": rows(two, one, one + " yet", source="train"),
+        "dev": rows(one.upper(), one + "!!", "nothing alike", source="dev"),  # exact: left to `shared_rows`
+        "test": rows("nothing at all", two + "s", "so " + one, source="test"),
+    }
+    [notice] = nearly_shared_rows(splits)
+    assert (notice.code, notice.count, notice.ids) == ("near-duplicates-across-splits", 2, ("test:2", "test:3"))
+    assert notice.message.startswith("2 rows are near duplicates of rows of another given split (first: test:2 and tr")
+    assert "(first: test:2 and train:1)" in notice.message
+    assert [exact.ids for exact in shared_rows(splits)] == [("dev:1", "dev:2")]
+    assert nearly_shared_rows({"train": rows(one, one + " yet")}) == []
+    assert nearly_shared_rows({"train": rows(one, one + " yet"), "test": rows(two, two + "s")}) == []
 
 
 @pytest.mark.parametrize(("labels", "ids"), [("abab", ("t:1", "t:4")), ("abba", None)])

@@ -10,6 +10,7 @@ import pytest
 
 from tunewright.config import RunConfig
 from tunewright.data.load import load_dataset
+from tunewright.data.load import test_sha256 as hash_of_test
 from tunewright.errors import DataError
 from tunewright.types import Dataset, Example
 
@@ -127,6 +128,55 @@ def test_duplicates_across_given_splits(tmp_path: Path) -> None:
     assert notice(dataset, "duplicates-across-splits")[1:] == (3, ("test:5", "test:6", "test:7"))
 
 
+def test_near_duplicates_across_given_splits(tmp_path: Path) -> None:
+    near = "my new card has still not arrived at home"
+    data = write(tmp_path / "t.csv", [*labelled(40), (near, "a")])
+    test = write(tmp_path / "e.csv", [*labelled(4, offset=200), (near + " yet", "a")])
+    dataset = load_dataset(RunConfig(data=data, test=test))
+    assert notice(dataset, "near-duplicates-across-splits")[1:] == (1, ("test:5",))
+    assert "duplicates-across-splits" not in {notice.code for notice in dataset.notices}
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_no_label_of_a_given_split_is_known(tmp_path: Path, split: str) -> None:
+    data = write(tmp_path / "t.csv", labelled(40))
+    other = write(tmp_path / "other.csv", labelled(6, "01", offset=100))
+    with pytest.raises(DataError) as caught:
+        load_dataset(RunConfig(data=data, **{split: other}))
+    assert str(caught.value) == (
+        f"{other}: no {split} row has a label of the training rows. Got '0', '1'. Allowed: 'a', 'b'. "
+        f"Write the labels as in {data}."
+    )
+
+
+def mixed(labels: str, groups: str) -> list[tuple[str, str]]:
+    """Rows of which those of one group are near duplicates: they differ in a number alone."""
+    return [
+        (f"{WORDS[int(group)]} {WORDS[int(group) + 8]} is what I ask about in letter {place}", label)
+        for place, (label, group) in enumerate(zip(labels, groups, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_near_duplicates_that_leave_train_without_a_class(tmp_path: Path, seed: int) -> None:
+    """Every class has two groups for two splits, and yet no choice of sides was found that serves all."""
+    data = write(tmp_path / "t.csv", mixed("debbacaeccdd", "000111222222"))
+    dev = write(tmp_path / "d.csv", labelled(10, "abcde"))
+    with pytest.raises(DataError, match=r"t\.csv: the split left no training row for class '.*Needed: one") as caught:
+        load_dataset(RunConfig(data=data, dev=dev, seed=seed))
+    assert "\n" not in str(caught.value)
+
+
+def test_near_duplicates_that_leave_dev_without_a_class(tmp_path: Path) -> None:
+    """Three groups, two of the three classes in each: the split of one group lacks a class, and it is not train."""
+    data = write(tmp_path / "t.csv", mixed("caabbcb", "0011122"))
+    test = write(tmp_path / "e.csv", labelled(9, "abc"))
+    dataset = load_dataset(RunConfig(data=data, test=test))
+    assert {example.label for example in dataset.splits.train} == set(dataset.task.labels) == {"a", "b", "c"}
+    [lacking] = {"a", "b", "c"} - {example.label for example in dataset.splits.dev}
+    assert notice(dataset, "classes-missing-in-dev")[0].startswith(f"No dev row has the label '{lacking}'")
+
+
 def test_pairs(tmp_path: Path) -> None:
     file = tmp_path / "nli.jsonl"
     rows = [{"premise": one, "hypothesis": f"{one} too", "label": place % 3} for place, one in enumerate(texts(60))]
@@ -152,6 +202,21 @@ def test_hash_is_of_everything_in_order(tmp_path: Path) -> None:
     assert dataset.sha256 == hashlib.sha256("".join(line + "\n" for line in lines).encode()).hexdigest()
     assert again == dataset
     assert load_dataset(RunConfig(data=data, seed=1)).sha256 != dataset.sha256
+
+
+def test_hash_of_test_is_of_what_is_judged(tmp_path: Path) -> None:
+    rows = labelled(12, offset=200)
+    data = write(tmp_path / "t.csv", labelled(40))
+
+    def judged(name: str, test: list[tuple[str, str]], seed: int = 0) -> str:
+        return hash_of_test(load_dataset(RunConfig(data=data, test=write(tmp_path / name, test), seed=seed)))
+
+    lines = sorted(json.dumps([text, None, label]) for text, label in rows)
+    mine = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert judged("e.csv", rows) == judged("renamed.csv", rows[::-1], seed=1) == mine
+    assert judged("f.csv", rows[1:]) != mine
+    assert judged("g.csv", [(rows[0][0], "b"), *rows[1:]]) != mine
+    assert judged("h.csv", [*rows, rows[0]]) != mine
 
 
 @pytest.mark.parametrize(

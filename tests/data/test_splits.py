@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.data.splits import WEIGHTS, apportion, check_classes, limit_rows, rows_sha256, split_rows
+from tunewright.data.splits import WEIGHTS, apportion, check_classes, check_train, limit_rows, rows_sha256, split_rows
 from tunewright.errors import DataError
 from tunewright.types import Example
 
@@ -90,6 +90,18 @@ def test_classes_too_small_for_the_splits() -> None:
         "test. Add rows, merge or remove the class, or give the splits as files with --dev and --test."
     )
     check_classes(examples, groups, ["train", "dev"], "t.csv")
+
+
+def test_classes_left_without_a_training_row() -> None:
+    examples = rows("aabbcdefghaa")
+    check_train(examples, examples[:10], "t.csv")
+    with pytest.raises(DataError) as caught:
+        check_train(examples, examples[:3], "t.csv")
+    said = str(caught.value)
+    assert said.startswith(
+        "t.csv: the split left no training row for class 'c', 'd', 'e', 'f', 'g' and 1 more classes:"
+    )
+    assert "\n" not in said
 
 
 @given(st.integers(0, 1000), st.lists(st.integers(1, 100), min_size=1, max_size=20), st.integers(0, 1))

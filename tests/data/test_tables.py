@@ -1,5 +1,7 @@
 """Files in, tables of strings out; each bad file is one line that says what, where and what to do."""
 
+import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -7,7 +9,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tunewright.data.formats import parse_tsv
 from tunewright.data.tables import MAX_CELL_CHARACTERS, read_table
 from tunewright.errors import DataError
 
@@ -70,6 +75,38 @@ def test_tsv_with_quotes_as_plain_characters(tmp_path: Path) -> None:
     assert [row["text"] for row in table.rows] == ['"hi" he said', 'so "what']
 
 
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        # As GLUE writes: a quote that opens one text and closes in another holds nothing together.
+        ('text\tlabel\n"hello there\tpos\ngood bye"\tneg\n', ['"hello there', 'good bye"']),
+        ('label\ttext\npos\t"hello there\n\nneg\tgood bye"\nneg\tso\n', ['"hello there', 'good bye"', "so"]),
+        # As exports write: a cell with a tab, or of several lines, in quotes.
+        ('text\tlabel\n"one\ttwo"\tpos\n"one\n\ntwo"\tneg\n', ["one\ttwo", "one\n\ntwo"]),
+        ('"text"\t"label"\r\n"one\ttwo\r\nthree"\t"pos"\r\n', ["one\ttwo\r\nthree"]),
+        ('"text"\n"one\ntwo"\n', ["one\ntwo"]),
+    ],
+)
+def test_quotes_in_a_tsv_hold_cells_together_but_never_rows(tmp_path: Path, content: str, texts: list[str]) -> None:
+    assert [row["text"] for row in read_table(write(tmp_path, "t.tsv", content)).rows] == texts
+
+
+@given(st.lists(st.sampled_from(['"', '"a', 'a"', 'a "b" c', '"a"', "", "b"]), min_size=1))
+def test_a_tsv_without_quoting_keeps_its_rows(texts: list[str]) -> None:
+    _, rows = parse_tsv("text\tlabel\n" + "".join(f"{text}\t{place}\n" for place, text in enumerate(texts)), "t.tsv")
+    assert [row["label"] for row in rows] == [str(place) for place in range(len(texts))]
+
+
+@given(st.lists(st.text('ab" \n'), min_size=1), st.sampled_from(["\n", "\r\n"]))
+def test_a_quoted_tsv_is_read_as_written(texts: list[str], end: str) -> None:
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter="\t", lineterminator=end).writerows(
+        [("text", "label"), *((text, "a") for text in texts)]
+    )
+    _, rows = parse_tsv(file.getvalue(), "t.tsv")
+    assert [row["text"] for row in rows] == texts
+
+
 def test_index_written_by_pandas_is_a_column_not_a_missing_header(tmp_path: Path) -> None:
     table = read_table(write(tmp_path, "t.csv", ",text,label\n0,x,a\n1,y,b\n"))
     assert table.columns == ("", "text", "label")
@@ -101,6 +138,8 @@ def test_missing_file_offers_the_nearest(tmp_path: Path) -> None:
         ("t.csv", b"text,label\nx\0y,a\n", r"holds a NUL byte at byte 12"),
         ("t.csv", b'text,label\nx,a\n"y\nz",b,c\n', r"t\.csv, line 3: got 3 cells, want 2 as in the header"),
         ("t.tsv", b"text\tlabel\nx\n", r"t\.tsv, line 2: got 1 cells, want 2"),
+        ("t.tsv", b'text\nx\n"one\ntwo"\n', r"t\.tsv, line 3: a quote opens here and closes on a later line: one row"),
+        ("t.tsv", b'text\tlabel\nx\ta\n"y\ta\nz"\tb\n"v\nw"\tb\n', r"t\.tsv, line 3: a quote opens here"),
         ("t.csv", b'text,label\nx,a\n"never closed,b\nz,a\n', r"t\.csv, line 3: quotes not closed or not doubled"),
         ("t.csv", b"text,,label\nx,y,a\n", r"has no header: cell 2 of the first line is empty\. .*Add a line such as"),
         ("t.csv", b"text,4.5\nx,a\n", r"has no header: cell 2 of the first line is the number 4\.5"),

@@ -1,6 +1,8 @@
 """The rule of the decision: cheapest shown to be close, else the best; and what it promises, in simulation."""
 
 import json
+import math
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -9,11 +11,15 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from tunewright.errors import RunError
+from tunewright.evaluation.bootstrap import interval
 from tunewright.evaluation.comparison import Decision, Pair
 from tunewright.evaluation.cost import Prices
 from tunewright.evaluation.decision import Entry, choose, decide
 from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
 from tunewright.evaluation.reason import Verdict
+from tunewright.types import Estimate
+
+NOT_ESTIMATED = Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
 
 
 def entry(name: str, predicted_N: IntArray, price: float, *, is_floor: bool = False) -> Entry:
@@ -24,6 +30,7 @@ def entry(name: str, predicted_N: IntArray, price: float, *, is_floor: bool = Fa
         backbone="base",
         predicted_N=predicted_N,
         price=price,
+        test=NOT_ESTIMATED,
         is_floor=is_floor,
     )
 
@@ -40,7 +47,10 @@ def zeros(n: int, metric: str = "accuracy") -> Scorer:
 
 
 def decided(candidates: list[Entry], scorer: Scorer, margin: float = 1.0) -> tuple[Decision, tuple[Pair, ...]]:
-    return decide(candidates, scorer, np.random.default_rng(0), margin_points=margin, num_resamples=500)
+    draws = [np.random.default_rng(1) for _ in candidates]
+    tests = [interval(scorer, c.predicted_N, rng, num_resamples=500) for c, rng in zip(candidates, draws, strict=True)]
+    estimated = [replace(c, test=test) for c, test in zip(candidates, tests, strict=True)]
+    return decide(estimated, scorer, np.random.default_rng(0), margin_points=margin, num_resamples=500)
 
 
 def test_cheapest_shown_to_be_close_is_recommended() -> None:

@@ -9,6 +9,7 @@ from tunewright.evaluation.bootstrap import lower_bound, resampled_values
 from tunewright.evaluation.evidence import Entry, weigh
 from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
 from tunewright.evaluation.statistics import minimum_detectable_difference, rows_needed, score_lower_bound
+from tunewright.types import Estimate
 
 
 def answers(rng: np.random.Generator, true_N: IntArray) -> list[IntArray]:
@@ -16,9 +17,12 @@ def answers(rng: np.random.Generator, true_N: IntArray) -> list[IntArray]:
     return [np.where(rng.random(true_N.size) < share, true_N, 1 - true_N) for share in (0.9, 0.6, 0.8)]
 
 
+ANY = Estimate(value=0.5, low=0.0, high=1.0, n=1)
+
+
 def entries_of(predicted_KN: list[IntArray]) -> list[Entry]:
     return [
-        Entry(id=str(k), method="m", family="fine-tuning", backbone="b", predicted_N=predicted_N, price=k)
+        Entry(id=str(k), method="m", family="fine-tuning", backbone="b", predicted_N=predicted_N, price=k, test=ANY)
         for k, predicted_N in enumerate(predicted_KN)
     ]
 

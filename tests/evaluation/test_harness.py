@@ -67,7 +67,7 @@ def test_the_folder_holds_what_is_documented(finished_run: Path) -> None:
 
 def test_every_trial_and_refit_is_a_line(finished_run: Path) -> None:
     trials, refits = lines(finished_run / "trials.jsonl"), lines(finished_run / "finalists.jsonl")
-    assert Counter(t["family"] for t in trials) == {"no training": 3, "soft prompts": 3, "fine-tuning": 3}
+    assert Counter(t["family"] for t in trials) == {"no training": 4, "soft prompts": 3, "fine-tuning": 3}
     tried = {t["candidate"] for t in trials}
     assert {(r["candidate"], r["seed"]) for r in refits} == {(name, seed) for name in tried for seed in (0, 1)}
     assert len(refits) == 2 * len(tried)
@@ -239,7 +239,7 @@ def test_a_second_run_is_the_same_and_counts_its_read_of_the_test_rows(
     for step in heard.steps:
         assert step.total is not None
         assert 0 <= step.done < step.total
-    assert {step.total for step in heard.steps if step.phase == "search"} == {9}
+    assert {step.total for step in heard.steps if step.phase == "search"} == {10}
 
 
 def test_two_bases(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_candidate_that_does_not_fit_in_memory_is_one_failure(
         return low_rank_updates(linears, loras)
 
     monkeypatch.setattr("tunewright.backbones.encoder.low_rank_updates", too_large)
-    given = {"model": str(tiny_folder("bert")), "methods": "majority,lora", "trials": 3, "seeds": 1}
+    given: dict[str, Any] = {"model": str(tiny_folder("bert")), "methods": "majority,lora", "trials": 3, "seeds": 1}
     run = tw.compare(str(data), **given, out=str(tmp_path / "run"))
     found = {c.id: c for c in run.comparison.candidates}
     assert (found["lora"].status, found["majority"].status) == ("failed", "ok")
@@ -288,7 +288,13 @@ def test_other_descriptions_and_bases_are_not_resumed(tiny_folder: Callable[[str
     base = Path(shutil.copytree(tiny_folder("bert"), tmp_path / "base"))
     out = tmp_path / "run"
     labels.write_text("food: what one eats\ntravel: going far\nmusic: what one hears\n", encoding="utf-8")
-    given = {"model": str(base), "methods": "majority", "trials": 1, "seeds": 1, "descriptions": str(labels)}
+    given: dict[str, Any] = {
+        "model": str(base),
+        "methods": "majority",
+        "trials": 1,
+        "seeds": 1,
+        "descriptions": str(labels),
+    }
     tw.compare(str(data), **given, out=str(out))
     labels.write_text("food: going far\ntravel: what one eats\nmusic: what one hears\n", encoding="utf-8")
     with pytest.raises(RunError, match="labels or descriptions changed since the run began"):
@@ -296,7 +302,7 @@ def test_other_descriptions_and_bases_are_not_resumed(tiny_folder: Callable[[str
     labels.write_text("food: what one eats\ntravel: going far\nmusic: what one hears\n", encoding="utf-8")
     shutil.rmtree(base)
     shutil.copytree(tiny_folder("electra"), base)
-    with pytest.raises(RunError, match=r"the model .* changed since the run began"):
+    with pytest.raises(RunError, match=r"a model of .* changed since the run began"):
         tw.compare(out=str(out), resume=True)
 
 
@@ -305,7 +311,7 @@ def test_a_broken_neighbour_does_not_stop_a_run(tiny_folder: Callable[[str], Pat
     broken = tmp_path / "runs" / "broken"
     (broken / "predictions").mkdir(parents=True)
     (broken / "data.json").write_text("{", encoding="utf-8")
-    given = {"model": str(tiny_folder("bert")), "methods": "majority", "trials": 1, "seeds": 1}
+    given: dict[str, Any] = {"model": str(tiny_folder("bert")), "methods": "majority", "trials": 1, "seeds": 1}
     run = tw.compare(str(data), **given, out=str(tmp_path / "runs" / "mine"))
     assert run.comparison.test_reads == 1
 

@@ -74,7 +74,8 @@ def test_row_order_does_not_matter() -> None:
 def test_accuracy_chance_is_the_best_constant_answer() -> None:
     true_N = np.repeat([0, 1, 2], [5, 9, 6])
     best = max(accuracy_score(true_N, np.full(20, label)) for label in range(3))
-    assert METRICS["accuracy"].chance([5, 9, 6]) == pytest.approx(best, abs=1e-12)
+    assert METRICS["accuracy"].chance([5, 9, 6], 20) == pytest.approx(best, abs=1e-12)
+    assert METRICS["accuracy"].chance([5, 9, 6], 40) == pytest.approx(9 / 40), "half of the rows have unknown labels"
 
 
 def test_macro_f1_chance_is_what_a_guess_in_proportion_gets() -> None:
@@ -82,8 +83,8 @@ def test_macro_f1_chance_is_what_a_guess_in_proportion_gets() -> None:
     true_N = rng.permutation(np.repeat([0, 1, 3], [50_000, 30_000, 20_000]))
     guessed = f1_score(true_N, rng.permutation(true_N), average="macro")
     uniform = f1_score(true_N, rng.choice([0, 1, 3], size=true_N.size), average="macro")
-    assert METRICS["macro-f1"].chance([50_000, 30_000, 0, 20_000]) == pytest.approx(guessed, abs=0.01)
-    assert uniform < METRICS["macro-f1"].chance([50_000, 30_000, 0, 20_000])
+    assert METRICS["macro-f1"].chance([50_000, 30_000, 0, 20_000], 100_000) == pytest.approx(guessed, abs=0.01)
+    assert uniform < METRICS["macro-f1"].chance([50_000, 30_000, 0, 20_000], 100_000)
 
 
 def test_scorer_gives_each_candidate_its_own_column() -> None:

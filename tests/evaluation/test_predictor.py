@@ -1,6 +1,8 @@
 """Answers of a shipped adapter: order, neighbours, mistakes, and the metric on labelled rows."""
 
 import dataclasses
+import gc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,9 @@ from sklearn.metrics import accuracy_score, f1_score
 
 import tunewright as tw
 from tests import tiny
+from tunewright.adapters import folder
+from tunewright.adapters.adapter import Adapter, BaseIdentity
+from tunewright.adapters.parts import Verbalizer
 from tunewright.errors import AdapterError, ConfigError, DataError
 from tunewright.evaluation.predictor import Predictor
 from tunewright.runtime import fast_dtype
@@ -110,6 +115,40 @@ def test_unknown_metric(lora: Predictor, rows: list[Example]) -> None:
 def test_no_adapter_there(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="is no adapter folder"):
         Predictor.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["load", "int64", "float16", None, [], 5])
+def test_precision_that_is_none(dtype: object, tmp_path: Path) -> None:
+    """Told before the base is loaded: it is one that is not there."""
+    identity = BaseIdentity(name=str(tmp_path / "none"), kind="encoder", sha256="0", tokenizer_sha256="0")
+    adapter = Adapter(base=identity, labels=("a", "b"), max_tokens=8, about={"dtype": dtype})
+    folder.save(adapter, tmp_path / "adapter")
+    with pytest.raises(AdapterError, match=r"`dtype` of .* Allowed: float32, bfloat16\. Restore"):
+        Predictor.load(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_precision_of_the_run(dtype: torch.dtype, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    adapter = tiny.adapter(tiny.encoder(tiny_folder("bert")))
+    folder.save(adapter.with_about({"dtype": str(dtype).removeprefix("torch.")}), tmp_path / "adapter")
+    assert Predictor.load(tmp_path / "adapter")._store.backbone.dtype == dtype
+
+
+def test_a_service_does_not_grow(tiny_folder: Callable[[str], Path]) -> None:
+    """Nothing of a text outlives its answer: no tensor more after many texts than after the first."""
+    base = tiny.encoder(tiny_folder("bert"))
+    verbalizer = Verbalizer(phrases=(("food",), ("travel",), ("music",)), scale=20.0)
+    predictor = Predictor(tiny.adapter(base, verbalizer=verbalizer), base)
+    predictor.predict(["the first"])
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(type(thing) is torch.Tensor for thing in gc.get_objects())
+
+    before = tensors()
+    for k in range(20):
+        predictor.predict([f"text {k} of a service", f"again {k}"])
+    assert tensors() == before
 
 
 def test_pairs_where_there_were_none(run: tw.Run) -> None:

@@ -32,9 +32,14 @@ def print_summary(run: Run, here: Path) -> None:
             console.print(f"{candidate.id}: {candidate.status}, {candidate.reason}", markup=False)
     if result.decision is not None:
         console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
-    report = run.report.resolve()
-    shown = report.relative_to(here) if report.is_relative_to(here) else report
-    console.print(f"\nReport: {shown}", markup=False, soft_wrap=True)
+        shipped = _shown(run.adapter_folder(result.decision.recommended), here)
+        console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
+    console.print(f"Report: {_shown(run.report, here)}", markup=False, soft_wrap=True)
+
+
+def _shown(path: Path, here: Path) -> Path:
+    path = path.resolve()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _value(candidate: Candidate) -> float:

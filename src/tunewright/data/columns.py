@@ -73,12 +73,48 @@ def find_columns(
     given = {"text": text, "text_pair": text_pair, "label": label}
     chosen = {role: Choice(column=name, how="as given") for role, name in given.items() if name is not None}
     check_columns(table, {role: choice.column for role, choice in chosen.items()})
-    if "text" not in chosen and "text_pair" not in chosen:
+    return _said(_searched(table, chosen, _FLAGS))
+
+
+def match_columns(
+    table: Table, own: Mapping[str, str], *, given: Mapping[str, str]
+) -> tuple[dict[str, str], Notice | None]:
+    """The columns in which another table holds the same roles; the sentence where one had to be looked for.
+
+    Args:
+        table: The rows.
+        own: Role -> column, as in training. Just these roles are filled.
+        given: Role -> column that wins over the own one.
+
+    Raises:
+        DataError: As `find_columns`; or a role that the training had not.
+    """
+    for role in sorted(given.keys() - own.keys()):
+        raise DataError(f"{_FLAGS[role]} has no use: there was no {role} in training, only {', '.join(own)}. Drop it.")
+    chosen = {role: Choice(column=column, how="as given") for role, column in given.items()}
+    free = _free(table, chosen)
+    chosen |= {r: Choice(column=c, how="as in training") for r, c in own.items() if r not in given and c in free}
+    check_columns(table, {role: choice.column for role, choice in chosen.items()})
+    if chosen.keys() == own.keys():
+        return {role: chosen[role].column for role in own}, None
+    roles, said = _said(_searched(table, chosen, own))
+    check_columns(table, {role: roles.get(role, column) for role, column in own.items()})
+    return roles, said
+
+
+def _searched(table: Table, chosen: dict[str, Choice], roles: Iterable[str]) -> dict[str, Choice]:
+    """The choices with those of the other roles, by name or by rule."""
+    wanted = set(roles)
+    if "text_pair" in wanted and "text" not in chosen and "text_pair" not in chosen:
         chosen |= _pair_by_name(_free(table, chosen))
     for role, find in _SEARCH:
-        choice = find(table, _free(table, chosen)) if role not in chosen else None
+        choice = find(table, _free(table, chosen)) if role in wanted and role not in chosen else None
         if choice is not None:
             chosen[role] = choice
+    return chosen
+
+
+def _said(chosen: Mapping[str, Choice]) -> tuple[dict[str, str], Notice]:
     roles = {role: chosen[role].column for role in _FLAGS if role in chosen}
     said = ", ".join(f"{role} = `{clip(column)}` ({chosen[role].how})" for role, column in roles.items())
     return roles, Notice(code="columns", message=f"Columns: {said}.", count=0)

@@ -12,6 +12,7 @@ Shapes: S shingles of one row, H hash functions.
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ ROWS_PER_BAND = 4
 
 WINDOW = 50
 """Members of one bucket are compared with this many before them: linear where thousands follow one template."""
+
+SEARCHED = 100_000
+"""Most rows among which near duplicates across given splits are looked for: about a minute."""
 
 SHOWN = 20
 """Row ids named in a notice."""
@@ -186,6 +190,37 @@ def shared_rows(given: Mapping[str, Sequence[Example]]) -> list[Notice]:
     )
     ids = tuple(example.id for example, _ in pairs[:SHOWN])
     return [Notice(code="duplicates-across-splits", message=message, count=len(pairs), ids=ids)]
+
+
+def nearly_shared_rows(given: Mapping[str, Sequence[Example]]) -> list[Notice]:
+    """Rows of a given split in a group of twins with a row of an earlier one; those of `shared_rows` are left out.
+
+    Not looked for among more than `SEARCHED` rows, which is said.
+    """
+    num_rows = sum(map(len, given.values()))
+    if len(given) < 2:
+        return []
+    if num_rows > SEARCHED:
+        message = f"{num_rows} rows in the given splits: too many to look for near duplicates across them."
+        return [Notice(code="near-duplicates-not-searched", message=message, count=num_rows)]
+    groups = iter(twin_groups([example for examples in given.values() for example in examples]))
+    seen: dict[int, Example] = {}
+    exact: set[tuple[str, ...]] = set()
+    pairs: list[tuple[Example, Example]] = []
+    for examples in given.values():
+        grouped = list(zip(examples, islice(groups, len(examples)), strict=True))
+        pairs += [(example, seen[group]) for example, group in grouped if group in seen and _key(example) not in exact]
+        seen = {group: example for example, group in reversed(grouped)} | seen
+        exact |= {_key(example) for example in examples}
+    if not pairs:
+        return []
+    one, other = pairs[0]
+    message = (
+        f"{len(pairs)} rows are near duplicates of rows of another given split (first: {one.id} and {other.id}); "
+        "scores on them flatter. They were kept."
+    )
+    ids = tuple(example.id for example, _ in pairs[:SHOWN])
+    return [Notice(code="near-duplicates-across-splits", message=message, count=len(pairs), ids=ids)]
 
 
 def conflicting_labels(examples: Sequence[Example]) -> list[Notice]:

@@ -8,7 +8,8 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,15 +39,49 @@ def parse_csv(text: str, path: str) -> Parsed:
 
 
 def parse_tsv(text: str, path: str) -> Parsed:
-    """Tab separated values, quoted as in csv or, where that reading fails, with quotes as plain characters.
+    """Tab separated values, quoted as in csv where that reading works and merges no rows, else with plain quotes.
+
+    Rows are merged where a quoted record spans lines that each have the header's number of cells by themselves. In an
+    export, a cell of several lines leaves lines that are too short; in GLUE and its like, where a quote is a character,
+    one text may open it and a later one close it. A first line that starts with a quote settles for quoting.
 
     Raises:
-        DataError: As for csv.
+        DataError: As for csv; or lines that could be one row or several, where the plain reading fails or there is one
+            column only.
     """
     try:
-        return _parse(text, path, "\t", quoted=True)
+        quoted = _parse(text, path, "\t", quoted=True)
     except DataError:
         return _parse(text, path, "\t", quoted=False)
+    merged = None if text.lstrip("\r\n").startswith('"') else _merged_rows(text, path)
+    if merged is None:
+        return quoted
+    try:
+        columns, rows = _parse(text, path, "\t", quoted=False)
+    except DataError:
+        raise _one_or_several(path, merged) from None
+    if len(columns) == 1:
+        raise _one_or_several(path, merged)
+    return columns, rows
+
+
+def _merged_rows(text: str, path: str) -> int | None:
+    """First line of the first quoted record of several lines that each look like a row; None without one."""
+    widths = {line: len(cells) for line, cells in _cells(text, path, "\t", quoted=False)}
+    width = next(iter(widths.values()))
+    starts = [line for line, _ in _cells(text, path, "\t", quoted=True)]
+    for start, end in pairwise([*starts, max(widths) + 1]):
+        inside = [widths[line] for line in range(start, end) if line in widths]
+        if len(inside) > 1 and set(inside) == {width}:
+            return start
+    return None
+
+
+def _one_or_several(path: str, line: int) -> DataError:
+    return DataError(
+        f"{path}, line {line}: a quote opens here and closes on a later line: one row or several? Allowed: a first "
+        "line in quotes where quotes hold a cell together, or no quote at the start of a cell. Mend it, or use .jsonl."
+    )
 
 
 def _parse(text: str, path: str, delimiter: str, *, quoted: bool) -> Parsed:
@@ -170,6 +205,13 @@ def cell(value: object) -> str | None:
     if isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)
+
+
+def quoted(names: Iterable[str], shown: int = 5) -> str:
+    """The first names in quotes and how many more there are, for messages."""
+    ordered = sorted(set(names))
+    said = ", ".join(repr(clip(name)) for name in ordered[:shown])
+    return said if len(ordered) <= shown else f"{said} and {len(ordered) - shown} more"
 
 
 def clip(text: str, length: int = 40) -> str:

@@ -9,11 +9,19 @@ import numpy as np
 
 from tunewright.config import RunConfig
 from tunewright.data.columns import find_columns
-from tunewright.data.duplicates import SHOWN, conflicting_labels, shared_rows, twin_groups, twin_notices
+from tunewright.data.duplicates import (
+    SHOWN,
+    conflicting_labels,
+    nearly_shared_rows,
+    shared_rows,
+    twin_groups,
+    twin_notices,
+)
 from tunewright.data.examples import to_examples
+from tunewright.data.formats import quoted
 from tunewright.data.labels import check_labels, describe, label_order
 from tunewright.data.sources import read_source
-from tunewright.data.splits import WEIGHTS, check_classes, limit_rows, rows_sha256, split_rows
+from tunewright.data.splits import WEIGHTS, check_classes, check_train, limit_rows, rows_sha256, split_rows
 from tunewright.errors import DataError
 from tunewright.types import Dataset, Example, Notice, Splits, Task
 
@@ -38,6 +46,7 @@ def load_dataset(config: RunConfig) -> Dataset:
     )
     given = {split: to_examples(table, columns, source=source.prefix(split)) for split, table in source.tables.items()}
     _check_all_labels(given, config.data)
+    _check_known_labels(given, {split: table.path for split, table in source.tables.items()})
     rows, noticed = _complete(given, split_rng, config.data)
     labels = label_order(str(example.label) for split in ("train", "dev") for example in rows[split])
     noticed += _label_notices(rows, labels)
@@ -67,15 +76,32 @@ def _check_all_labels(given: Rows, path: str) -> None:
     check_labels(given["train"], path)
 
 
+def _check_known_labels(given: Rows, paths: Mapping[str, str]) -> None:
+    """Refuses given rows of which none has a label of the training rows: every score on them would be nought.
+
+    Raises:
+        DataError: With the labels of both.
+    """
+    trained = {str(example.label) for example in given["train"]}
+    for split in ("dev", "test"):
+        labels = {str(example.label) for example in given.get(split, ())}
+        if labels and not labels & trained:
+            raise DataError(
+                f"{paths[split]}: no {split} row has a label of the training rows. Got {quoted(labels)}. "
+                f"Allowed: {quoted(trained)}. Write the labels as in {paths['train']}."
+            )
+
+
 def _complete(given: Rows, rng: np.random.Generator, path: str) -> tuple[Rows, list[Notice]]:
     """All three splits, the missing ones taken off the training rows."""
-    notices = shared_rows(given) + conflicting_labels(given["train"])
+    notices = shared_rows(given) + nearly_shared_rows(given) + conflicting_labels(given["train"])
     weights = {split: weight for split, weight in WEIGHTS.items() if split == "train" or split not in given}
     if len(weights) == 1:
         return given, notices
     groups = twin_groups(given["train"])
     check_classes(given["train"], groups, list(weights), path)
     rows = {**given, **split_rows(given["train"], groups, weights, rng)}
+    check_train(given["train"], rows["train"], path)
     return rows, notices + twin_notices(given["train"], groups)
 
 
@@ -86,13 +112,13 @@ def _label_notices(rows: Rows, labels: Sequence[str]) -> list[Notice]:
     for split in ("dev", "test"):
         unseen = [example for example in rows[split] if example.label not in trained]
         if unseen:
-            names = _quoted({str(example.label) for example in unseen})
+            names = quoted({str(example.label) for example in unseen})
             message = f"{len(unseen)} {split} rows have labels absent from train ({names}); they are scored as wrong."
             ids = tuple(example.id for example in unseen[:SHOWN])
             notices.append(Notice(code=f"unseen-labels-in-{split}", message=message, count=len(unseen), ids=ids))
         absent = set(labels) - {str(example.label) for example in rows[split]}
         if absent:
-            message = f"No {split} row has the label {_quoted(absent)}; nothing is measured for it."
+            message = f"No {split} row has the label {quoted(absent)}; nothing is measured for it."
             notices.append(Notice(code=f"classes-missing-in-{split}", message=message, count=len(absent)))
     return notices
 
@@ -112,11 +138,6 @@ def _imbalance(train: tuple[Example, ...], metric: str) -> list[Notice]:
         "classes; with --metric macro-f1 each class counts the same, in training too."
     )
     return [Notice(code="imbalance", message=message, count=largest)]
-
-
-def _quoted(names: set[str]) -> str:
-    shown = ", ".join(repr(name) for name in sorted(names)[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def _limited(
@@ -139,8 +160,12 @@ def _limited(
 
 
 def test_sha256(dataset: Dataset) -> str:
-    """Hash of the test rows alone: runs that share it were judged on the same rows."""
-    return data_sha256({"train": (), "dev": (), "test": dataset.splits.test})
+    """Hash of the test rows alone: runs that share it were judged on the same rows.
+
+    Over sorted texts and labels: a file's name and the order of its rows do not change what is judged.
+    """
+    rows = sorted(json.dumps((row.text, row.text_pair, row.label)) for row in dataset.splits.test)
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
 def data_sha256(rows: Rows) -> str:

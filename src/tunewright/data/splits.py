@@ -49,8 +49,9 @@ def split_rows(
         weights: Split -> weight.
         rng: The source of randomness.
 
-    Raises:
-        DataError: A class with fewer groups than there are splits.
+    Returns:
+        Split -> rows. Every class of enough groups is in every split where no group holds two classes; where groups
+        do, a split may lack one: see `check_train`.
     """
     members: dict[int, list[int]] = {}
     for row, group in enumerate(groups):
@@ -67,7 +68,7 @@ def split_rows(
 
 
 def check_classes(examples: Sequence[Example], groups: Sequence[int], splits: Sequence[str], path: str) -> None:
-    """Refuses classes that cannot be in every split.
+    """Refuses classes that cannot be in every split, before any split is made.
 
     Raises:
         DataError: With each such class (the first `SHOWN`), its count and the need.
@@ -81,6 +82,28 @@ def check_classes(examples: Sequence[Example], groups: Sequence[int], splits: Se
         raise DataError(
             f"{path}: class {', '.join(said)}{more}; need {len(splits)}, one each for {', '.join(splits)}. "
             "Add rows, merge or remove the class, or give the splits as files with --dev and --test."
+        )
+
+
+def check_train(examples: Sequence[Example], train: Sequence[Example], path: str) -> None:
+    """Refuses a split that left a class without a training row; dev or test without one is a notice elsewhere.
+
+    Args:
+        examples: All rows that were split.
+        train: Those of them that became training rows.
+        path: The file, for the message.
+
+    Raises:
+        DataError: With each such class (the first `SHOWN`).
+    """
+    lacking = sorted({str(e.label) for e in examples} - {str(e.label) for e in train})
+    if lacking:
+        said = ", ".join(repr(label) for label in lacking[:SHOWN])
+        more = f" and {len(lacking) - SHOWN} more classes" if len(lacking) > SHOWN else ""
+        raise DataError(
+            f"{path}: the split left no training row for class {said}{more}: near duplicates stay together, and those "
+            "of this class have other labels too. Needed: one training row a class. Mend the labels of the "
+            "duplicates, add rows, try another --seed, or give the splits as files with --dev and --test."
         )
 
 

@@ -1,5 +1,6 @@
 """From files to `comparison.json`: candidates with their costs, the decision, and where it all comes from."""
 
+import dataclasses
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -213,14 +214,19 @@ def _decide(
             backbone=c.backbone,
             predicted_N=_answers(session.out, best[c.id], dataset),
             price=float(c.cost.price or 0.0),
+            test=c.test,
             is_floor=not _reads_text(c),
         )
         for c in finished
+        if c.test is not None
     ]
     chosen, pairs = decision.decide(
         entries, scorer, generator(session.config.seed, "decision"), margin_points=session.config.margin
     )
     answers = {name: [_answers(session.out, r, dataset) for r in found] for name, found in refits.items()}
+    missing = [c.id for c in candidates if c.status != "ok"]
+    if missing:
+        chosen = dataclasses.replace(chosen, reason=f"{chosen.reason} Not measured: {', '.join(missing)}.")
     return chosen, compare_methods(pairs, answers, scorer, generator(session.config.seed, "methods"))
 
 
@@ -236,7 +242,7 @@ def _task(dataset: Dataset, scorer: Scorer) -> TaskSummary:
         kind=task.kind,
         metric=task.metric,
         labels=task.labels,
-        chance=scorer.metric.chance(counts.tolist()),
+        chance=scorer.metric.chance(counts.tolist(), scorer.true_N.size),
         n_train=len(splits.train),
         n_dev=len(splits.dev),
         n_test=len(splits.test),

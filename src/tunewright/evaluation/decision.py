@@ -59,7 +59,7 @@ def decide(
     chosen = int(choose(evidence.values_K[None], evidence.slack_KK, margin)[0])
     recommended = chosen if evidence.something_works or evidence.floor is None else evidence.floor
     verdict = _verdict(evidence, recommended)
-    estimate = bootstrap.interval(scorer, evidence.entries[recommended].predicted_N, rng, num_resamples=num_resamples)
+    estimate = evidence.entries[recommended].test
     selection = _repeat(evidence, scorer, rng, margin, num_resamples)
     is_winner = verdict is not Verdict.NOTHING_WORKS
     return Decision(

@@ -166,7 +166,8 @@ class Effort:
 
     def _spent(self, family: Family) -> float:
         mine = [t for t in self.history if t.family == family]
-        return len(mine) if self.trials is not None else sum(t.seconds for t in mine)
+        # What has nothing to tune is no tuning, and takes no trial from those that do.
+        return sum(1 for t in mine if t.params) if self.trials is not None else sum(t.seconds for t in mine)
 
 
 def finalist(trials: Sequence[Trial]) -> Trial | None:

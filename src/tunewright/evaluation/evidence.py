@@ -15,7 +15,7 @@ from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.comparison import NotSeparated, Pair
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
 from tunewright.evaluation.statistics import Difference
-from tunewright.types import Family
+from tunewright.types import Estimate, Family
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -30,6 +30,8 @@ class Entry:
     """Label indices, on the test rows, of the shipped artefact."""
     price: float
     """US dollars for 1000 requests."""
+    test: Estimate
+    """Metric on the test rows with its interval."""
     is_floor: bool = False
     """True for a candidate that does not read the text."""
 

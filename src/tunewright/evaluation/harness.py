@@ -55,7 +55,9 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
     clock = Clock(out / "elapsed.json", config.budget, begun)
     journal = Journal(out / "log.txt", listener)
     bases = {name: checkpoint.identity.sha256 for name, checkpoint in checkpoints.items()}
-    started = _check_start(config, dataset, bases, out) if begun_before else _record_start(config, dataset, bases, out)
+    if not begun_before:
+        _record_start(config, dataset, bases, out, command)
+    known = _check_start(config, dataset, bases, out)
     journal.note(f"Run folder: {out}")
     for notice in dataset.notices:
         journal.note(notice.message)
@@ -88,7 +90,8 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         run_search(session, effort)
     finals.refit(session, effort)
     finals.read_test(session, dataset)
-    result = conclusion.conclude(session, effort, dataset, skipped, started=started, command=shlex.join(command))
+    started, typed = str(known["started"]), str(known["command"])
+    result = conclusion.conclude(session, effort, dataset, skipped, started=started, command=typed)
     comparison.save(result, out)
     finals.drop_unshipped(out, result)
     clock.save()
@@ -122,25 +125,26 @@ def _settings(config: RunConfig) -> dict[str, object]:
     return config.model_dump(mode="json", exclude={"resume", "out"})
 
 
-def _check_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str], out: Path) -> str:
-    """Makes sure a resumed run is about the same; returns when it began.
+def _check_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str], out: Path) -> dict[str, object]:
+    """Makes sure that the run is about what it began with; returns the record of its beginning.
 
     Raises:
         RunError: Other data, descriptions, bases or settings than at the start.
     """
     _check_same(yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8")), _settings(config))
-    known = read_json(out / "data.json")
+    known: dict[str, object] = read_json(out / "data.json")
     if known["sha256"] != dataset.sha256:
         raise RunError(
-            f"the data changed since the run began ({known['sha256'][:12]} then, {dataset.sha256[:12]} now). "
+            f"the data changed since the run began ({str(known['sha256'])[:12]} then, {dataset.sha256[:12]} now). "
             "Restore the data or choose another --out."
         )
     if known["task"] != _as_json(dataclasses.asdict(dataset.task)):
         raise RunError("labels or descriptions changed since the run began. Restore them or choose another --out.")
-    changed = [name for name, sha256 in bases.items() if known["bases"].get(name) != sha256]
-    if changed:
-        raise RunError(f"the model {changed[0]} changed since the run began. Restore it or choose another --out.")
-    return str(known["started"])
+    if known["bases"] != bases:
+        raise RunError(
+            f"a model of {', '.join(bases)} changed since the run began. Restore it or choose another --out."
+        )
+    return known
 
 
 def _as_json(value: object) -> object:
@@ -148,8 +152,10 @@ def _as_json(value: object) -> object:
     return json.loads(json.dumps(value))
 
 
-def _record_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str], out: Path) -> str:
-    """Writes what the run is about; returns when it began."""
+def _record_start(
+    config: RunConfig, dataset: Dataset, bases: Mapping[str, str], out: Path, command: Sequence[str]
+) -> None:
+    """Writes what the run is about."""
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(out / "environment.json", environment())
     splits = dataclasses.asdict(dataset.splits)
@@ -158,6 +164,7 @@ def _record_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str],
         out / "data.json",
         {
             "started": started,
+            "command": shlex.join(command),
             "task": dataclasses.asdict(dataset.task),
             "bases": dict(bases),
             "sha256": dataset.sha256,
@@ -169,7 +176,6 @@ def _record_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str],
     )
     # Last, because its presence is what makes the folder a run that can be resumed.
     write_text(out / "run.yaml", yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True))
-    return started
 
 
 def _check_same(before: dict[str, object], now: dict[str, object]) -> None:

@@ -26,8 +26,8 @@ class Metric:
     """A number between 0 and 1 that says how good the answers are; more is better."""
 
     name: str
-    chance: Callable[[Sequence[int]], float]
-    """Rows per label -> the best value that is reached without reading the texts."""
+    chance: Callable[[Sequence[int], int], float]
+    """(rows per label, all rows) -> the best value that is reached without reading the texts."""
     resampled: Callable[[IntArray, IntArray, int, CountArray], FloatArray]
     """(true_N, predicted_N, num_labels, weights_RN) -> values_R; NaN for a resample without rows."""
     is_proportion: bool
@@ -115,12 +115,12 @@ def _ratio(numerator: NDArray[np.floating], denominator: NDArray[np.floating] | 
     return ratio
 
 
-def _largest_share(counts_C: Sequence[int]) -> float:
-    """Always answering the most frequent label."""
-    return max(counts_C) / sum(counts_C)
+def _largest_share(counts_C: Sequence[int], num_rows: int) -> float:
+    """Always answering the most frequent label; rows of unknown labels are wrong whatever is answered."""
+    return max(counts_C) / num_rows
 
 
-def _one_in_labels(counts_C: Sequence[int]) -> float:
+def _one_in_labels(counts_C: Sequence[int], _: int) -> float:
     """Guessing each label as often as it occurs.
 
     F1 of a guess made with frequency q of a label with share p is 2pq/(p+q) <= (p+q)/2, so no guess exceeds 1/C.

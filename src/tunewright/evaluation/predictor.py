@@ -12,13 +12,15 @@ from tunewright.backbones.base import Encoding
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, predict
-from tunewright.errors import DataError
+from tunewright.errors import AdapterError, DataError
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.finals import to_predictions
 from tunewright.evaluation.metrics import METRICS, Scorer
 from tunewright.registry import lookup
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.types import Estimate, Example, Prediction
+
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16)}
 
 
 class Predictor:
@@ -35,7 +37,7 @@ class Predictor:
     def __init__(self, adapter: Adapter, backbone: Encoder) -> None:
         backbone.check(adapter)
         self.adapter = adapter
-        self._store = FeatureStore(backbone)
+        self._store = FeatureStore(backbone, keeps=False)
 
     @classmethod
     def load(cls, path: Path, *, model: str | None = None) -> "Predictor":
@@ -46,13 +48,12 @@ class Predictor:
             model: Where the base is, when not under the name it had in training.
 
         Raises:
-            AdapterError: No adapter there, or of another base.
+            AdapterError: No adapter there, of another base, or of a precision that is none.
             ModelError: The base cannot be loaded.
         """
         adapter = folder.load(path)
+        dtype = _dtype(adapter, path)
         checkpoint = load_checkpoint(adapter.base.name if model is None else model)
-        # As evaluated, so served: in the precision of its run, whatever is fastest here.
-        dtype = getattr(torch, str(adapter.about["dtype"])) if "dtype" in adapter.about else fast_dtype()
         return cls(adapter, Encoder(checkpoint, dtype=dtype, device=device()))
 
     @property
@@ -110,3 +111,14 @@ class Predictor:
         predicted_N = np.array([index[p.label] for p in self.predict(examples)], dtype=np.int64)
         scorer = Scorer(metric=metric_of_name, true_N=true_N, num_labels=len(index))
         return bootstrap.interval(scorer, predicted_N, generator("evaluate", name))
+
+
+def _dtype(adapter: Adapter, path: Path) -> torch.dtype:
+    """As evaluated, so served: in the precision of its run, whatever is fastest here."""
+    if "dtype" not in adapter.about:
+        return fast_dtype()
+    name = str(adapter.about["dtype"])
+    if name not in _DTYPES:
+        allowed = ", ".join(_DTYPES)
+        raise AdapterError(f"`dtype` of {path} is {name!r}. Allowed: {allowed}. Restore the folder.")
+    return _DTYPES[name]

@@ -11,6 +11,7 @@ from tunewright.methods import METHODS
 from tunewright.runs import append_line
 from tunewright.runtime import generator, is_out_of_memory
 from tunewright.training.stopping import DevScore
+from tunewright.types import Family
 
 OUT_OF_TIME = "out of time"
 PRUNED = "behind the median of earlier trials"
@@ -20,6 +21,8 @@ def run_search(session: Session, effort: Effort) -> None:
     """Tries until every family has had its effort or the time for refits begins; each trial ends as a line on disk."""
     done = len(effort.history)
     total = None if effort.trials is None else _num_planned(effort, session.entrants)
+    if effort.trials is not None and not effort.history:
+        _say_who_is_left_out(session, effort.trials)
     while (entrant := effort.next(session.open(effort))) is not None:
         trial = _try(session, effort, entrant, done, total)
         effort.history.append(trial)
@@ -33,8 +36,23 @@ def run_search(session: Session, effort: Effort) -> None:
 def _num_planned(effort: Effort, entrants: list[Entrant]) -> int:
     """Trials of the whole search, if none of it runs out of time."""
     assert effort.trials is not None
-    families = {e.family for e in entrants}
-    return round(sum(min(effort.trials, sum(size(e.space) for e in entrants if e.family == f)) for f in families))
+    tunable = _tunable(entrants)
+    tuned = sum(min(effort.trials, sum(size(e.space) for e in family)) for family in tunable.values())
+    return round(tuned) + len(entrants) - sum(map(len, tunable.values()))
+
+
+def _tunable(entrants: list[Entrant]) -> dict[Family, list[Entrant]]:
+    """Family -> candidates with something to tune; the others are tried beside the family's trials."""
+    families = {e.family: [other for other in entrants if other.family == e.family and other.space] for e in entrants}
+    return {family: found for family, found in families.items() if found}
+
+
+def _say_who_is_left_out(session: Session, num_trials: int) -> None:
+    """With fewer trials than methods in a family, some are not tried: said before time is spent."""
+    out = [e.id for family in _tunable(session.entrants).values() for e in family[num_trials:]]
+    if out:
+        few = "1 trial" if num_trials == 1 else f"{num_trials} trials"
+        session.journal.note(f"{few} for each family leave out {', '.join(out)}. Raise --trials to compare them too.")
 
 
 def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: int | None) -> Trial:
