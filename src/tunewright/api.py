@@ -4,10 +4,11 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunewright.config import RunConfig, load_config
+from tunewright.config import RunConfig, load_config, validate
 from tunewright.errors import ConfigError, RunError, unknown
 from tunewright.evaluation import comparison
 from tunewright.evaluation.comparison import Comparison, Decision
@@ -17,6 +18,12 @@ from tunewright.report.build import build_report
 
 if TYPE_CHECKING:
     from tunewright.evaluation.predictor import Predictor
+
+
+class CandidateError(RunError, KeyError):
+    """No such candidate in a run; also a `KeyError`, as a mapping's users expect."""
+
+    __str__ = Exception.__str__  # a KeyError shows its text in quotes
 
 
 class Run(Mapping[str, "Predictor"]):
@@ -53,12 +60,19 @@ class Run(Mapping[str, "Predictor"]):
         """Where a candidate's shipped adapter is.
 
         Raises:
-            RunError: No such candidate, or none that was finished.
+            CandidateError: No such candidate, or none that was finished.
         """
-        shipped = {c.id: s.seed for c in self.comparison.candidates for s in c.seeds if s.shipped}
-        if candidate not in shipped:
-            raise RunError(unknown("candidate", candidate, shipped))
-        return self.folder / "adapters" / candidate / f"seed-{shipped[candidate]}"
+        if candidate not in self._shipped:
+            raise CandidateError(unknown("candidate", candidate, self._shipped))
+        return self.folder / "adapters" / candidate / f"seed-{self._shipped[candidate]}"
+
+    @cached_property
+    def _shipped(self) -> dict[str, int]:
+        """Candidate -> seed of its shipped adapter."""
+        return {c.id: s.seed for c in self.comparison.candidates for s in c.seeds if s.shipped}
+
+    def __contains__(self, candidate: object) -> bool:
+        return candidate in self._shipped  # the mapping's own would load the model
 
     def __getitem__(self, candidate: str) -> "Predictor":
         from tunewright.evaluation.predictor import Predictor  # torch is loaded only by those who predict
@@ -66,10 +80,10 @@ class Run(Mapping[str, "Predictor"]):
         return Predictor.load(self.adapter_folder(candidate))
 
     def __iter__(self) -> Iterator[str]:
-        return (c.id for c in self.comparison.candidates if any(s.shipped for s in c.seeds))
+        return iter(self._shipped)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._shipped)
 
 
 def compare(
@@ -85,14 +99,14 @@ def compare(
         data: File, folder or dataset name; or a whole `RunConfig`; None to resume a run.
         listener: Hears of progress; the terminal when absent, `progress.Silent()` for nobody.
         command: What was typed, for the record.
-        settings: Any other field of `RunConfig`.
+        settings: Any other field of `RunConfig`; None means "not given". They go on top of those of `data`.
 
     Raises:
         TunewrightError: On any mistake of the user's, in one line.
     """
     from tunewright.evaluation import harness  # torch takes seconds to load; bad settings are told before
 
-    config = data if isinstance(data, RunConfig) else load_config(None, {"data": data, **settings})
+    config = _config(data, settings)
     if config.resume and config.out is None:
         raise ConfigError("`resume` needs `out`: the run folder to go on with.")
     out = Path(config.out) if config.out is not None else default_folder(config)
@@ -101,6 +115,12 @@ def compare(
         harness.compare(config, out, hears, command=call)
     build_report(out)
     return Run(out)
+
+
+def _config(data: str | RunConfig | None, settings: Mapping[str, Any]) -> RunConfig:
+    if isinstance(data, RunConfig):
+        return validate(data.model_dump() | {key: value for key, value in settings.items() if value is not None})
+    return load_config(None, {"data": data, **settings})
 
 
 def default_folder(config: RunConfig) -> Path:

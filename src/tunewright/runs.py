@@ -95,6 +95,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"no {path.name} in {path.parent}. Is that a finished run folder?") from None
+    except NotADirectoryError:
+        raise RunError(f"{path.parent} is a file. Allowed: a finished run folder, such as runs/NAME.") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunError(f"{path} is not valid JSON: {error}. Repeat the run or restore the file.") from None
 
@@ -172,13 +174,17 @@ def open_run(path: Path, *, resume: bool) -> bool:
         Whether a run has begun there: False for a new folder, or one of a run that was killed as it began.
 
     Raises:
-        RunError: It exists and `resume` is False; or it does not and `resume` is True.
+        RunError: It exists and `resume` is False; or it does not and `resume` is True; or it is no run folder.
     """
     with disk_errors(path):
         begun = (path / "run.yaml").exists()
-        if resume and not begun and not _is_beginning(path):
+        if path.exists() and not begun and not _is_beginning(path):
+            what = "a folder that holds no run.yaml" if path.is_dir() else "a file"
+            fault = f"nothing to resume in {path}:" if resume else f"{path} exists and is no run folder:"
+            raise RunError(f"{fault} it is {what}. Choose another --out.")
+        if resume and not path.exists():
             raise RunError(f"nothing to resume in {path}: no run.yaml. Start without --resume.")
-        if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not resume and path.exists() and any(path.iterdir()):
             raise RunError(f"{path} exists. Use --resume to go on with it, or another --out.")
         path.mkdir(parents=True, exist_ok=True)
         for left in sorted(path.rglob(".*.tmp")):

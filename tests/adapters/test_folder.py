@@ -118,6 +118,13 @@ def edit(saved: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
+@pytest.mark.parametrize("about", [5, "text", ["dtype"], None])
+def test_provenance_that_is_none(about: object, saved: Path) -> None:
+    edit(saved, about=about)
+    with pytest.raises(AdapterError, match="Restore the folder"):
+        folder.load(saved)
+
+
 def test_newer_schema(saved: Path) -> None:
     edit(saved, schema_version=2)
     with pytest.raises(AdapterError, match=r"newer version.*Update"):

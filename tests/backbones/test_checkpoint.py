@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
 from safetensors.torch import load_file, save_file
 
 from tests import tiny
 from tunewright.backbones.checkpoint import load_checkpoint
-from tunewright.errors import ModelError
+from tunewright.errors import AdapterError, ModelError
 
 GetFolder = Callable[[str], Path]
 
@@ -51,11 +52,135 @@ def test_a_missing_pooler_does_not_count(copied: Path) -> None:
     assert load_checkpoint(str(copied)).identity.sha256 == start
 
 
-@pytest.mark.parametrize(("mode", "pooling"), [("cls", "cls"), ("mean", "mean"), (None, "mean")])
-def test_pooling(mode: str | None, pooling: str, copied: Path) -> None:
+def write_pooling(folder: Path, content: str) -> None:
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(content, encoding="utf-8")
+
+
+OLD_FLAGS = dict.fromkeys(
+    ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"), False
+)
+"""As sentence-transformers wrote them up to version 5.3."""
+
+
+def old_pooling(*on: str) -> str:
+    return json.dumps({f"pooling_mode_{name}": value for name, value in (OLD_FLAGS | dict.fromkeys(on, True)).items()})
+
+
+@pytest.mark.parametrize(
+    ("content", "pooling"),
+    [
+        (old_pooling("cls_token"), "cls"),
+        (old_pooling("mean_tokens"), "mean"),
+        ('{"pooling_mode": "cls", "include_prompt": true}', "cls"),
+        ('{"pooling_mode": ["cls"]}', "cls"),
+        ('{"pooling_mode": "mean"}', "mean"),
+        ('{"word_embedding_dimension": 32}', "mean"),  # sentence-transformers' own default
+        (None, "mean"),
+    ],
+)
+def test_pooling(content: str | None, pooling: str, copied: Path) -> None:
+    if content is not None:
+        write_pooling(copied, content)
+    assert load_checkpoint(str(copied)).pooling == pooling
+
+
+@pytest.mark.parametrize(
+    ("content", "got"),
+    [
+        (old_pooling("max_tokens"), "max"),
+        (old_pooling("lasttoken"), "lasttoken"),
+        (old_pooling("mean_sqrt_len_tokens"), "mean_sqrt_len"),
+        (old_pooling("cls_token", "mean_tokens"), "cls and mean"),
+        (old_pooling(), "none"),
+        ('{"pooling_mode": "lasttoken"}', "lasttoken"),
+        ('{"pooling_mode": ["mean", "max"]}', "mean and max"),
+    ],
+)
+def test_other_pooling_is_refused(content: str, got: str, copied: Path) -> None:
+    write_pooling(copied, content)
+    with pytest.raises(ModelError, match=rf"pools by {got}\. Allowed: mean, cls\. Choose"):
+        load_checkpoint(str(copied))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"pooling_mode": 5}'])
+def test_broken_pooling(content: str, copied: Path) -> None:
+    write_pooling(copied, content)
+    with pytest.raises(ModelError, match=r"1_Pooling/config\.json of model .* is broken"):
+        load_checkpoint(str(copied))
+
+
+def test_pooling_belongs_to_the_identity(copied: Path) -> None:
+    """The same weights, pooled otherwise, answer otherwise; the mean is what a model without the file has."""
+    start = load_checkpoint(str(copied)).identity
+    write_pooling(copied, old_pooling("mean_tokens"))
+    assert load_checkpoint(str(copied)).identity == start
+    trained = tiny.adapter(tiny.encoder(copied))
+    write_pooling(copied, old_pooling("cls_token"))
+    with pytest.raises(AdapterError, match="Give its own base"):
+        tiny.encoder(copied).check(trained)
+
+
+@pytest.mark.parametrize(("mode", "pooling"), [("cls", "cls"), (None, "mean")])
+def test_pooling_of_a_name_on_the_hub(
+    mode: str | None, pooling: str, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the cache, as a download leaves it."""
     if mode is not None:
         tiny.set_pooling(copied, mode)
-    assert load_checkpoint(str(copied)).pooling == pooling
+    cache = tmp_path / "hub"
+    repository, commit = cache / "models--some--model", "0" * 40
+    shutil.copytree(copied, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit, encoding="ascii")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    assert load_checkpoint("some/model").pooling == pooling
+
+
+def asks(*_: object) -> str:
+    raise AssertionError("asked on the terminal")
+
+
+@pytest.mark.parametrize("model_type", ["bert", "made-up"])
+def test_code_of_its_own_is_refused(model_type: str, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without asking, and without running it; also where the model type is a known one, which it may well not be."""
+    monkeypatch.setattr("builtins.input", asks)
+    (copied / "own.py").write_text("raise SystemExit('the code was run')", encoding="utf-8")
+    code = {"AutoConfig": "own.Config", "AutoModel": "own.Model"}
+    change_config(copied, model_type=model_type, auto_map=code)
+    with pytest.raises(ModelError) as error:
+        load_checkpoint(str(copied))
+    assert "code" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_code_of_a_tokenizer_is_not_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", asks)
+    (copied / "own.py").write_text("raise SystemExit('the code was run')", encoding="utf-8")
+    path = copied / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings |= {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": ["own.OwnTokenizer", None]}}
+    start = load_checkpoint(str(copied)).identity
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    assert load_checkpoint(str(copied)).identity == start  # tokenizer.json says it all
+
+
+def test_missing_weights_are_refused(copied: Path) -> None:
+    """transformers would fill in random numbers and say nothing."""
+    tensors = load_file(copied / "model.safetensors")
+    kept = {n: t for n, t in tensors.items() if not n.startswith("encoder.layer.1.output")}
+    save_file(kept, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 4 tensors: encoder\.layer\.1\.output\.LayerNorm\.bias, .*Save"):
+        load_checkpoint(str(copied))
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_checkpoint_with_a_head_is_whole(kind: str, tiny_folder: GetFolder, tmp_path: Path) -> None:
+    """Its names begin with the base's own prefix, it has no pooler, and older ones hold buffers too."""
+    shutil.copytree(tiny_folder(kind), tmp_path / "model")
+    start = load_checkpoint(str(tiny_folder(kind)))
+    transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "model")
+    assert load_checkpoint(str(tmp_path / "model")).identity.sha256 == start.identity.sha256
 
 
 def change_config(folder: Path, **changes: object) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests import tiny
 from tunewright.adapters.adapter import Adapter, BaseIdentity
-from tunewright.adapters.parts import Calibration
+from tunewright.adapters.parts import Calibration, Verbalizer
 from tunewright.backbones.base import Dropout, Encoding, Row
 from tunewright.backbones.encoder import Encoder
 from tunewright.errors import AdapterError
@@ -248,6 +248,19 @@ def test_cls_pooling(tmp_path: Path) -> None:
     adapter = tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 4, seed=3))
     hidden, _ = base.hidden_states(tiny.rows(adapter, found[:1]))
     torch.testing.assert_close(base.features(tiny.rows(adapter, found[:1]))[0], hidden[0, 4], atol=1e-6, rtol=0)
+
+
+def test_phrases_are_cut_for_each_adapter(tiny_folder: GetFolder) -> None:
+    """Two adapters with the same long phrases and limits of their own: neither hears of the other's."""
+    phrases = tuple((f"it is about {word} with some good old {word}",) for word in ("food", "travel", "music"))
+    base = tiny.encoder(tiny_folder("bert"))
+    long = tiny.adapter(base, verbalizer=Verbalizer(phrases=phrases, scale=20.0))
+    short = replace(long, max_tokens=6)
+    (encoding,) = tiny.encodings(base, ["soup"])
+    alone = [tiny.encoder(tiny_folder("bert")).logits(tiny.rows(a, [encoding]))[0] for a in (short, long)]
+    assert (alone[0] - alone[1]).abs().max() > 1e-2
+    for adapter, expected in zip((short, long), alone, strict=True):
+        torch.testing.assert_close(base.logits(tiny.rows(adapter, [encoding]))[0], expected, atol=ALONE, rtol=0)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)

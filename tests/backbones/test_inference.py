@@ -65,6 +65,13 @@ def test_each_input_is_computed_once(base: Encoder, monkeypatch: pytest.MonkeyPa
     assert sum(counts) == len(TEXTS) - 1
 
 
+def test_nothing_is_kept_where_told_so(base: Encoder) -> None:
+    encodings = tiny.encodings(base, TEXTS)
+    store = FeatureStore(base, keeps=False)
+    assert torch.equal(store(encodings), FeatureStore(base)(encodings))
+    assert not store._known
+
+
 def test_no_rows(base: Encoder) -> None:
     store = FeatureStore(base)
     assert store([]).shape == (0, 32)

@@ -373,13 +373,23 @@ def test_output_folder_that_exists(call: Call, small: list[str], tmp_path: Path)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("keep me", encoding="utf-8")
     said = refused(call, *small, "--out", tmp_path / "run", where=tmp_path)
-    assert f"{tmp_path}/run exists. Use --resume to go on with it, or another --out." in said
+    assert f"{tmp_path}/run exists and is no run folder: it is a folder that holds no run.yaml. Choose another" in said
+    said = refused(call, *small, "--out", tmp_path / "run", "--resume", where=tmp_path)
+    assert f"nothing to resume in {tmp_path}/run: it is a folder that holds no run.yaml. Choose another --out." in said
     assert (tmp_path / "run" / "mine.txt").read_text(encoding="utf-8") == "keep me"
 
 
 def test_output_folder_that_is_a_file(call: Call, small: list[str], tmp_path: Path) -> None:
     said = refused(call, *small, "--out", tmp_path / "d.csv", where=tmp_path)
-    assert "d.csv exists" in said
+    assert "d.csv exists and is no run folder: it is a file. Choose another --out." in said
+    said = refused(call, *small, "--out", tmp_path / "d.csv", "--resume", where=tmp_path)
+    assert "d.csv: it is a file. Choose another --out." in said
+
+
+def test_output_folder_of_another_run(call: Call, small: list[str], tmp_path: Path) -> None:
+    assert call(*small, "--out", tmp_path / "run").code == 0
+    said = refused(call, *small, "--out", tmp_path / "run", where=tmp_path)
+    assert f"{tmp_path}/run exists. Use --resume to go on with it, or another --out." in said
 
 
 @pytest.mark.parametrize("name", ["d.csv/run", "x" * 300])
@@ -413,6 +423,9 @@ def test_report_of_no_run(call: Call, tmp_path: Path) -> None:
     said = refused(call, "report", tmp_path, where=tmp_path)
     assert f"no comparison.json in {tmp_path}" in said
     assert "finished run folder" in said
+    (tmp_path / "report.html").write_text("<p>", encoding="utf-8")
+    said = refused(call, "report", tmp_path / "report.html", where=tmp_path)
+    assert f"{tmp_path}/report.html is a file. Allowed: a finished run folder, such as runs/NAME." in said
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------
@@ -429,6 +442,16 @@ def test_no_adapter_there(call: Call, tmp_path: Path) -> None:
         said = refused(call, verb, tmp_path, data, where=tmp_path)
         assert "is no adapter folder: no adapter.json" in said
         assert "Give a folder such as" in said
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate"])
+def test_folder_above_the_adapters(verb: str, adapter: Path, call: Call, tmp_path: Path) -> None:
+    data = write_topics(tmp_path / "d.csv")
+    said = refused(call, verb, adapter.parent, data, where=tmp_path)
+    assert f"{adapter.parent} is no adapter folder, but " in said
+    assert f"one a seed. Give one of them: {adapter}." in said
+    run = adapter.parents[2]
+    assert f"Give one of them: {run}/adapters/" in refused(call, verb, run, data, where=tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
@@ -452,17 +475,26 @@ def test_adapter_on_another_base(
 
 
 def test_predict_without_the_column(adapter: Path, call: Call, tmp_path: Path) -> None:
-    data = write_table(tmp_path / "d.csv", ("message", "n"), [("old bread", "a")])
+    data = write_table(tmp_path / "d.csv", ("message", "review"), [("old bread", "a")])
     said = refused(call, "predict", adapter, data, where=tmp_path)
-    assert "unknown column 'text'" in said
-    assert "Allowed: message, n" in said
+    assert "ambiguous text column. Got 2 candidates: 'message', 'review'. Choose one with --text." in said
+    said = refused(call, "predict", adapter, data, "--text", "mesage", where=tmp_path)
+    assert "unknown column 'mesage'. Did you mean 'message'? Allowed: message, review. Name it with --text." in said
+    said = refused(call, "predict", adapter, data, "--text-pair", "review", where=tmp_path)
+    assert "--text-pair has no use: there was no text_pair in training, only text. Drop it." in said
 
 
 def test_evaluate_without_labels(adapter: Path, call: Call, tmp_path: Path) -> None:
     data = write_table(tmp_path / "d.csv", ("text", "n"), [("old bread", "a")])
     said = refused(call, "evaluate", adapter, data, where=tmp_path)
-    assert "unknown column 'label'" in said
-    assert "Allowed: text, n" in said
+    assert "no label column found" in said
+    assert "Columns: 'text', 'n'. Choose one with --label." in said
+
+
+def test_evaluate_on_labels_of_another_task(adapter: Path, call: Call, tmp_path: Path) -> None:
+    data = write_table(tmp_path / "d.csv", ("text", "label"), [("old bread", "1"), ("a train", "2")])
+    said = refused(call, "evaluate", adapter, data, where=tmp_path)
+    assert "no row has a label the adapter knows. Got '1', '2'. Allowed: 'food', 'music', 'travel'. Write the" in said
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])

@@ -67,3 +67,13 @@ def test_unknown_labels_count_as_wrong(call: Call, adapter: Path, finished_run: 
     assert value == pytest.approx(sum(t == p for t, p in zip(true, predicted, strict=True)) / 50, abs=5e-5)
     assert n == 50
     assert "10 rows have labels the adapter does not know; they count as wrong" in done.out
+
+
+def test_columns_of_other_names(call: Call, adapter: Path, data: Path) -> None:
+    expected = call("evaluate", adapter, data)
+    data.write_text(data.read_text(encoding="utf-8").replace("text,label", "what,kind"), encoding="utf-8")
+    named = call("evaluate", adapter, data, "--text", "what", "--label", "kind")
+    found = call("evaluate", adapter, data, "--label", "kind")
+    assert named == expected
+    assert found.out == expected.out
+    assert re.search(r"^note: Columns: text = `what` \(by rule: .*\), label = `kind` \(as given\)\.$", found.err)

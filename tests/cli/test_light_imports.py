@@ -41,3 +41,7 @@ def test_a_run_is_checked_without_torch(finished_run: Path) -> None:
 def test_settings_are_checked_before_torch_is_loaded(tmp_path: Path) -> None:
     """A typo is told at once."""
     assert imported("compare", str(tmp_path / "d.csv"), "--trials", "0", code=2) == set()
+
+
+def test_the_version_is_told_without_torch() -> None:
+    assert imported("--version") == set()

@@ -82,3 +82,25 @@ def test_texts_that_are_too_long_are_counted(call: Call, adapter: Path, tmp_path
     assert done.code == 0, done
     assert "warning: 2 of 3 texts are longer than the model takes and were cut" in done.err
     assert len(done.out.splitlines()) == 4
+
+
+def test_column_of_another_name(call: Call, adapter: Path, data: Path) -> None:
+    """Only the text is looked for: no column need be a label."""
+    expected = call("predict", adapter, data)
+    data.write_text(data.read_text(encoding="utf-8").replace("text,label", "message,n"), encoding="utf-8")
+    answers = expected.out.replace("text,label", "message,n")
+    named = call("predict", adapter, data, "--text", "message")
+    assert (named.out, named.err) == (answers, "")
+    found = call("predict", adapter, data)
+    assert (found.out, found.err) == (answers, "note: Columns: text = `message` (by name).\n")
+
+
+def test_own_values_keep_their_types(call: Call, adapter: Path, tmp_path: Path) -> None:
+    rows = [{"n": 1, "x": 0.5, "ok": True, "tags": ["é", {"a": None}], "text": "the old bread"}, {"text": "a train"}]
+    data = tmp_path / "d.jsonl"
+    data.write_text("\n\n".join(map(json.dumps, [rows[0], {"text": " "}, rows[1]])), encoding="utf-8-sig")
+    done = call("predict", adapter, data)
+    found = [json.loads(line) for line in done.out.splitlines()]
+    assert [{key: row[key] for key in row if not key.startswith("p")} for row in found] == rows
+    assert all(row["predicted"] in LABELS for row in found)
+    assert done.err == "note: 1 rows are empty in all columns; they were left out.\n"

@@ -219,6 +219,45 @@ def test_hash_of_test_is_of_what_is_judged(tmp_path: Path) -> None:
     assert judged("h.csv", [*rows, rows[0]]) != mine
 
 
+def test_empty_rows_are_said_and_keep_the_numbers_of_the_others(tmp_path: Path) -> None:
+    data = write(tmp_path / "t.csv", [("", ""), *labelled(40), ("", ""), (" ", "")])
+    dataset = load_dataset(RunConfig(data=data))
+    assert sum(sizes(dataset)) == 40
+    assert min(int(row.id.removeprefix("t:")) for row in (*dataset.splits.train, *dataset.splits.test)) >= 2
+    assert notice(dataset, "empty-rows")[:2] == ("3 rows are empty in all columns; they were left out.", 3)
+    data = write(tmp_path / "u.csv", [("", ""), *labelled(40), ("", "a")])
+    with pytest.raises(DataError, match=r"missing texts in column 'message': 1 of 41 rows \(row 42\)"):
+        load_dataset(RunConfig(data=data))
+
+
+def test_a_class_of_one_template_is_split_by_exact_duplicates(tmp_path: Path) -> None:
+    template = "Card payment {} to {} stands twice on the account statement of last June and nobody here ordered it"
+    card = [(template.format(1000 + k, WORDS[k % 16]), "card") for k in range(60)]
+    rows = [*card, (card[0][0].upper() + "!", "card"), *labelled(60, "ab")]
+    dataset = load_dataset(RunConfig(data=write(tmp_path / "t.csv", rows)))
+    message, count, _ = notice(dataset, "near-duplicates-not-grouped")
+    assert message.startswith("Near duplicates were not kept in one split, as class 'card' has hardly any other texts")
+    assert "flatter" in message
+    assert 57 < count < 60
+    assert [notice.code for notice in dataset.notices if notice.code == "near-duplicates"] == []
+    splits = (dataset.splits.train, dataset.splits.dev, dataset.splits.test)
+    assert [sum(row.label == "card" for row in split) for split in splits] == [43, 6, 12]
+    assert sum({"t:1", "t:61"} <= {row.id for row in split} for split in splits) == 1
+
+
+@pytest.mark.parametrize("described", [False, True])
+@pytest.mark.parametrize(("labels", "meaningless"), [("012", True), ("01a", False)])
+def test_labels_without_words(tmp_path: Path, labels: str, *, meaningless: bool, described: bool) -> None:
+    words = tmp_path / "words.yaml"
+    words.write_text("".join(f"'{label}': what {label} means\n" for label in labels), encoding="utf-8")
+    data = write(tmp_path / "t.csv", labelled(60, labels))
+    dataset = load_dataset(RunConfig(data=data, descriptions=str(words) if described else None))
+    assert ("meaningless-labels" in {notice.code for notice in dataset.notices}) == (meaningless and not described)
+    if meaningless and not described:
+        message, count, _ = notice(dataset, "meaningless-labels")
+        assert (count, "('0', '1', '2')" in message, "--descriptions" in message) == (3, True, True)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -87,7 +87,8 @@ def test_classes_too_small_for_the_splits() -> None:
         check_classes(examples, groups, ["train", "dev", "test"], "t.csv")
     assert str(caught.value) == (
         "t.csv: class 'b' has 2 rows, 'c' has 4 rows but only 2 different texts; need 3, one each for train, dev, "
-        "test. Add rows, merge or remove the class, or give the splits as files with --dev and --test."
+        "test. Different means by more than case, punctuation and spaces. Add rows, merge or remove the class, or give "
+        "the splits as files with --dev and --test."
     )
     check_classes(examples, groups, ["train", "dev"], "t.csv")
 

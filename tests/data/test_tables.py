@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunewright.data.formats import parse_tsv
-from tunewright.data.tables import MAX_CELL_CHARACTERS, read_table
+from tunewright.data.tables import MAX_CELL_CHARACTERS, empty_rows, read_table
 from tunewright.errors import DataError
 
 ROWS = [
@@ -176,3 +176,22 @@ def test_a_cell_at_the_limit_is_read(tmp_path: Path) -> None:
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "t.csv").mkdir()
     assert re.search(r"cannot read .*t\.csv: got a folder", fault(str(tmp_path / "t.csv")))
+
+
+def test_empty_rows_are_left_out_and_the_others_keep_their_numbers(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path, "t.csv", "text,label\nx,a\n , \ny,b\n,\n,\n"))
+    assert list(table.numbered()) == [(1, {"text": "x", "label": "a"}), (3, {"text": "y", "label": "b"})]
+    [notice] = empty_rows([table, table])
+    assert (notice.code, notice.count) == ("empty-rows", 6)
+    assert empty_rows([read_table(write(tmp_path, "t.csv", "text,label\nx,\n,b\n"))]) == []
+
+
+def test_an_unnamed_column_without_a_cell_is_no_column(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path, "t.csv", "text,label,, \nx,a,,\ny,b, ,\nz,c\n"))
+    assert table.columns == ("text", "label")
+    assert [tuple(row.values()) for row in table.rows] == [("x", "a"), ("y", "b"), ("z", "c")]
+    table = read_table(write(tmp_path, "t.tsv", "\ttext\tlabel\t\n0\tx\ta\t\n"))
+    assert table.columns == ("", "text", "label")
+    for content in ("text,label,\nx,a,\ny,b,c\n", ",,\n,,\n"):
+        assert "the first line is empty" in fault(write(tmp_path, "t.csv", content))
+    assert "line 2: got 1 cells, want 3" in fault(write(tmp_path, "t.csv", "text,label,\nx\n"))

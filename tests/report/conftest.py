@@ -142,7 +142,7 @@ def _candidate(rng: np.random.Generator, method: Any, tests: Sequence[float], n_
         "status": "ok",
         "reason": None,
         "params": {} if name == "majority" else {"learning_rate": 0.012, "length": 20},
-        "parts": ["head"],
+        "parts": ["calibration" if name == "majority" else "head"],
         "trials": 1 if name == "majority" else 4 + int(rng.integers(5)),
         "seeds": [{"seed": k, "dev": devs[k], "test": tests[k], "shipped": k == best} for k in range(len(tests))],
         "dev": _estimate(devs[best], 120),

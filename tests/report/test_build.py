@@ -275,3 +275,58 @@ def test_a_broken_folder_is_one_line_and_leaves_the_old_page(make_run: MakeRun, 
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
     assert (run / "report.html").read_text(encoding="utf-8") == "old"
+
+
+def test_the_shipped_seed_is_named_with_the_command_that_serves_it(make_run: MakeRun) -> None:
+    run = make_run()
+    lora = next(each for each in result(run)["candidates"] if each["id"] == "lora")
+    seed = next(each["seed"] for each in lora["seeds"] if each["shipped"])
+    page = Page(html_of(run))
+    assert f"tunewright predict <run>/adapters/lora/seed-{seed} FILE" in page.text
+    assert f"adapters/lora/seed-{seed} of the run folder" in page.text
+
+
+def test_what_was_not_measured_is_told_beside_the_decision(make_run: MakeRun) -> None:
+    first_screen, _, rest = Page(html_of(make_run())).text.partition("What it costs")
+    assert "gradual-unfreezing (skipped: 48 training rows are too few for four stages <b>& more</b>)" in first_screen
+    assert "Each family of methods was allotted the same budget" in rest
+    assert "No value came of gradual-unfreezing (fine-tuning): why." in rest
+    assert "Not " not in Page(html_of(make_run(methods=("lora",), name="whole"))).text.partition("What it costs")[0]
+
+
+def test_trials_that_were_cut_short_are_told(make_run: MakeRun) -> None:
+    run = make_run(methods=("lora",))
+    (run / "trials.jsonl").write_text('{"candidate": "lora", "status": "cut", "value": 0.5}\n', encoding="utf-8")
+    page = Page(html_of(run))
+    assert "Time ran out: 1 trial was cut short." in page.text
+    assert "The run folder has 1 trial, but no candidate has the two dev values" in page.text
+
+
+def test_who_does_not_read_the_text_has_no_part_in_disagreements(make_run: MakeRun) -> None:
+    html = html_of(make_run(methods=("majority", "lora", "prefix")))
+    answers = re.findall(r'<span class="by">([^<]+)</span>', html)
+    assert {name for given in answers for name in given.split(", ")} == {"lora", "prefix"}
+
+
+def test_one_pair_is_not_spoken_of_as_many(make_run: MakeRun) -> None:
+    text = Page(html_of(make_run(methods=("majority", "lora")))).text
+    assert "Coloured where the p-value is below 0.05" in text
+    assert "The pair with its p-value" in text
+    assert "1 pairs" not in text
+
+
+def test_prices_and_settings_are_written_for_people(make_run: MakeRun) -> None:
+    run = make_run(methods=("majority", "lora"))
+    content = result(run)
+    content["candidates"][1]["params"] = {"lr": 0.06145141246151429, "length": 20, "init": "<i>"}
+    content["decision"]["prices"] |= {"usd_per_<i>": 2.0, "{0.real}": 3.0}
+    change(run, **content)
+    html = html_of(run)
+    text = Page(html).text.replace("\u00a0", " ")
+    assert "init <i>, length 20, lr 0.0615" in text
+    assert '<data value="0.06145141246151429">' in html
+    assert "0.22 US dollars for 1015 operations" in text
+    assert "3 US dollars for a gigabyte held in memory for a month" in text
+    assert "100,000 requests a month" in text
+    assert "usd per <i> 2" in text
+    assert "{0.real} 3" in text

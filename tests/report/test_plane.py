@@ -37,6 +37,19 @@ def test_a_mark_stands_at_its_cost_and_its_value() -> None:
     assert places["free"][0] < places["cheap"][0] < places["dear"][0]
 
 
+def test_what_is_next_to_free_stands_left_of_a_break_with_its_true_cost() -> None:
+    marks = [mark("majority", 1.3e-9, 0.2), *MARKS[1:]]
+    drawing = str(scatter(marks, LEVELS, title="Price", width=400, height=300))
+    texts = re.findall(r"<text[^>]*>([^<]+)<", drawing)
+    assert "\u2264 1.3e-09" in texts
+    assert "0" not in texts
+    assert "//" in texts
+    assert "majority (fine-tuning): 20.0%, 95% interval 15.0 to 23.0, n = 100; cost 1.3e-09" in drawing
+    assert "0" in re.findall(r"<text[^>]*>([^<]+)<", str(scatter(MARKS, LEVELS, title="Price", width=400, height=300)))
+    whole = str(scatter(MARKS[1:], LEVELS, title="Price", width=400, height=300))
+    assert "//" not in re.findall(r"<text[^>]*>([^<]+)<", whole)
+
+
 def test_the_interval_and_n_of_every_mark_are_told() -> None:
     drawing = scatter(MARKS, LEVELS, title="Price", width=400, height=300)
     assert "cheap (fine-tuning): 60.0%, 95% interval 55.0 to 63.0, n = 100; cost 0.01" in drawing

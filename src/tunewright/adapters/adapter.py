@@ -46,7 +46,7 @@ class BaseIdentity:
     kind: str
     """`encoder`."""
     sha256: str
-    """Over names, shapes and values of all weights."""
+    """Over names, shapes and values of all weights, and the pooling unless it is the mean."""
     tokenizer_sha256: str
 
 

@@ -72,7 +72,7 @@ def _build(folder: Path, record: dict[str, Any]) -> Adapter:
         base=BaseIdentity(**record["base"]),
         labels=tuple(record["labels"]),
         max_tokens=int(record["max_tokens"]),
-        about=record["about"],
+        about=dict(record["about"]),
         **_read_parts(folder, record["parts"]),  # type: ignore[arg-type]
     )
 

@@ -46,7 +46,8 @@ def _by_head(head: Head, features_BD: Tensor, dropout: Dropout | None) -> Tensor
 
 
 def _by_verbalizer(verbalizer: Verbalizer, features_BD: Tensor, embed: Embed) -> Tensor:
-    return verbalizer.scale * unit(features_BD) @ directions(verbalizer.phrases, embed).T
+    # Features from a store lie on the CPU, those of the phrases where the base runs.
+    return verbalizer.scale * unit(features_BD) @ directions(verbalizer.phrases, embed).to(features_BD).T
 
 
 def _by_neighbours(pool: DemonstrationPool, features_BD: Tensor, num_labels: int) -> Tensor:

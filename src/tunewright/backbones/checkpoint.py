@@ -5,12 +5,14 @@ import importlib.util
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers.utils.hub import cached_file
 
 from tunewright.adapters.adapter import BaseIdentity, update_with_tensors
 from tunewright.config import EMBEDDED_MODEL
@@ -36,6 +38,10 @@ KINDS = {
 }
 """Kind of backbone -> the `model_type`s it runs."""
 
+POOLINGS = ("mean", "cls")
+"""Over the text's tokens, or the first of them."""
+
+_POOLING_FILE = "1_Pooling/config.json"
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model")
 
@@ -59,28 +65,28 @@ def load_checkpoint(name: str) -> Checkpoint:
         name: `embedded`, a folder with config.json and safetensors, or a name on the hub.
 
     Raises:
-        ModelError: No such model, no model in the folder, of a kind that is not run here, or broken files.
+        ModelError: No such model, no model in the folder, of a kind that is not run here, with code or a pooling of
+            its own, without some of its weights, or broken files.
     """
     source = _locate(name)
     with quiet_libraries():
         try:
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, StrictDataclassError) as error:
             raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
         kind = _kind(name, config)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModel.from_pretrained(source, config=config, dtype=torch.float32, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            model = _model(name, source, config)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
+        pooling = _pooling(name, source)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
     identity = BaseIdentity(
-        name=name, kind=kind, sha256=_model_hash(model), tokenizer_sha256=_tokenizer_hash(tokenizer)
+        name=name, kind=kind, sha256=_model_hash(model, pooling), tokenizer_sha256=_tokenizer_hash(tokenizer)
     )
-    return Checkpoint(
-        identity=identity, config=config, tokenizer=tokenizer, model=model, pooling=_pooling(Path(source))
-    )
+    return Checkpoint(identity=identity, config=config, tokenizer=tokenizer, model=model, pooling=pooling)
 
 
 _ALLOWED = "Allowed: a folder with config.json, tokenizer.json and model.safetensors, or a name on the hub."
@@ -116,7 +122,32 @@ def _embedded_folder() -> Path:
     return folder
 
 
+def _model(name: str, source: str, config: PreTrainedConfig) -> nn.Module:
+    """The weights, all of them from the files: transformers fills in random numbers for those it does not find."""
+    model: nn.Module
+    model, found = AutoModel.from_pretrained(
+        source,
+        config=config,
+        dtype=torch.float32,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    missing = sorted(set(found["missing_keys"]) & {n for n, _ in model.named_parameters() if not _is_unused(n)})
+    if missing:
+        some = ", ".join(missing[:3])
+        raise ModelError(f"the weights of model {name!r} lack {len(missing)} tensors: {some}. Save the whole model.")
+    return model
+
+
+def _is_unused(parameter: str) -> bool:
+    """The pooler is not used, and some checkpoints lack it: it would be random in each process."""
+    return parameter.startswith("pooler.")
+
+
 def _kind(name: str, config: PreTrainedConfig) -> str:
+    if getattr(config, "auto_map", None):
+        raise ModelError(f"model {name!r} brings code of its own (auto_map), which is not run here. {_ALLOWED}")
     for kind, model_types in KINDS.items():
         if config.model_type in model_types and not getattr(config, "is_decoder", False):
             return kind
@@ -124,19 +155,37 @@ def _kind(name: str, config: PreTrainedConfig) -> str:
     raise ModelError(f"model {name!r} is of type {config.model_type}. Allowed: {allowed}. Choose an encoder model.")
 
 
-def _pooling(folder: Path) -> str:
-    """What sentence-transformers' files in the folder say, else `mean`."""
-    file = folder / "1_Pooling" / "config.json"
-    if file.exists():
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        return "cls" if settings.get("pooling_mode_cls_token") else "mean"
-    return "mean"
+def _pooling(name: str, source: str) -> str:
+    """What sentence-transformers' file says, in the folder or on the hub; `mean` where there is none."""
+    try:
+        path = cached_file(source, _POOLING_FILE)
+    except OSError:  # no such file, or none in the cache of who is offline
+        return "mean"
+    try:
+        modes = _pooling_modes(json.loads(Path(str(path)).read_text(encoding="utf-8")))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(f"{_POOLING_FILE} of model {name!r} is broken: {error}. Restore it.") from None
+    if len(modes) != 1 or modes[0] not in POOLINGS:
+        got = " and ".join(modes) or "none"
+        raise ModelError(f"model {name!r} pools by {got}. Allowed: {', '.join(POOLINGS)}. Choose another model.")
+    return modes[0]
 
 
-def _model_hash(model: nn.Module) -> str:
+def _pooling_modes(settings: dict[str, Any]) -> list[str]:
+    """Of a settings file: `pooling_mode: cls`, or the older flags `pooling_mode_cls_token: true`."""
+    named = settings.get("pooling_mode")
+    if named is not None:
+        return [named] if isinstance(named, str) else [str(mode) for mode in named]
+    flags = {key.removeprefix("pooling_mode_"): on for key, on in settings.items() if key.startswith("pooling_mode_")}
+    found = [flag.removesuffix("_token").removesuffix("_tokens") for flag, on in flags.items() if on]
+    return found if flags else ["mean"]
+
+
+def _model_hash(model: nn.Module, pooling: str) -> str:
     digest = hashlib.sha256()
-    # The pooler is not used, and some checkpoints lack it: it would be random in each process.
-    update_with_tensors(digest, {k: t for k, t in model.state_dict().items() if not k.startswith("pooler.")})
+    update_with_tensors(digest, {k: t for k, t in model.state_dict().items() if not _is_unused(k)})
+    if pooling != "mean":  # the mean leaves no trace: adapters from before the pooling counted stay valid
+        digest.update(f"pooling|{pooling}|".encode())
     return digest.hexdigest()
 
 

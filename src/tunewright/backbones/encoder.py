@@ -44,7 +44,7 @@ class Encoder:
         self._model = copy.deepcopy(self._masters).to(device=device, dtype=dtype).eval()
         self._device = device
         self.dtype = dtype
-        self._phrases: dict[tuple[str, ...], Tensor] = {}
+        self._phrases: dict[tuple[int, tuple[str, ...]], Tensor] = {}
         with quiet_libraries():
             self.prefix_shape = self._adopt_attention()
 
@@ -151,10 +151,11 @@ class Encoder:
 
     def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""
-        features_BD = self.features(rows) if any(r.adapter.needs_features for r in rows) else None
+        asked = any(row.adapter.needs_features for row in rows)
+        features_BD = self.features(rows) if asked else torch.zeros(len(rows), self.width, device=self._device)
         found: list[Tensor | None] = [None] * len(rows)
         for adapter, members in _groups(rows).items():
-            mine = torch.zeros(len(members), self.width) if features_BD is None else features_BD[members]
+            mine = features_BD[members]
             for k, logits_C in zip(members, self.answer(adapter.record, mine), strict=True):
                 found[k] = logits_C
         return [logits for logits in found if logits is not None]
@@ -231,7 +232,7 @@ class Encoder:
             embeds_BLD = weights.look_up(ids_BL, embeds_BLD)
         if vectors:
             place = (layout.prompt_rows_N.to(self._device), layout.prompt_columns_N.to(self._device))
-            embeds_BLD = embeds_BLD.index_put(place, torch.cat(list(vectors)).to(embeds_BLD))
+            embeds_BLD = embeds_BLD.index_put(place, torch.cat([v.to(embeds_BLD) for v in vectors]))
         return embeds_BLD
 
     def _own_values(self, weights: Weights | None) -> dict[str, Tensor]:
@@ -244,10 +245,11 @@ class Encoder:
         """Features of a verbalizer's phrases; those of the bare base are computed once."""
         if adapter.has_body:
             return self._features_of(adapter, phrases)
-        if phrases not in self._phrases:
+        key = (adapter.max_tokens, phrases)  # which says where they are cut
+        if key not in self._phrases:
             with torch.no_grad():
-                self._phrases[phrases] = self._features_of(adapter, phrases)
-        return self._phrases[phrases]
+                self._phrases[key] = self._features_of(adapter, phrases)
+        return self._phrases[key]
 
     def _features_of(self, adapter: Adapter, texts: Sequence[str]) -> Tensor:
         examples = [Example(id=text, text=text) for text in texts]

@@ -44,23 +44,26 @@ class FeatureStore:
 
     Args:
         backbone: The base.
+        keeps: Whether features outlive the call; a service that hears ever new texts would fill its memory.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, *, keeps: bool = True) -> None:
         self.backbone = backbone
+        self._keeps = keeps
         self._bare = Adapter(base=backbone.identity, labels=(), max_tokens=backbone.max_tokens)
         self._known: dict[Encoding, Tensor] = {}
 
     def __call__(self, encodings: Sequence[Encoding]) -> Tensor:
         """Features, fp32 [N, D]."""
-        missing = list(dict.fromkeys(e for e in encodings if e not in self._known))
+        known = self._known if self._keeps else {}
+        missing = list(dict.fromkeys(e for e in encodings if e not in known))
         rows = [Row(encoding=e, adapter=self._bare) for e in missing]
         lengths = [len(e.ids) for e in missing]
         found = _run(lambda members: self.backbone.features([rows[k] for k in members]), lengths, self.backbone.width)
-        self._known.update(zip(missing, found.unbind(), strict=True))
+        known.update(zip(missing, found.unbind(), strict=True))
         if not encodings:
             return torch.zeros(0, self.backbone.width)
-        return torch.stack([self._known[e] for e in encodings])
+        return torch.stack([known[e] for e in encodings])
 
 
 def features(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> Tensor:

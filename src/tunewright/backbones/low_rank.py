@@ -26,7 +26,7 @@ def low_rank_updates(linears: Mapping[str, nn.Linear], loras: Sequence[Lora | No
     try:
         for name, linear in linears.items():
             if any(name in lora.down for lora in distinct):
-                update = _update(name, distinct, loras)
+                update = _update(name, distinct, loras, linear.weight.device)
                 hooks.append(linear.register_forward_hook(_adds(update)))
         yield
     finally:
@@ -42,14 +42,17 @@ def _adds(update: _Update) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], 
     return lambda _module, inputs, output: update(inputs[0], output)
 
 
-def _update(name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None]) -> _Update:
+def _update(name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], device: torch.device) -> _Update:
+    """The update of one layer, its factors on the layer's device; adapters lie on the CPU."""
     if len(distinct) == 1 and all(lora is not None for lora in loras):
-        return _SharedUpdate(down_rI=distinct[0].down[name], up_Or=_scaled_up(distinct[0], name))
-    return _mixed_update(name, distinct, loras)
+        down_rI, up_Or = _factors(distinct[0], name, device)
+        return _SharedUpdate(down_rI=down_rI, up_Or=up_Or)
+    return _mixed_update(name, distinct, loras, device)
 
 
-def _scaled_up(lora: Lora, name: str) -> Tensor:
-    return lora.up[name] * lora.scaling
+def _factors(lora: Lora, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A, and B with the scaling in it."""
+    return lora.down[name].to(device), lora.up[name].to(device) * lora.scaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +68,19 @@ class _SharedUpdate:
         return torch.addmm(flat, inner, self.up_Or.to(input_BTI.dtype).T).view_as(output_BTO)
 
 
-def _mixed_update(name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None]) -> "_MixedUpdate":
+def _mixed_update(
+    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], device: torch.device
+) -> "_MixedUpdate":
     """Stacks the factors, with zeros for a smaller rank and for rows without LoRA."""
     having = [lora for lora in distinct if name in lora.down]
-    width_in, width_out = having[0].down[name].shape[1], having[0].up[name].shape[0]
     rank = max(lora.rank for lora in having)
-    down = [nn.functional.pad(lora.down[name], (0, 0, 0, rank - lora.rank)) for lora in having]
-    up = [nn.functional.pad(_scaled_up(lora, name), (0, rank - lora.rank)) for lora in having]
-    down.append(down[0].new_zeros(rank, width_in))
-    up.append(up[0].new_zeros(width_out, rank))
+    pairs = [_factors(lora, name, device) for lora in having]
+    down = [nn.functional.pad(down_rI, (0, 0, 0, rank - len(down_rI))) for down_rI, _ in pairs]
+    up = [nn.functional.pad(up_Or, (0, rank - up_Or.shape[1])) for _, up_Or in pairs]
+    down.append(torch.zeros_like(down[0]))
+    up.append(torch.zeros_like(up[0]))
     place = {id(lora): k for k, lora in enumerate(having)}
-    which_B = torch.tensor([place.get(id(lora), len(having)) for lora in loras])
+    which_B = torch.tensor([place.get(id(lora), len(having)) for lora in loras], device=device)
     return _MixedUpdate(down_KrI=torch.stack(down), up_KOr=torch.stack(up), which_B=which_B)
 
 
@@ -88,6 +93,5 @@ class _MixedUpdate:
     which_B: Tensor
 
     def __call__(self, input_BTI: Tensor, output_BTO: Tensor) -> Tensor:
-        which_B = self.which_B.to(self.down_KrI.device)
-        inner = torch.bmm(input_BTI, self.down_KrI[which_B].to(input_BTI.dtype).transpose(1, 2))
-        return torch.baddbmm(output_BTO, inner, self.up_KOr[which_B].to(input_BTI.dtype).transpose(1, 2))
+        inner = torch.bmm(input_BTI, self.down_KrI[self.which_B].to(input_BTI.dtype).transpose(1, 2))
+        return torch.baddbmm(output_BTO, inner, self.up_KOr[self.which_B].to(input_BTI.dtype).transpose(1, 2))

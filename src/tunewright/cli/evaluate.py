@@ -15,14 +15,21 @@ def evaluate(
     adapter: Annotated[Path, typer.Argument(help="adapter folder, such as runs/NAME/adapters/lora/seed-0")],
     rows: Annotated[str, typer.Argument(help="labelled csv, tsv, jsonl or parquet file", metavar="LABELLED_FILE")],
     metric: Annotated[str | None, typer.Option(help="accuracy or macro-f1; the task's own when absent")] = None,
+    text: Annotated[str | None, typer.Option(help="column of the texts; the adapter's own when absent")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="column of the second texts, for an adapter of pairs")] = None,
+    label: Annotated[str | None, typer.Option(help="column of the labels; the adapter's own when absent")] = None,
     model: Annotated[str | None, typer.Option(help="the base, where it is not under its name in training")] = None,
 ) -> None:
     """Score a trained adapter on labelled rows."""
-    from tunewright.cli.rows import read_examples
+    from tunewright.cli.rows import check_adapter, check_labels_known, read_examples
+
+    check_adapter(adapter)
     from tunewright.evaluation.predictor import Predictor  # torch
 
     predictor = Predictor.load(adapter, model=model)
-    _, examples = read_examples(rows, predictor.adapter.about, labelled=True)
+    given = {"text": text, "text_pair": text_pair, "label": label}
+    _, examples = read_examples(rows, predictor.adapter.about, given)
+    check_labels_known(examples, predictor.labels, rows)
     found = predictor.evaluate(examples, metric=metric)
     name = predictor.adapter.about.get("metric", "accuracy") if metric is None else metric
     unknown = sum(e.label not in predictor.labels for e in examples)

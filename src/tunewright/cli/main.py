@@ -2,10 +2,11 @@
 
 import errno
 import sys
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from tunewright import __version__
 from tunewright.cli import check, compare, evaluate, methods, predict, report
 from tunewright.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, TunewrightError
 
@@ -16,6 +17,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tunewright {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = (
+        False
+    ),
+) -> None:
+    """What may stand before a verb."""
+
+
 for module in (compare, predict, evaluate, report, check, methods):
     module.register(app)
 

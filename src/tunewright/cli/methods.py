@@ -2,6 +2,9 @@
 
 import typer
 
+_NARROWEST = 64
+"""Columns of the terminal that leave room for text beside the names, which are never cut."""
+
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
@@ -14,10 +17,13 @@ def methods() -> None:
     from rich.table import Table
 
     from tunewright.methods import METHODS  # torch
+    from tunewright.types import FAMILIES
 
     table = Table(show_lines=True)
-    for name in ("method", "family", "what it does", "what it trains", "what serving adds"):
-        table.add_column(name)
+    for header, names in (("method", METHODS), ("family", FAMILIES)):
+        table.add_column(header, no_wrap=True, min_width=max(map(len, names)))
+    for header in ("what it does", "what it trains", "what serving adds"):
+        table.add_column(header, overflow="fold")
     for method in METHODS.values():
         table.add_row(method.name, method.family, method.summary, method.trains, method.serves)
-    Console().print(table)
+    Console(width=max(Console().width, _NARROWEST)).print(table)

@@ -16,22 +16,25 @@ def predict(
     adapter: Annotated[Path, typer.Argument(help="adapter folder, such as runs/NAME/adapters/lora/seed-0")],
     rows: Annotated[str, typer.Argument(help="csv, tsv, jsonl or parquet file", metavar="INPUT")],
     out: Annotated[str | None, typer.Option(help="csv, tsv or jsonl file to write; printed when absent")] = None,
+    text: Annotated[str | None, typer.Option(help="column of the texts; the adapter's own when absent")] = None,
+    text_pair: Annotated[str | None, typer.Option(help="column of the second texts, for an adapter of pairs")] = None,
     model: Annotated[str | None, typer.Option(help="the base, where it is not under its name in training")] = None,
 ) -> None:
     """Answer the rows of a file with a trained adapter."""
-    from tunewright.cli.rows import check_output, read_examples, write_answers
+    from tunewright.cli.rows import check_adapter, check_output, read_examples, write_answers
 
     check_output(out)
+    check_adapter(adapter)
     from tunewright.evaluation.predictor import Predictor  # torch
 
     predictor = Predictor.load(adapter, model=model)
-    table, examples = read_examples(rows, predictor.adapter.about, labelled=False)
+    table, examples = read_examples(rows, predictor.adapter.about, {"text": text, "text_pair": text_pair})
     num_cut = predictor.num_cut(examples)
     if num_cut:
         print(
             f"warning: {num_cut} of {len(examples)} texts are longer than the model takes and were cut", file=sys.stderr
         )
-    ending = Path(rows if out is None else out).suffix
+    ending = Path(rows if out is None else out).suffix.lower()
     text = write_answers(table, predictor.predict(examples), predictor.labels, out, ending)
     if text is not None:
         print(text, end="")

@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tunewright.data.columns import match_columns
 from tunewright.data.examples import to_examples
-from tunewright.data.tables import Table, read_table
+from tunewright.data.formats import quoted
+from tunewright.data.tables import Table, empty_rows, read_table, typed_rows
 from tunewright.errors import AdapterError, DataError
 from tunewright.runs import write_text
 from tunewright.types import Example, Prediction
@@ -15,8 +18,15 @@ from tunewright.types import Example, Prediction
 _FORMATS = (".csv", ".tsv", ".jsonl")
 
 
-def read_examples(path: str, about: Mapping[str, object], *, labelled: bool) -> tuple[Table, tuple[Example, ...]]:
-    """The rows of a file, by the columns the adapter was trained on.
+def read_examples(
+    path: str, about: Mapping[str, object], given: Mapping[str, str | None]
+) -> tuple[Table, tuple[Example, ...]]:
+    """The rows of a file, by the columns the adapter was trained on; others are said on stderr.
+
+    Args:
+        path: The file.
+        about: The adapter's provenance.
+        given: Role -> column of this file, None for the adapter's own. Without the role `label`, labels are not read.
 
     Raises:
         DataError: The file cannot be used.
@@ -26,7 +36,41 @@ def read_examples(path: str, about: Mapping[str, object], *, labelled: bool) -> 
     if not isinstance(columns, dict):
         raise AdapterError("the adapter does not say which columns it reads. Train it with `tunewright compare`.")
     table = read_table(path)
-    return table, to_examples(table, columns, labelled=labelled)
+    for notice in empty_rows([table]):
+        print(f"note: {notice.message}", file=sys.stderr)
+    own = {role: str(column) for role, column in columns.items() if role in given}
+    found, said = match_columns(table, own, given={role: name for role, name in given.items() if name is not None})
+    if said is not None:
+        print(f"note: {said.message}", file=sys.stderr)
+    return table, to_examples(table, found)
+
+
+def check_labels_known(examples: Sequence[Example], known: Sequence[str], path: str) -> None:
+    """Refuses rows of which none has a label of the adapter: every score on them would be nought.
+
+    Raises:
+        DataError: With the labels of both.
+    """
+    labels = {str(example.label) for example in examples}
+    if not labels & set(known):
+        raise DataError(
+            f"{path}: no row has a label the adapter knows. Got {quoted(labels)}. Allowed: {quoted(known)}. "
+            "Write the labels as in training, or choose another column with --label."
+        )
+
+
+def check_adapter(path: Path) -> None:
+    """Refuses a folder above those of the adapters, a run's or a method's, and names one of them.
+
+    Raises:
+        AdapterError: With the first of them and their number.
+    """
+    levels = ("seed-*", "*/seed-*", "adapters/*/seed-*")
+    found = [folder.parent for level in levels for folder in sorted(path.glob(f"{level}/adapter.json"))]
+    if found and not (path / "adapter.json").exists():
+        raise AdapterError(
+            f"{path} is no adapter folder, but {len(found)} below it are, one a seed. Give one of them: {found[0]}."
+        )
 
 
 def check_output(out: str | None) -> None:
@@ -46,7 +90,7 @@ def check_output(out: str | None) -> None:
 def write_answers(
     table: Table, predictions: Sequence[Prediction], labels: Sequence[str], out: str | None, ending: str
 ) -> str | None:
-    """The same rows with `predicted` and one `p_<label>` for each label.
+    """The same rows with `predicted` and one `p_<label>` for each label; from jsonl to jsonl, numbers stay numbers.
 
     Args:
         table: What was read.
@@ -56,9 +100,10 @@ def write_answers(
         ending: `.csv`, `.tsv` or `.jsonl`.
     """
     names = _free("predicted", table.columns), [_free(f"p_{label}", table.columns) for label in labels]
+    given = typed_rows(table) if ending == ".jsonl" else table.rows
     rows = [
         {**row, names[0]: p.label, **{n: round(v, 6) for n, v in zip(names[1], p.probabilities, strict=True)}}
-        for row, p in zip(table.rows, predictions, strict=True)
+        for row, p in zip(given, predictions, strict=True)
     ]
     text = _jsonl(rows) if ending == ".jsonl" else _separated(rows, "\t" if ending == ".tsv" else ",")
     if out is None:

@@ -80,6 +80,12 @@ def twin_groups(examples: Sequence[Example]) -> tuple[int, ...]:
     return tuple(_root(parents, row) for row in range(len(parents)))
 
 
+def exact_groups(examples: Sequence[Example]) -> tuple[int, ...]:
+    """As `twin_groups`, of exact duplicates alone: the same but for case, punctuation and spaces."""
+    first: dict[tuple[str, ...], int] = {}
+    return tuple(first.setdefault(_key(example), row) for row, example in enumerate(examples))
+
+
 def _root(parents: list[int], row: int) -> int:
     while parents[row] != row:
         parents[row] = parents[parents[row]]

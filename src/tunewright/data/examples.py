@@ -37,12 +37,12 @@ def to_examples(
             text_pair=str(row[wanted["text_pair"]]) if "text_pair" in wanted else None,
             label=str(row[wanted["label"]]).strip() if "label" in wanted else None,
         )
-        for number, row in enumerate(table.rows, 1)
+        for number, row in table.numbered()
     )
 
 
 def _check_filled(table: Table, role: str, column: str) -> None:
-    missing = [number for number, row in enumerate(table.rows, 1) if not _is_filled(row[column], role)]
+    missing = [number for number, row in table.numbered() if not _is_filled(row[column], role)]
     if missing:
         what = "labels" if role == "label" else "texts"
         shown = ", ".join(str(number) for number in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")

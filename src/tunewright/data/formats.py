@@ -87,16 +87,27 @@ def _one_or_several(path: str, line: int) -> DataError:
 def _parse(text: str, path: str, delimiter: str, *, quoted: bool) -> Parsed:
     lines = _cells(text, path, delimiter, quoted=quoted)
     _, header = next(lines)
-    rows: list[Row] = []
+    least = max((place for place, name in enumerate(header, 1) if name.strip()), default=len(header))
+    records: list[list[str]] = []
     for line, cells in lines:
-        if len(cells) != len(header):
+        if not least <= len(cells) <= len(header):
             raise DataError(
                 f"{path}, line {line}: got {len(cells)} cells, want {len(header)} as in the header. "
                 "Quote cells that hold the separator, or mend the line."
             )
-        rows.append(dict(zip(header, cells, strict=True)))
+        records.append(cells + [""] * (len(header) - len(cells)))
+    used = _used_columns(header, records)
+    header = [header[place] for place in used]
+    rows: list[Row] = [dict(zip(header, [cells[place] for place in used], strict=True)) for cells in records]
     _check_header(header, rows, path)
     return tuple(header), tuple(rows)
+
+
+def _used_columns(header: Sequence[str], records: Sequence[Sequence[str]]) -> list[int]:
+    """Places of the columns with a name or a value; a separator at the end of a line leaves one with neither."""
+    places = range(len(header))
+    used = [k for k in places if header[k].strip() or any(cells[k].strip() for cells in records)]
+    return used if any(name.strip() for name in header) else list(places)
 
 
 def _cells(text: str, path: str, delimiter: str, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:

@@ -42,10 +42,15 @@ def check_labels(examples: Sequence[Example], path: str) -> None:
         )
 
 
+def are_integers(labels: Iterable[str]) -> bool:
+    """Whether the class names are numbers, which say nothing."""
+    return all(_INTEGER.fullmatch(label) for label in labels)
+
+
 def label_order(labels: Iterable[str]) -> tuple[str, ...]:
     """Distinct labels, sorted: by value where all are integers."""
     distinct = set(labels)
-    if all(_INTEGER.fullmatch(label) for label in distinct):
+    if are_integers(distinct):
         return tuple(sorted(distinct, key=lambda label: (int(label), label)))
     return tuple(sorted(distinct))
 

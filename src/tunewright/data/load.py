@@ -12,6 +12,7 @@ from tunewright.data.columns import find_columns
 from tunewright.data.duplicates import (
     SHOWN,
     conflicting_labels,
+    exact_groups,
     nearly_shared_rows,
     shared_rows,
     twin_groups,
@@ -19,9 +20,18 @@ from tunewright.data.duplicates import (
 )
 from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
-from tunewright.data.labels import check_labels, describe, label_order
+from tunewright.data.labels import are_integers, check_labels, describe, label_order
 from tunewright.data.sources import read_source
-from tunewright.data.splits import WEIGHTS, check_classes, check_train, limit_rows, rows_sha256, split_rows
+from tunewright.data.splits import (
+    WEIGHTS,
+    check_classes,
+    check_train,
+    limit_rows,
+    rows_sha256,
+    scarce_classes,
+    split_rows,
+)
+from tunewright.data.tables import empty_rows
 from tunewright.errors import DataError
 from tunewright.types import Dataset, Example, Notice, Splits, Task
 
@@ -49,7 +59,7 @@ def load_dataset(config: RunConfig) -> Dataset:
     _check_known_labels(given, {split: table.path for split, table in source.tables.items()})
     rows, noticed = _complete(given, split_rng, config.data)
     labels = label_order(str(example.label) for split in ("train", "dev") for example in rows[split])
-    noticed += _label_notices(rows, labels)
+    noticed += _label_notices(rows, labels) + _meaningless(labels, config.descriptions)
     train, limited = _limited(rows["train"], config.rows, rows_rng)
     limited += _imbalance(train, config.metric)
     rows = {**rows, "train": train}
@@ -65,7 +75,7 @@ def load_dataset(config: RunConfig) -> Dataset:
         task=task,
         splits=Splits(train=rows["train"], dev=rows["dev"], test=rows["test"]),
         sha256=data_sha256(rows),
-        notices=(said, *source.notices, *noticed, *limited),
+        notices=(said, *source.notices, *empty_rows(source.tables.values()), *noticed, *limited),
         columns=columns,
     )
 
@@ -98,11 +108,40 @@ def _complete(given: Rows, rng: np.random.Generator, path: str) -> tuple[Rows, l
     weights = {split: weight for split, weight in WEIGHTS.items() if split == "train" or split not in given}
     if len(weights) == 1:
         return given, notices
-    groups = twin_groups(given["train"])
-    check_classes(given["train"], groups, list(weights), path)
+    groups, said = _groups(given["train"], list(weights), path)
     rows = {**given, **split_rows(given["train"], groups, weights, rng)}
     check_train(given["train"], rows["train"], path)
-    return rows, notices + twin_notices(given["train"], groups)
+    return rows, notices + said
+
+
+def _groups(examples: Sequence[Example], splits: Sequence[str], path: str) -> tuple[tuple[int, ...], list[Notice]]:
+    """What stays together: near duplicates, or exact ones alone where else a class of one template had no test row.
+
+    Raises:
+        DataError: A class has too few different texts.
+    """
+    exact, near = exact_groups(examples), twin_groups(examples)
+    check_classes(examples, exact, splits, path)
+    scarce = scarce_classes(examples, near, len(splits))
+    if not scarce:
+        return near, twin_notices(examples, near)
+    num_near = len(set(exact)) - len(set(near))
+    message = (
+        f"Near duplicates were not kept in one split, as class {quoted(scarce)} has hardly any other texts: {num_near} "
+        "different texts nearly repeat another. They may stand on both sides of the split; scores on them flatter."
+    )
+    return exact, [Notice(code="near-duplicates-not-grouped", message=message, count=num_near)]
+
+
+def _meaningless(labels: Sequence[str], descriptions: str | None) -> list[Notice]:
+    """Said where class names are numbers and no file says what they mean."""
+    if descriptions is not None or not are_integers(labels):
+        return []
+    message = (
+        f"The labels are numbers ({quoted(labels)}): zero-shot and new heads have no words to start from. A file of "
+        "what each means helps: --descriptions."
+    )
+    return [Notice(code="meaningless-labels", message=message, count=len(labels))]
 
 
 def _label_notices(rows: Rows, labels: Sequence[str]) -> list[Notice]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunewright.config import RunConfig
 from tunewright.data.formats import cell
-from tunewright.data.tables import SUFFIXES, Table, check_cells, missing_file, read_table
+from tunewright.data.tables import SUFFIXES, Table, check_cells, missing_file, read_table, without_empty_rows
 from tunewright.errors import DataError
 from tunewright.types import Notice
 
@@ -139,7 +139,7 @@ def _hub_table(rows: Any, name: str, path: str) -> Table:
     cells = tuple({column: values[column][row] for column in columns} for row in range(len(rows)))
     table = Table(name=name.rpartition("/")[2], path=path, columns=columns, rows=cells)
     check_cells(table)
-    return table
+    return without_empty_rows(table)
 
 
 def _named(value: object, kind: Any) -> str | None:

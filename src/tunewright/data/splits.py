@@ -67,6 +67,12 @@ def split_rows(
     }
 
 
+def scarce_classes(examples: Sequence[Example], groups: Sequence[int], least: int) -> dict[str, int]:
+    """Each class of fewer groups than that -> how many it has."""
+    distinct = Counter(label for label, _ in {(str(e.label), group) for e, group in zip(examples, groups, strict=True)})
+    return {label: count for label, count in sorted(distinct.items()) if count < least}
+
+
 def check_classes(examples: Sequence[Example], groups: Sequence[int], splits: Sequence[str], path: str) -> None:
     """Refuses classes that cannot be in every split, before any split is made.
 
@@ -74,13 +80,14 @@ def check_classes(examples: Sequence[Example], groups: Sequence[int], splits: Se
         DataError: With each such class (the first `SHOWN`), its count and the need.
     """
     rows = Counter(str(example.label) for example in examples)
-    distinct = Counter(label for label, _ in {(str(e.label), group) for e, group in zip(examples, groups, strict=True)})
-    scarce = sorted(label for label in rows if distinct[label] < len(splits))
+    scarce = scarce_classes(examples, groups, len(splits))
     if scarce:
-        said = [f"{label!r} has {_amount(rows[label], distinct[label])}" for label in scarce[:SHOWN]]
+        said = [f"{label!r} has {_amount(rows[label], count)}" for label, count in list(scarce.items())[:SHOWN]]
         more = f" and {len(scarce) - SHOWN} more classes" if len(scarce) > SHOWN else ""
+        same = any(rows[label] > count for label, count in scarce.items())
+        meant = "Different means by more than case, punctuation and spaces. " if same else ""
         raise DataError(
-            f"{path}: class {', '.join(said)}{more}; need {len(splits)}, one each for {', '.join(splits)}. "
+            f"{path}: class {', '.join(said)}{more}; need {len(splits)}, one each for {', '.join(splits)}. {meant}"
             "Add rows, merge or remove the class, or give the splits as files with --dev and --test."
         )
 

@@ -1,12 +1,15 @@
 """A table of strings, read from one file and checked cell by cell."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tunewright.data.formats import Parsed, Row, parse_csv, parse_jsonl, parse_tsv, read_parquet
 from tunewright.errors import DataError
+from tunewright.types import Notice
 
 MAX_CELL_CHARACTERS = 1_000_000
 """A longer cell is a mistake of the export (a quote never closed, a whole file in one cell), not a text."""
@@ -28,6 +31,14 @@ class Table:
     """The file as the user wrote it, for messages."""
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    numbers: tuple[int, ...] | None = None
+    """The rows' numbers in the source, where empty ones were left out; None stands for 1, 2, ..."""
+    num_empty: int = 0
+    """Rows that were left out because every cell is empty."""
+
+    def numbered(self) -> Iterator[tuple[int, Row]]:
+        """Each row with its number in the source."""
+        return zip(range(1, len(self.rows) + 1) if self.numbers is None else self.numbers, self.rows, strict=True)
 
 
 def read_table(path: str) -> Table:
@@ -49,7 +60,33 @@ def read_table(path: str) -> Table:
         raise DataError(f"{path} has no data rows: only {', '.join(columns) or 'blank lines'}. Add rows.")
     table = Table(name=file.stem, path=path, columns=columns, rows=rows)
     check_cells(table)
-    return table
+    return without_empty_rows(table)
+
+
+def without_empty_rows(table: Table) -> Table:
+    """The table without the rows that spreadsheets leave at the end; one of nothing else stays, to be refused."""
+    kept = [(number, row) for number, row in table.numbered() if any(cell and cell.strip() for cell in row.values())]
+    if len(kept) in (0, len(table.rows)):
+        return table
+    numbers, rows = zip(*kept, strict=True)
+    return replace(table, numbers=numbers, rows=rows, num_empty=len(table.rows) - len(kept))
+
+
+def empty_rows(tables: Iterable[Table]) -> list[Notice]:
+    """How many rows were left out because they are empty."""
+    num_empty = sum(table.num_empty for table in tables)
+    message = f"{num_empty} rows are empty in all columns; they were left out."
+    return [Notice(code="empty-rows", message=message, count=num_empty)] if num_empty else []
+
+
+def typed_rows(table: Table) -> Sequence[Mapping[str, Any]]:
+    """The rows as their file holds them: those of jsonl with numbers, lists and objects."""
+    file = Path(table.path).expanduser()
+    if file.suffix.lower() != ".jsonl":
+        return table.rows
+    lines = file.read_bytes().decode("utf-8-sig").split("\n")
+    records = [json.loads(line) for line in lines if line.strip()]
+    return [records[number - 1] for number, _ in table.numbered()]
 
 
 def missing_file(path: str) -> DataError:

@@ -2,6 +2,7 @@
 
 from markupsafe import Markup
 
+from tunewright.report.text import line
 from tunewright.types import Estimate
 
 NONE = "\u2013"
@@ -73,6 +74,32 @@ def count(value: float | None) -> Markup:
 def plain(value: float | None) -> Markup:
     """A number without a unit, three significant digits."""
     return Markup(NONE) if value is None else exact(value, significant(value))
+
+
+def counted(value: int, noun: str) -> Markup:
+    """A count with what is counted: `1 pair`, `36 pairs`."""
+    return Markup("{} {}{}").format(count(value), noun, "" if value == 1 else "s")
+
+
+def setting(value: object) -> Markup:
+    """A setting's value: a float, which the search may have drawn, with three significant digits; others as is."""
+    return plain(value) if isinstance(value, float) else Markup.escape(line(str(value)))
+
+
+_PRICES = {
+    "usd_per_petaflop": "{} US dollars for 10<sup>15</sup> operations",
+    "usd_per_gigabyte_month": "{} US dollars for a gigabyte held in memory for a month",
+    "requests_per_month": "{} requests a month",
+    "months": "{} months of service",
+}
+
+
+def price(value: float, name: str) -> Markup:
+    """An assumption behind the modelled price, in words with its unit; one that is not known under its own name."""
+    known = _PRICES.get(name)
+    if known is None:
+        return Markup("{} {}").format(line(name.replace("_", " ")), plain(value))
+    return Markup(known).format(plain(value))
 
 
 def significant(value: float) -> str:

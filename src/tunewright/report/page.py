@@ -13,11 +13,14 @@ from tunewright.evaluation.comparison import Candidate, Comparison, Pair
 from tunewright.report import answers, charts, numbers, svg, text
 from tunewright.report.charts import Curve
 from tunewright.report.plane import Level, Mark, scatter
-from tunewright.report.run import Run
+from tunewright.report.run import Run, shipped
 from tunewright.types import FAMILIES
 
 SIGNIFICANT = 0.05
 """Adjusted p-value below which two candidates are called separated."""
+
+READERS = frozenset({"head", "verbalizer", "demonstrations"})
+"""Parts of which a candidate needs one to read the text at all."""
 
 _COSTS = (
     ("price", "Modelled price of 1,000 requests in US dollars, log scale"),
@@ -42,7 +45,8 @@ def _resource(name: str) -> str:
 
 def _filters() -> dict[str, Any]:
     shown = (numbers.percent, numbers.share, numbers.points, numbers.interval, numbers.probability, numbers.seconds,
-             numbers.size, numbers.count, numbers.plain, text.clean, text.line)  # fmt: skip
+             numbers.size, numbers.count, numbers.plain, numbers.counted, numbers.setting, numbers.price,
+             text.clean, text.line)  # fmt: skip
     return {function.__name__: function for function in shown}
 
 
@@ -56,6 +60,9 @@ def _context(run: Run) -> dict[str, Any]:
         "recommended": None if run.winner is None else run.winner.id,
         "run": run,
         "winner": run.winner,
+        "shipped": None if run.winner is None else shipped(run.winner),
+        "unmeasured": [candidate for candidate in comparison.candidates if candidate.status != "ok"],
+        "num_cut": sum(trial.get("status") == "cut" for trial in run.trials),
         "names": {candidate.id: text.line(candidate.id) for candidate in comparison.candidates},
         "styles": svg.style,
         "candidates": ranked(comparison.candidates),
@@ -63,12 +70,19 @@ def _context(run: Run) -> dict[str, Any]:
         "pairs": _pairs(comparison),
         "significant": SIGNIFICANT,
         "confusion": _confusion(run),
-        "disagreements": answers.disagreements(run.rows, run.answers),
+        "disagreements": answers.disagreements(run.rows, _readers(run)),
         "first_rows": 10,
         "short": text.SHORT,
         "whole_limit": text.WHOLE,
         "search": _search(run),
         "effort": _effort(comparison),
+    }
+
+
+def _readers(run: Run) -> dict[str, answers.Answers]:
+    """Answers of the candidates that read the text: one that does not would dissent on every row."""
+    return {
+        c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and READERS & set(c.parts)
     }
 
 
@@ -79,10 +93,6 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     )
 
 
-_FREE = 1e-3
-"""What costs less than this share of the dearest is drawn at zero: it would squeeze all others together."""
-
-
 def _plots(run: Run, ok: Sequence[Candidate]) -> list[tuple[str, Markup]]:
     """The scatter for wide and for narrow screens; empty where no cost is known for all."""
     axis = next(
@@ -91,9 +101,7 @@ def _plots(run: Run, ok: Sequence[Candidate]) -> list[tuple[str, Markup]]:
     if axis is None or not ok:
         return []
     key, title = axis
-    costs = {candidate.id: _cost(candidate, key) or 0.0 for candidate in ok}
-    drawn = {name: cost if cost > _FREE * max(costs.values()) else 0.0 for name, cost in costs.items()}
-    marks = [_mark(candidate, drawn[candidate.id], candidate == run.winner) for candidate in ok]
+    marks = [_mark(candidate, _cost(candidate, key) or 0.0, candidate == run.winner) for candidate in ok]
     chance = run.comparison.task.chance
     levels = [Level(name=f"chance {100 * chance:.1f}%", value=chance)]
     sizes = (("wide", 900, 440), ("narrow", 285, 400))

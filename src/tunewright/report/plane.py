@@ -55,7 +55,7 @@ def scatter(marks: Sequence[Mark], levels: Sequence[Level], *, title: str, width
         ),
         base.mark_point(size=110, filled=True, opacity=1).encode(shape=alt.Shape("shape:N", scale=None), **colour),
     ]
-    layers += [*_level_layers(levels, plane), *_name_layers(marks, plane, title)]
+    layers += [*_level_layers(levels, plane), *_break_layers(plane, title), *_name_layers(marks, plane, title)]
     return svg.render(alt.layer(*layers), alt_text=_scatter_text(marks, title))
 
 
@@ -64,23 +64,30 @@ def _scatter_text(marks: Sequence[Mark], title: str) -> str:
     return f"Test quality against {title}: {told}. The table below has every number."
 
 
+_FREE = 1e-4
+"""What costs at most this share of the dearest stands left of a break: it would squeeze all others together."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plane:
-    """The plane of a scatter: base-10 logarithm of cost across, shares upwards; zero cost stands left of the least."""
+    """The plane of a scatter: base-10 logarithm of cost across, shares upwards; left of a break what is nearly free."""
 
     left: float
     right: float
     low: float
     high: float
     zero: float | None
-    """Where zero cost stands; None where nothing is free."""
+    """Where what is next to free stands, left of the break; None where nothing is."""
+    free: float
+    """The highest cost that stands there."""
     width: int
     height: int
 
     @classmethod
     def around(cls, marks: Sequence[Mark], levels: Sequence[Level], *, width: int, height: int) -> "Plane":
         """The plane that holds all marks, their intervals and the levels, with some air."""
-        logs = [math.log10(mark.cost) for mark in marks if mark.cost > 0]
+        limit = _FREE * max(mark.cost for mark in marks)
+        logs = [math.log10(mark.cost) for mark in marks if mark.cost > limit]
         least, most = (min(logs), max(logs)) if logs else (0.0, 0.0)
         span = max(most - least, 0.6)
         zero = least - max(0.3, 0.14 * span) if len(logs) < len(marks) else None
@@ -94,16 +101,14 @@ class Plane:
             low=max(0.0, min(bounds) - air),
             high=min(1.02, max(bounds) + air),
             zero=zero,
+            free=max((mark.cost for mark in marks if mark.cost <= limit), default=0.0),
             width=width,
             height=height,
         )
 
     def across(self, cost: float) -> float:
         """Where a cost stands on the axis."""
-        if cost > 0:
-            return math.log10(cost)
-        assert self.zero is not None
-        return self.zero
+        return math.log10(cost) if self.zero is None or cost > self.free else self.zero
 
     def pixel(self, mark: Mark) -> tuple[float, float]:
         """Left to right and top to bottom, from the upper left corner."""
@@ -133,8 +138,19 @@ class Plane:
         sign = "format(pow(10, datum.value), ',~r')"
         if self.zero is None:
             return alt.Axis(title=title, values=kept, labelExpr=sign, grid=False)
-        free = f"datum.value < {self.zero + 0.01} ? '0' : {sign}"
+        name = f"\u2264 {significant(self.free)}" if self.free > 0 else "0"
+        free = f"datum.value < {self.zero + 0.01} ? '{name}' : {sign}"
         return alt.Axis(title=title, values=[self.zero, *kept], labelExpr=free, grid=False)
+
+
+def _break_layers(plane: Plane, title: str) -> list[alt.Chart]:
+    """The sign that the axis is broken between what is next to free and the rest."""
+    if plane.zero is None:
+        return []
+    x = plane.zero + 26 * (plane.right - plane.left) / plane.width
+    row = {"x": x, "sign": "//", "description": "The axis is broken here: what stands left of it costs next to nothing"}
+    sign = alt.Chart(svg.rows([row])).mark_text(fontSize=15, color=svg.MUTED, fontWeight="bold")
+    return [sign.encode(x=plane.costs(title), y=alt.value(plane.height), text="sign:N", description="description:N")]
 
 
 def _mark_row(mark: Mark, plane: Plane) -> dict[str, Any]:

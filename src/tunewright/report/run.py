@@ -43,6 +43,11 @@ class Run:
         return next((each for each in self.comparison.candidates if each.id == decision.recommended), None)
 
 
+def shipped(candidate: Candidate) -> int | None:
+    """The seed whose artefact is judged and served; None where there is none."""
+    return next((seed.seed for seed in candidate.seeds if seed.shipped), None)
+
+
 def read(run_dir: Path) -> Run:
     """What a run folder holds.
 
@@ -100,8 +105,8 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
 
 def _answers(run_dir: Path, candidate: Candidate) -> Answers:
     """Row id -> label by the shipped seed; empty where nothing is stored."""
-    shipped = next((seed.seed for seed in candidate.seeds if seed.shipped), None)
-    if shipped is None:
+    seed = shipped(candidate)
+    if seed is None:
         return {}
-    lines = _lines(run_dir / "predictions" / candidate.id / f"seed-{shipped}.jsonl")
+    lines = _lines(run_dir / "predictions" / candidate.id / f"seed-{seed}.jsonl")
     return {str(line.get("id")): str(line.get("label")) for line in lines}

@@ -1,0 +1,57 @@
+"""The Python interface: a run as a mapping, and settings on top of a whole configuration."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tunewright as tw
+from tests.commands import write_topics
+from tunewright.errors import ConfigError, RunError
+from tunewright.evaluation.predictor import Predictor
+from tunewright.evaluation.progress import Silent
+
+
+@pytest.fixture(scope="module")
+def run(finished_run: Path) -> tw.Run:
+    return tw.Run(finished_run)
+
+
+def test_candidates_that_are_not_there(run: tw.Run) -> None:
+    """As in any mapping; and the error of a wrong name is still one line of ours."""
+    assert "laro" not in run
+    assert run.get("laro") is None
+    with pytest.raises(KeyError):
+        run["laro"]
+    with pytest.raises(RunError) as error:
+        run["laro"]
+    assert str(error.value).startswith("unknown candidate 'laro'. Did you mean 'lora'?")
+
+
+def test_asking_for_a_candidate_loads_nothing(run: tw.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> Predictor:
+        raise AssertionError("loaded")
+
+    monkeypatch.setattr(Predictor, "load", load)
+    assert "lora" in run
+    assert set(run) == {name for name in [*run, "laro"] if name in run}
+    assert len(run) == len(list(run)) > 1
+
+
+def test_settings_on_top_of_a_configuration(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    data = write_topics(tmp_path / "d.csv", 48)
+    model = (str(tiny_folder("bert")),)
+    config = tw.RunConfig(data=str(data), model=model, methods=("majority",), trials=1, seeds=3)
+    run = tw.compare(config, listener=Silent(), seeds=1, out=str(tmp_path / "run"), margin=None)
+    (candidate,) = run.comparison.candidates
+    assert (candidate.id, len(candidate.seeds)) == ("majority", 1)
+
+
+def test_wrong_settings_on_top_of_a_configuration(tmp_path: Path) -> None:
+    config = tw.RunConfig(data="d.csv", out=str(tmp_path / "run"))
+    with pytest.raises(ConfigError) as error:
+        tw.compare(config, seeds=0, bogus=7)
+    assert len(error.value.faults) == 2
+    assert "unknown setting 'bogus'" in str(error.value)
+    assert "`seeds` must be" in str(error.value)
+    assert not (tmp_path / "run").exists()
