@@ -78,10 +78,16 @@ def shipped(found: Sequence[Refit]) -> Refit:
 
 
 def refit(session: Session, effort: Effort) -> None:
-    """Fits every finalist again: one seed of all before the next, the quick ones first, so that time cuts off few."""
+    """Fits every finalist again: one seed of all before the next.
+
+    Under a budget the quick ones first, so that time cuts off few. Without one the order does not hang on measured
+    seconds: a resumed run equals an uninterrupted one.
+    """
     finished = {(r.candidate, r.seed) for r in refits(session.out)}
     found = [(entrant, finalist(effort.of(entrant))) for entrant in session.entrants]
-    best = sorted(((e, trial) for e, trial in found if trial is not None), key=lambda pair: pair[1].seconds)
+    best = [(entrant, trial) for entrant, trial in found if trial is not None]
+    if session.config.budget is not None:
+        best.sort(key=lambda pair: pair[1].seconds)
     jobs = [(s, e, trial) for s in range(session.config.seeds) for e, trial in best]
     for done, (seed, entrant, trial) in enumerate(jobs):
         if (entrant.id, seed) in finished:
