@@ -2,7 +2,7 @@
 
 Same rows, same learning rates, same epochs, same number of trials, dev after each epoch, best epoch kept, best trial
 judged on test. The peer runs each method in the fastest of fp32, autocast and a bf16 base, found by a short timing,
-with transformers' own choice of attention; with --peer tuned also in the faster attention, if a user asks for it.
+with transformers' own choice of attention; with --peer tuned also with eager attention.
 Ours runs twice: all epochs of all trials, and with pruning and early stopping as `tunewright compare` has them.
 
     python -m bench.compare_vs_trainer DIR [--rows 1000 --dev-rows 400 --trials 3 --epochs 5 --seeds 3] [--json F]

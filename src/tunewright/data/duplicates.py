@@ -33,7 +33,7 @@ WINDOW = 50
 """Members of one bucket are compared with this many before them: linear where thousands follow one template."""
 
 SEARCHED = 100_000
-"""Most rows among which near duplicates across given splits are looked for: about a minute."""
+"""Most rows among which near duplicates across given splits are looked for; 13,000 of 12 words took 6 s."""
 
 SHOWN = 20
 """Row ids named in a notice."""
