@@ -31,17 +31,16 @@ from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import predict
 from tunewright.config import EMBEDDED_MODEL
 from tunewright.data.splits import limit_rows
-from tunewright.evaluation.attempt import Workshop, attempt, label_rows, prepare
-from tunewright.evaluation.effort import Effort, Entrant
-from tunewright.evaluation.harness import dev_noise
 from tunewright.evaluation.metrics import METRICS
-from tunewright.evaluation.search import PRUNED, as_trial
+from tunewright.files import append_line, read_lines
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice
-from tunewright.runs import append_line, read_lines
 from tunewright.runtime import device, fast_dtype, generator
-from tunewright.training.stopping import DevScore
-from tunewright.types import Example, Task
+from tunewright.tuning.attempt import Workshop, attempt, label_rows, prepare
+from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning.harness import dev_noise
+from tunewright.tuning.search import PRUNED, as_trial
+from tunewright.types import DevScore, Example, Task
 
 RATES = {
     "linear-probe": (3e-3, 1e-3, 1e-2, 3e-4),
@@ -202,7 +201,7 @@ class Ours:
             seconds += time.perf_counter() - start
             assert outcome.trained.best is not None
             found.append((outcome.trained.best, outcome.trained.adapter))
-            effort.history.append(as_trial(entrant, len(effort.history), proposal, outcome))
+            effort.history.append(as_trial(entrant, len(effort.history), proposal, outcome.trained, outcome.seconds))
         best, adapter = max(found, key=lambda pair: (pair[0].value, -pair[0].loss))
         right = predict(adapter, self._test.encodings, workshop.material.store).argmax(-1) == self._test.labels_N
         return Cell(

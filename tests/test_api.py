@@ -8,8 +8,8 @@ import pytest
 import tunewright as tw
 from tests.commands import write_topics
 from tunewright.errors import ConfigError, RunError
-from tunewright.evaluation.predictor import Predictor
-from tunewright.evaluation.progress import Silent
+from tunewright.serve.predictor import Predictor
+from tunewright.tuning.progress import Silent
 
 
 @pytest.fixture(scope="module")

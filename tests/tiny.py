@@ -208,7 +208,8 @@ def head(base: Encoder, seed: int) -> Head:
 
 
 def soft_prompt(base: Encoder, length: int, seed: int) -> SoftPrompt:
-    return SoftPrompt(vectors_PD=normal(seed, length, base.embedding_width, scale=0.5))
+    width = base.masters()[base.vocabulary_name].shape[1]
+    return SoftPrompt(vectors_PD=normal(seed, length, width, scale=0.5))
 
 
 def prefix(base: Encoder, length: int, seed: int) -> Prefix:

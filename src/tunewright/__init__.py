@@ -7,13 +7,13 @@ if TYPE_CHECKING:
     from tunewright.api import Run, compare
     from tunewright.config import RunConfig
     from tunewright.errors import TunewrightError
-    from tunewright.evaluation.predictor import Predictor
+    from tunewright.serve.predictor import Predictor
 
 __all__ = ["Predictor", "Run", "RunConfig", "TunewrightError", "compare"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Predictor": "tunewright.evaluation.predictor",
+    "Predictor": "tunewright.serve.predictor",
     "Run": "tunewright.api",
     "RunConfig": "tunewright.config",
     "TunewrightError": "tunewright.errors",

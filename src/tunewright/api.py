@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.config import RunConfig, load_config, validate
 from tunewright.errors import ConfigError, RunError, unknown
-from tunewright.evaluation import comparison
-from tunewright.evaluation.comparison import Comparison, Decision
-from tunewright.evaluation.progress import Listener
-from tunewright.evaluation.terminal import terminal
 from tunewright.report.build import build_report
+from tunewright.runs import comparison
+from tunewright.runs.comparison import Comparison, Decision
+from tunewright.runs.folder import adapter_folder
+from tunewright.tuning.progress import Listener
+from tunewright.tuning.terminal import terminal
 
 if TYPE_CHECKING:
-    from tunewright.evaluation.predictor import Predictor
+    from tunewright.serve.predictor import Predictor
 
 
 class CandidateError(RunError, KeyError):
@@ -64,18 +65,18 @@ class Run(Mapping[str, "Predictor"]):
         """
         if candidate not in self._shipped:
             raise CandidateError(unknown("candidate", candidate, self._shipped))
-        return self.folder / "adapters" / candidate / f"seed-{self._shipped[candidate]}"
+        return adapter_folder(self.folder, candidate, self._shipped[candidate])
 
     @cached_property
     def _shipped(self) -> dict[str, int]:
         """Candidate -> seed of its shipped adapter."""
-        return {c.id: s.seed for c in self.comparison.candidates for s in c.seeds if s.shipped}
+        return {c.id: c.shipped_seed for c in self.comparison.candidates if c.shipped_seed is not None}
 
     def __contains__(self, candidate: object) -> bool:
         return candidate in self._shipped  # the mapping's own would load the model
 
     def __getitem__(self, candidate: str) -> "Predictor":
-        from tunewright.evaluation.predictor import Predictor  # torch is loaded only by those who predict
+        from tunewright.serve.predictor import Predictor  # torch is loaded only by those who predict
 
         return Predictor.load(self.adapter_folder(candidate))
 
@@ -104,7 +105,7 @@ def compare(
     Raises:
         TunewrightError: On any mistake of the user's, in one line.
     """
-    from tunewright.evaluation import harness  # torch takes seconds to load; bad settings are told before
+    from tunewright.tuning import harness  # torch takes seconds to load; bad settings are told before
 
     config = _config(data, settings)
     if config.resume and config.out is None:

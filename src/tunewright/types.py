@@ -3,6 +3,7 @@
 Everything here is frozen, plain data: no torch, no numpy, no behaviour beyond checks.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -99,3 +100,21 @@ class Estimate:
     low: float
     high: float
     n: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DevScore:
+    """How an epoch did on the dev rows."""
+
+    epoch: int
+    """1 after the first."""
+    value: float
+    """The task's metric."""
+    loss: float
+    """Mean cross entropy in nats; decides between equal values."""
+
+    def beats(self, other: "DevScore | None") -> bool:
+        """Whether this epoch is to be kept rather than the other; never one that has diverged."""
+        if not math.isfinite(self.loss):
+            return False
+        return other is None or (self.value, -self.loss) > (other.value, -other.loss)

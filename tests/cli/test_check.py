@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Call
-from tunewright.runs import read_json, read_lines, write_json, write_text
+from tunewright.files import read_json, read_lines, write_json, write_text
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ from tunewright.adapters.adapter import Adapter, update_with_tensors
 from tunewright.backbones.base import Row
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, features, predict
-from tunewright.evaluation.attempt import Workshop, attempt, prepare
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Material, Method, Range
 from tunewright.runtime import generator
 from tunewright.training.loop import trainable_count
 from tunewright.training.loss import cross_entropy
+from tunewright.tuning.attempt import Workshop, attempt, prepare
 from tunewright.types import Params
 
 GetEncoder = Callable[[str], Encoder]

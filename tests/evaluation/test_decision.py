@@ -12,11 +12,11 @@ from statsmodels.stats.multitest import multipletests
 
 from tunewright.errors import RunError
 from tunewright.evaluation.bootstrap import interval
-from tunewright.evaluation.comparison import Decision, Pair
 from tunewright.evaluation.cost import Prices
 from tunewright.evaluation.decision import Entry, choose, decide
 from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
 from tunewright.evaluation.reason import Verdict
+from tunewright.runs.comparison import Decision, Pair
 from tunewright.types import Estimate
 
 NOT_ESTIMATED = Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tunewright.evaluation.comparison import MethodDifference, Pair
 from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
 from tunewright.evaluation.seeds import compare_methods
+from tunewright.runs.comparison import MethodDifference, Pair
 
 
 def pair(a: str, b: str) -> Pair:

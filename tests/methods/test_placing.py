@@ -8,12 +8,12 @@ import torch
 from tests import tiny
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, features, predict
-from tunewright.evaluation.attempt import prepare
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
 from tunewright.methods.base import Material, default_epochs
 from tunewright.methods.heads import described_head
 from tunewright.runtime import generator
+from tunewright.tuning.attempt import prepare
 
 
 @pytest.fixture

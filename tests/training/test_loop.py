@@ -21,7 +21,7 @@ from tunewright.training.batching import epoch_batches
 from tunewright.training.loop import Exam, Rows, Settings, Trained, evaluate, train, trainable_count
 from tunewright.training.loss import cross_entropy
 from tunewright.training.optim import Rates
-from tunewright.training.stopping import DevScore
+from tunewright.types import DevScore
 
 SETTINGS = Settings(lr=0.02, epochs=3, batch_size=8, dropout=0.0)
 ATOL, RTOL = 2e-5, 1e-4

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from tunewright.training.stopping import Best, DevScore
+from tunewright.training.stopping import Best
+from tunewright.types import DevScore
 
 
 def score(epoch: int, value: float, loss: float = 1.0) -> DevScore:

@@ -13,7 +13,7 @@ from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter, BaseIdentity
 from tunewright.adapters.parts import MISFITS, Part
 from tunewright.errors import AdapterError
-from tunewright.runs import whole_folder
+from tunewright.files import whole_folder
 
 SCHEMA_VERSION = 1
 _RECORD = "adapter.json"

@@ -66,11 +66,6 @@ class Encoder:
         return positions if table is None else table.num_embeddings - self._first_position
 
     @property
-    def embedding_width(self) -> int:
-        """Width of the word embeddings, and so of a soft prompt; ELECTRA's is smaller than D."""
-        return int(self._masters.get_input_embeddings().embedding_dim)  # type: ignore[operator]
-
-    @property
     def num_parameters(self) -> int:
         """Of the base."""
         return sum(p.numel() for p in self._masters.parameters())

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Backbone, Encoding, Row
+from tunewright.types import Example, Prediction
 
 BATCH_TOKENS = 4096
 """Tokens, padding included, of one batch while predicting."""
@@ -84,3 +85,11 @@ def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore
         found = features(adapter, encodings, store)
     with torch.no_grad():
         return store.backbone.answer(adapter, found).float().cpu()
+
+
+def answer(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -> list[Prediction]:
+    """Label and probabilities of every row, from its text; in order."""
+    encodings = store.backbone.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
+    logits_NC = predict(adapter, encodings, store)
+    rows = zip(examples, logits_NC.argmax(-1).tolist(), logits_NC.double().softmax(-1).tolist(), strict=True)
+    return [Prediction(id=e.id, label=adapter.labels[k], probabilities=tuple(p)) for e, k, p in rows]

@@ -9,7 +9,7 @@ from tunewright.errors import ConfigError, RunError, unknown
 
 if TYPE_CHECKING:
     from tunewright.evaluation.metrics import IntArray, Scorer
-    from tunewright.report.run import Run
+    from tunewright.runs.record import RunRecord
 
 Minimum = tuple[str, float]
 """Metric and least value."""
@@ -37,7 +37,7 @@ def check(
     from numpy.random import default_rng
 
     from tunewright.evaluation import gate
-    from tunewright.report.run import read
+    from tunewright.runs.record import read
 
     minima, points = _requirements(minimum, not_worse_than, margin)
     new = read(run)
@@ -99,7 +99,7 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _who(run: "Run", folder: Path, wanted: str | None) -> str:
+def _who(run: "RunRecord", folder: Path, wanted: str | None) -> str:
     """The candidate to check, one that has answers.
 
     Raises:
@@ -114,32 +114,26 @@ def _who(run: "Run", folder: Path, wanted: str | None) -> str:
     return wanted
 
 
-def _rows(run: "Run") -> dict[str, tuple[str, str | None, str | None]]:
+def _rows(run: "RunRecord") -> dict[str, tuple[str, str | None, str | None]]:
     return {row.id: (row.text, row.text_pair, row.label) for row in run.rows}
 
 
-def _judged(run: "Run", folder: Path, who: str, metric: str) -> tuple["Scorer", "IntArray"]:
+def _judged(run: "RunRecord", folder: Path, who: str, metric: str) -> tuple["Scorer", "IntArray"]:
     """A metric with the run's true labels, and the candidate's answers."""
-    import numpy as np
-
-    from tunewright.evaluation.metrics import METRICS, UNKNOWN_LABEL, Scorer
+    from tunewright.evaluation.metrics import row_scorer
 
     labels = run.comparison.task.labels
-    index = {label: k for k, label in enumerate(labels)}
-    true_N = np.array([index.get(row.label or "", UNKNOWN_LABEL) for row in run.rows], dtype=np.int64)
-    scorer = Scorer(metric=METRICS[metric], true_N=true_N, num_labels=len(labels))
-    return scorer, _answers(run, folder, who, labels)
+    return row_scorer(metric, labels, run.rows), _answers(run, folder, who, labels)
 
 
-def _answers(run: "Run", folder: Path, who: str, labels: tuple[str, ...]) -> "IntArray":
+def _answers(run: "RunRecord", folder: Path, who: str, labels: tuple[str, ...]) -> "IntArray":
     """Label index of each test row's answer.
 
     Raises:
         RunError: A row without an answer, or answered with a label of another task.
     """
-    import numpy as np
+    from tunewright.evaluation.metrics import label_indices
 
-    index = {label: k for k, label in enumerate(labels)}
     answers = run.answers[who]
     missing = [row.id for row in run.rows if row.id not in answers]
     if missing:
@@ -147,4 +141,4 @@ def _answers(run: "Run", folder: Path, who: str, labels: tuple[str, ...]) -> "In
     strange = sorted(set(answers.values()) - set(labels))
     if strange:
         raise RunError(f"{who} of {folder} answers {strange[0]!r}, which is no label here. Compare runs of one task.")
-    return np.array([index[answers[row.id]] for row in run.rows], dtype=np.int64)
+    return label_indices(labels, (answers[row.id] for row in run.rows))

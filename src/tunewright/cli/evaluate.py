@@ -24,7 +24,7 @@ def evaluate(
     from tunewright.cli.rows import check_adapter, check_labels_known, read_examples
 
     check_adapter(adapter)
-    from tunewright.evaluation.predictor import Predictor  # torch
+    from tunewright.serve.predictor import Predictor  # torch
 
     predictor = Predictor.load(adapter, model=model)
     given = {"text": text, "text_pair": text_pair, "label": label}

@@ -25,7 +25,7 @@ def predict(
 
     check_output(out)
     check_adapter(adapter)
-    from tunewright.evaluation.predictor import Predictor  # torch
+    from tunewright.serve.predictor import Predictor  # torch
 
     predictor = Predictor.load(adapter, model=model)
     table, examples = read_examples(rows, predictor.adapter.about, {"text": text, "text_pair": text_pair})

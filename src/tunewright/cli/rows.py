@@ -12,7 +12,7 @@ from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
 from tunewright.data.tables import Table, empty_rows, read_table, typed_rows
 from tunewright.errors import AdapterError, DataError
-from tunewright.runs import write_text
+from tunewright.files import write_text
 from tunewright.types import Example, Prediction
 
 _FORMATS = (".csv", ".tsv", ".jsonl")

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tunewright.api import Run
-from tunewright.evaluation.comparison import Candidate
+from tunewright.runs.comparison import Candidate
 
 
 def print_summary(run: Run, here: Path) -> None:

@@ -68,11 +68,9 @@ def twin_groups(examples: Sequence[Example]) -> tuple[int, ...]:
     Returns:
         For each row, the position of the first row of its group.
     """
-    first: dict[tuple[str, ...], int] = {}
-    keys = [_key(example) for example in examples]
-    parents = [first.setdefault(key, row) for row, key in enumerate(keys)]
-    shingles = _Shingles(keys)
-    for bucket in _buckets(shingles, list(first.values())):
+    parents = list(exact_groups(examples))
+    shingles = _Shingles([_key(example) for example in examples])
+    for bucket in _buckets(shingles, sorted(set(parents))):
         for position, row in enumerate(bucket):
             for other in bucket[max(0, position - WINDOW) : position]:
                 if _root(parents, row) != _root(parents, other) and shingles.are_twins(row, other):

@@ -1,1 +1,1 @@
-"""What answers are worth: metrics, statistics, the harness that owns the test split, the decision."""
+"""What answers are worth: metrics, statistics, the decision. Arrays in, records out: no model and no torch."""

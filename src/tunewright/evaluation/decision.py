@@ -12,11 +12,11 @@ from numpy.random import Generator
 
 from tunewright.errors import RunError
 from tunewright.evaluation import bootstrap, statistics
-from tunewright.evaluation.comparison import Decision, Pair
 from tunewright.evaluation.cost import Prices
 from tunewright.evaluation.evidence import Entry, Evidence, weigh
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
 from tunewright.evaluation.reason import Verdict, explain
+from tunewright.runs.comparison import Decision, Pair
 
 __all__ = ["Entry", "choose", "decide"]
 

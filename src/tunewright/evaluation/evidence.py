@@ -12,9 +12,9 @@ import numpy as np
 from numpy.random import Generator
 
 from tunewright.evaluation import bootstrap, statistics
-from tunewright.evaluation.comparison import NotSeparated, Pair
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
 from tunewright.evaluation.statistics import Difference
+from tunewright.runs.comparison import NotSeparated, Pair
 from tunewright.types import Estimate, Family
 
 

@@ -3,7 +3,7 @@
 Shapes: N rows, R resamples, C labels. Labels are indices; a true index of -1 is a label that the task does not know.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.registry import table
+from tunewright.types import Example
 
 UNKNOWN_LABEL = -1
 """True index of a row whose label is none of the task's: every answer to it is wrong."""
@@ -126,6 +127,18 @@ def _one_in_labels(counts_C: Sequence[int], _: int) -> float:
     F1 of a guess made with frequency q of a label with share p is 2pq/(p+q) <= (p+q)/2, so no guess exceeds 1/C.
     """
     return 1 / sum(count > 0 for count in counts_C)
+
+
+def label_indices(labels: Sequence[str], given: Iterable[str | None]) -> IntArray:
+    """Index of each given label among those of the task; `UNKNOWN_LABEL` for one that is not among them."""
+    index = {label: k for k, label in enumerate(labels)}
+    return np.array([UNKNOWN_LABEL if name is None else index.get(name, UNKNOWN_LABEL) for name in given], np.int64)
+
+
+def row_scorer(metric: str, labels: Sequence[str], examples: Iterable[Example]) -> Scorer:
+    """The metric of this name with the true labels of these rows."""
+    true_N = label_indices(labels, (example.label for example in examples))
+    return Scorer(metric=METRICS[metric], true_N=true_N, num_labels=len(labels))
 
 
 METRICS = table(

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.random import Generator
 
 from tunewright.evaluation import bootstrap, statistics
-from tunewright.evaluation.comparison import MethodDifference, Pair
 from tunewright.evaluation.metrics import IntArray, Scorer
 from tunewright.evaluation.statistics import Difference
+from tunewright.runs.comparison import MethodDifference, Pair
 
 _LEAST = 2
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from tunewright import runs
-from tunewright.report import page, run
+from tunewright.files import write_text
+from tunewright.report import page
+from tunewright.runs import record
 
 
 def build_report(run_dir: Path) -> Path:
@@ -19,5 +20,5 @@ def build_report(run_dir: Path) -> Path:
             full.
     """
     path = run_dir / "report.html"
-    runs.write_text(path, page.render(run.read(run_dir)))
+    write_text(path, page.render(record.read(run_dir)))
     return path

@@ -9,18 +9,15 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tunewright.evaluation.comparison import Candidate, Comparison, Pair
 from tunewright.report import answers, charts, numbers, svg, text
 from tunewright.report.charts import Curve
 from tunewright.report.plane import Level, Mark, scatter
-from tunewright.report.run import Run, shipped
+from tunewright.runs.comparison import Candidate, Comparison, Pair
+from tunewright.runs.record import RunRecord
 from tunewright.types import FAMILIES
 
 SIGNIFICANT = 0.05
 """Adjusted p-value below which two candidates are called separated."""
-
-READERS = frozenset({"head", "verbalizer", "demonstrations"})
-"""Parts of which a candidate needs one to read the text at all."""
 
 _COSTS = (
     ("price", "Modelled price of 1,000 requests in US dollars, log scale"),
@@ -30,7 +27,7 @@ _COSTS = (
 """What can stand on the cost axis: the first that every candidate has."""
 
 
-def render(run: Run) -> str:
+def render(run: RunRecord) -> str:
     """The page as one HTML text: no script, nothing loaded from anywhere."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -50,7 +47,7 @@ def _filters() -> dict[str, Any]:
     return {function.__name__: function for function in shown}
 
 
-def _context(run: Run) -> dict[str, Any]:
+def _context(run: RunRecord) -> dict[str, Any]:
     comparison = run.comparison
     ok = [candidate for candidate in comparison.candidates if candidate.test is not None]
     return {
@@ -60,7 +57,7 @@ def _context(run: Run) -> dict[str, Any]:
         "recommended": None if run.winner is None else run.winner.id,
         "run": run,
         "winner": run.winner,
-        "shipped": None if run.winner is None else shipped(run.winner),
+        "shipped": None if run.winner is None else run.winner.shipped_seed,
         "unmeasured": [candidate for candidate in comparison.candidates if candidate.status != "ok"],
         "num_cut": sum(trial.get("status") == "cut" for trial in run.trials),
         "names": {candidate.id: text.line(candidate.id) for candidate in comparison.candidates},
@@ -79,11 +76,9 @@ def _context(run: Run) -> dict[str, Any]:
     }
 
 
-def _readers(run: Run) -> dict[str, answers.Answers]:
+def _readers(run: RunRecord) -> dict[str, answers.Answers]:
     """Answers of the candidates that read the text: one that does not would dissent on every row."""
-    return {
-        c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and READERS & set(c.parts)
-    }
+    return {c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and c.reads_text}
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -93,7 +88,7 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     )
 
 
-def _plots(run: Run, ok: Sequence[Candidate]) -> list[tuple[str, Markup]]:
+def _plots(run: RunRecord, ok: Sequence[Candidate]) -> list[tuple[str, Markup]]:
     """The scatter for wide and for narrow screens; empty where no cost is known for all."""
     axis = next(
         ((key, title) for key, title in _COSTS if all(_cost(candidate, key) is not None for candidate in ok)), None
@@ -156,7 +151,7 @@ class Confusion:
     n: int
 
 
-def _confusion(run: Run) -> Confusion | None:
+def _confusion(run: RunRecord) -> Confusion | None:
     winner = run.winner
     if winner is None or winner.id not in run.answers:
         return None
@@ -205,7 +200,7 @@ class FamilySearch:
     spent_s: float
 
 
-def _search(run: Run) -> list[FamilySearch]:
+def _search(run: RunRecord) -> list[FamilySearch]:
     found = [curve for curve in curves(run.trials) if sum(value is not None for value in curve.values) > 1]
     shares = [value for curve in found for value in curve.values if value is not None]
     if not shares:

@@ -19,7 +19,8 @@ from tunewright.runtime import is_out_of_memory, torch_generator
 from tunewright.training.batching import epoch_batches, micro_batches
 from tunewright.training.loss import balanced_weights, cross_entropy
 from tunewright.training.optim import Optimizer, Rates
-from tunewright.training.stopping import Best, DevScore
+from tunewright.training.stopping import Best
+from tunewright.types import DevScore
 
 Schedule = Callable[[float], Rates]
 """Progress in [0, 1) -> who trains and how fast; see `optim.Rates`."""

@@ -1,28 +1,11 @@
 """Keeping the best and knowing when to stop: on the task's metric, not on the loss."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DevScore:
-    """How an epoch did on the dev rows."""
-
-    epoch: int
-    """1 after the first."""
-    value: float
-    """The task's metric."""
-    loss: float
-    """Mean cross entropy in nats; decides between equal values."""
-
-    def beats(self, other: "DevScore | None") -> bool:
-        """Whether this epoch is to be kept rather than the other; never one that has diverged."""
-        if not math.isfinite(self.loss):
-            return False
-        return other is None or (self.value, -self.loss) > (other.value, -other.loss)
+from tunewright.types import DevScore
 
 
 @dataclass(kw_only=True)

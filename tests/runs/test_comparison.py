@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tunewright.errors import RunError
-from tunewright.evaluation import comparison as schema
+from tunewright.runs import comparison as schema
 
 CONTENT: dict[str, Any] = {
     "schema_version": 1,

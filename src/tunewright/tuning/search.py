@@ -3,15 +3,16 @@
 import time
 
 from tunewright.errors import OutOfMemory
-from tunewright.evaluation.attempt import Outcome, attempt
-from tunewright.evaluation.effort import Effort, Entrant, Proposal, Trial, TrialStatus, size
-from tunewright.evaluation.progress import Step
-from tunewright.evaluation.session import Session
+from tunewright.files import append_line
 from tunewright.methods import METHODS
-from tunewright.runs import append_line
+from tunewright.runs.fits import Trial, TrialStatus
 from tunewright.runtime import generator, is_out_of_memory
-from tunewright.training.stopping import DevScore
-from tunewright.types import Family
+from tunewright.training.loop import Trained
+from tunewright.tuning.attempt import attempt
+from tunewright.tuning.effort import Effort, Entrant, Proposal, size
+from tunewright.tuning.progress import Step
+from tunewright.tuning.session import Session
+from tunewright.types import DevScore, Family
 
 OUT_OF_TIME = "out of time"
 PRUNED = "behind the median of earlier trials"
@@ -73,38 +74,28 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
     except (OutOfMemory, RuntimeError) as error:
         if not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
             raise
-        return _out_of_memory(entrant, number, proposal, time.monotonic() - start)
+        return as_trial(entrant, number, proposal, None, time.monotonic() - start)  # another candidate may fit
     session.note_memory(entrant, outcome)
-    return as_trial(entrant, number, proposal, outcome)
-
-
-def _out_of_memory(entrant: Entrant, number: int, proposal: Proposal, seconds: float) -> Trial:
-    """A failure of this setting, not of the run: another candidate may fit."""
-    return Trial(
-        candidate=entrant.id,
-        method=entrant.method,
-        family=entrant.family,
-        backbone=entrant.backbone,
-        trial=number,
-        params=proposal.params,
-        status="failed",
-        dev=(),
-        value=None,
-        seconds=round(seconds, 3),
-        epochs=0,
-        num_tokens=0,
-        reason="out of memory, even one row at a time",
-    )
+    return as_trial(entrant, number, proposal, outcome.trained, outcome.seconds)
 
 
 _STATUSES: dict[str, TrialStatus] = {PRUNED: "pruned", OUT_OF_TIME: "cut"}
 """What the search itself stopped, by the reason it gave."""
 
 
-def as_trial(entrant: Entrant, number: int, proposal: Proposal, outcome: Outcome) -> Trial:
-    """What the search remembers of an attempt: the line on disk, and what later proposals and pruning are made from."""
-    trained = outcome.trained
-    status = _STATUSES.get(trained.stopped, "complete" if trained.best is not None else "failed")
+def as_trial(entrant: Entrant, number: int, proposal: Proposal, trained: Trained | None, seconds: float) -> Trial:
+    """What the search remembers of an attempt: the line on disk, and what later proposals and pruning are made from.
+
+    Args:
+        entrant: Who was tried.
+        number: Of the trial, within the candidate.
+        proposal: The setting.
+        trained: What came of it; None where not even one row fitted in memory.
+        seconds: It took.
+    """
+    scores = () if trained is None else trained.scores
+    best = None if trained is None else trained.best
+    stopped = "out of memory, even one row at a time" if trained is None else trained.stopped
     return Trial(
         candidate=entrant.id,
         method=entrant.method,
@@ -112,13 +103,13 @@ def as_trial(entrant: Entrant, number: int, proposal: Proposal, outcome: Outcome
         backbone=entrant.backbone,
         trial=number,
         params=proposal.params,
-        status=status,
-        dev=tuple({"epoch": s.epoch, "value": s.value, "loss": s.loss} for s in trained.scores),
-        value=None if trained.best is None else trained.best.value,
-        seconds=round(outcome.seconds, 3),
-        epochs=len(trained.scores),
-        num_tokens=trained.num_tokens,
-        reason=trained.stopped,
+        status=_STATUSES.get(stopped, "complete" if best is not None else "failed"),
+        dev=tuple({"epoch": s.epoch, "value": s.value, "loss": s.loss} for s in scores),
+        value=None if best is None else best.value,
+        seconds=round(seconds, 3),
+        epochs=len(scores),
+        num_tokens=0 if trained is None else trained.num_tokens,
+        reason=stopped,
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from tunewright.adapters import folder
@@ -11,11 +10,10 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Encoding
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
-from tunewright.backbones.inference import FeatureStore, predict
+from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.errors import AdapterError, DataError
 from tunewright.evaluation import bootstrap
-from tunewright.evaluation.finals import to_predictions
-from tunewright.evaluation.metrics import METRICS, Scorer
+from tunewright.evaluation.metrics import METRICS, label_indices, row_scorer
 from tunewright.registry import lookup
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.types import Estimate, Example, Prediction
@@ -75,8 +73,7 @@ class Predictor:
         if empty:
             raise DataError(f"row {empty[0]} has an empty text ({len(empty)} in all). Every row needs one.")
         self._check_pairs(examples)
-        encodings = self.encode(examples)
-        return to_predictions(self.adapter, examples, predict(self.adapter, encodings, self._store))
+        return answer(self.adapter, examples, self._store)
 
     def _check_pairs(self, examples: Sequence[Example]) -> None:
         """All rows have a second text where the adapter was trained on pairs, and none where it was not."""
@@ -105,11 +102,8 @@ class Predictor:
             metric: The task's own when absent.
         """
         name = str(self.adapter.about.get("metric", "accuracy")) if metric is None else metric
-        metric_of_name = lookup(METRICS, "metric", name)
-        index = {label: k for k, label in enumerate(self.labels)}
-        true_N = np.array([index.get(e.label or "", -1) for e in examples], dtype=np.int64)
-        predicted_N = np.array([index[p.label] for p in self.predict(examples)], dtype=np.int64)
-        scorer = Scorer(metric=metric_of_name, true_N=true_N, num_labels=len(index))
+        scorer = row_scorer(lookup(METRICS, "metric", name).name, self.labels, examples)
+        predicted_N = label_indices(self.labels, (p.label for p in self.predict(examples)))
         return bootstrap.interval(scorer, predicted_N, generator("evaluate", name))
 
 

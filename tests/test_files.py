@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunewright.errors import RunError
-from tunewright.runs import append_line, dump_lines, read_lines
+from tunewright.files import append_line, dump_lines, read_lines
 
 # All that `str.splitlines` takes for the end of a line.
 SEPARATORS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"

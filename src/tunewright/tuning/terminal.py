@@ -7,7 +7,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tunewright.evaluation.progress import Listener, Step
+from tunewright.tuning.progress import Listener, Step
 
 
 class PlainLines:

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from tests.commands import COMMAND, Done, environment, finish, spawn, write_topics
-from tunewright import runs
+from tunewright import files
 from tunewright.api import compare
 from tunewright.errors import RunError
-from tunewright.evaluation.progress import Clock
+from tunewright.tuning.progress import Clock
 
 MEASURED = ("tune_s", "train_s", "peak_memory_bytes", "latency_ms")
 """Of a candidate's cost; its modelled price must not depend on the machine."""
@@ -108,8 +108,8 @@ def test_ten_kills_at_random_moments(given: list[str], tmp_path: Path) -> None:
             shutil.rmtree(killed)  # done before the kill: begin again
             continue
         kills += 1
-        files = ("trials.jsonl", "finalists.jsonl")
-        trials, refits = (len(runs.read_lines(killed / name)) for name in files)
+        names = ("trials.jsonl", "finalists.jsonl")
+        trials, refits = (len(files.read_lines(killed / name)) for name in names)
         seen.add((trials, refits))
     assert len(seen) >= 3  # the kills fell on different moments
     done = finish(spawn(*given, *effort, "--out", killed, "--resume"))
@@ -278,7 +278,7 @@ def test_a_folder_with_other_files_is_not_begun_again(settings: dict[str, Any], 
 
 def test_a_resumed_clock_has_what_is_left(tmp_path: Path) -> None:
     path = tmp_path / "elapsed.json"
-    runs.write_json(path, {"elapsed_s": 70.5})
+    files.write_json(path, {"elapsed_s": 70.5})
     clock = Clock(path, 100.0, time.monotonic() - 4.0)
     assert 74.5 <= clock.elapsed_s < 76
     assert clock.left_s == pytest.approx(100 - clock.elapsed_s, abs=0.1)
@@ -310,7 +310,7 @@ def test_control_c(given: list[str], tmp_path: Path) -> None:
     )
     assert "Traceback" not in done.out
     assert any(line == f"Run folder: {folder}\n" for line in said)
-    assert runs.read_lines(folder / "trials.jsonl")
+    assert files.read_lines(folder / "trials.jsonl")
     assert not (folder / "comparison.json").exists()
     again = finish(spawn(*given, "--methods", "majority,linear-probe", "--trials", "4", "--out", folder, "--resume"))
     assert again.code == 0, again.out

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunewright.errors import RunError
-from tunewright.runs import read_json, write_json
+from tunewright.files import read_json, write_json
 from tunewright.types import Estimate, Family, Params, TaskKind
 
 SCHEMA_VERSION = 1
 FILE_NAME = "comparison.json"
 
 Status = Literal["ok", "skipped", "failed"]
+
+READERS = frozenset({"head", "verbalizer", "demonstrations"})
+"""Parts of which a candidate needs one to read the text at all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +95,16 @@ class Candidate:
     test: Estimate | None = None
     """Of the shipped artefact, as `dev`."""
     cost: Cost = Cost()
+
+    @property
+    def shipped_seed(self) -> int | None:
+        """The seed whose artefact is judged and served; None where there is none."""
+        return next((seed.seed for seed in self.seeds if seed.shipped), None)
+
+    @property
+    def reads_text(self) -> bool:
+        """False for a floor, whose answers do not depend on the text."""
+        return bool(READERS & set(self.parts))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,16 +22,19 @@ from tunewright.backbones.encoder import Encoder
 from tunewright.config import RunConfig, choose
 from tunewright.data.load import load_dataset, test_sha256
 from tunewright.errors import ConfigError, RunError, unknown
-from tunewright.evaluation import comparison, conclusion, finals
-from tunewright.evaluation.attempt import Workshop, prepare
-from tunewright.evaluation.effort import Effort, Entrant, Trial
 from tunewright.evaluation.metrics import METRICS
-from tunewright.evaluation.progress import Clock, Journal, Listener
-from tunewright.evaluation.search import run_search
-from tunewright.evaluation.session import Session
+from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods import METHODS
-from tunewright.runs import dump_lines, open_run, read_json, read_lines, write_json, write_text
+from tunewright.runs import comparison
+from tunewright.runs.fits import refits, trials
+from tunewright.runs.folder import open_run
 from tunewright.runtime import device, environment
+from tunewright.tuning import conclusion, finals
+from tunewright.tuning.attempt import Workshop, prepare
+from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning.progress import Clock, Journal, Listener
+from tunewright.tuning.search import run_search
+from tunewright.tuning.session import Session
 from tunewright.types import Dataset, Notice
 
 
@@ -69,13 +72,12 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
     for notice in _note_cut_texts(dataset, workshops, out):
         journal.note(notice.message)
     entrants, skipped = _entrants(methods, workshops)
-    history = [Trial.read(line) for line in read_lines(out / "trials.jsonl")]
     effort = Effort(
         trials=config.num_trials,
         pruning=config.pruning,
         seed=config.seed,
         slack=dev_noise(len(dataset.splits.dev)),
-        history=history,
+        history=trials(out),
     )
     session = Session(
         config=config,
@@ -86,7 +88,7 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         workshops=workshops,
         entrants=entrants,
     )
-    if not finals.refits(out):  # once finalists are refitted, time that a kill gave back must not change them
+    if not refits(out):  # once finalists are refitted, time that a kill gave back must not change them
         run_search(session, effort)
     finals.refit(session, effort)
     finals.read_test(session, dataset)

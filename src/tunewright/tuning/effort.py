@@ -6,9 +6,8 @@ as if it had never stopped.
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
@@ -16,11 +15,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 
 from tunewright.methods.base import Choice, Range, Space
-from tunewright.training.stopping import DevScore
-from tunewright.types import Family, Params
-
-TrialStatus = Literal["complete", "pruned", "failed", "cut"]
-"""`cut`: stopped because the time ran out; never a finalist, for its refits would be cut as well."""
+from tunewright.runs.fits import Trial
+from tunewright.types import DevScore, Family, Params
 
 _STATES = {
     "complete": TrialState.COMPLETE,
@@ -34,43 +30,6 @@ _FAILURES = 2
 """Failed trials, and no other, after which a candidate is given up."""
 _UNPRUNED_TRIALS, _UNPRUNED_EPOCHS = 1, 2
 """The first trial, and the first epochs of each, are never pruned."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One line of `trials.jsonl`."""
-
-    candidate: str
-    method: str
-    family: Family
-    backbone: str
-    trial: int
-    """Number within the candidate, from 0."""
-    params: Params
-    status: TrialStatus
-    dev: tuple[dict[str, float], ...]
-    """`{"epoch", "value", "loss"}` after each epoch; epoch 0 for a method that does not train."""
-    value: float | None
-    """The best of them."""
-    seconds: float
-    epochs: int
-    num_tokens: int
-    reason: str
-
-    def record(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def read(cls, record: Mapping[str, Any]) -> "Trial":
-        """From a line."""
-        return cls(**{**record, "dev": tuple(record["dev"])})
-
-    @property
-    def best(self) -> DevScore | None:
-        """The epoch that counts."""
-        scores = [DevScore(epoch=int(d["epoch"]), value=d["value"], loss=d["loss"]) for d in self.dev]
-        return max(scores, key=lambda s: (s.value, -s.loss), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,17 +127,6 @@ class Effort:
         mine = [t for t in self.history if t.family == family]
         # What has nothing to tune is no tuning, and takes no trial from those that do.
         return sum(1 for t in mine if t.params) if self.trials is not None else sum(t.seconds for t in mine)
-
-
-def finalist(trials: Sequence[Trial]) -> Trial | None:
-    """The best complete trial: highest dev value, then lowest dev loss, then the earliest."""
-    complete = [t for t in trials if t.status == "complete" and t.best is not None]
-    return max(complete, key=_rank, default=None)
-
-
-def _rank(trial: Trial) -> tuple[float, float, int]:
-    assert trial.best is not None
-    return (trial.best.value, -trial.best.loss, -trial.trial)
 
 
 def size(space: Space) -> float:

@@ -14,11 +14,11 @@ import numpy as np
 import optuna
 import pytest
 
-from tunewright.evaluation.effort import Effort, Entrant, Trial, TrialStatus, finalist, size
+from tunewright.files import append_line, read_lines
 from tunewright.methods.base import Choice, Range, Space
-from tunewright.runs import append_line, read_lines
-from tunewright.training.stopping import DevScore
-from tunewright.types import Family, Params
+from tunewright.runs.fits import Trial, TrialStatus, finalist
+from tunewright.tuning.effort import Effort, Entrant, size
+from tunewright.types import DevScore, Family, Params
 
 NOTHING: Space = {}
 TWO_CHOICES: Space = {"template": Choice(options=("a", "b", "c")), "words": Choice(options=(1, 2))}
@@ -207,9 +207,9 @@ def test_another_seed_tries_others() -> None:
 REPLAY = """
 import json, sys
 from pathlib import Path
-from tests.evaluation.test_effort import FIELD, effort_of
-from tunewright.evaluation.effort import Trial
-from tunewright.runs import read_lines
+from tests.tuning.test_effort import FIELD, effort_of
+from tunewright.runs.fits import Trial
+from tunewright.files import read_lines
 
 history = [Trial.read(line) for line in read_lines(Path(sys.argv[1]))]
 for end in range(len(history) + 1):

@@ -20,14 +20,14 @@ from torch import nn
 
 import tunewright as tw
 from tests.commands import environment, write_topics
-from tunewright import runs
 from tunewright.adapters.parts import Lora
 from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.errors import ConfigError, RunError
-from tunewright.evaluation import comparison
-from tunewright.evaluation.harness import candidate_id
-from tunewright.evaluation.progress import Step
 from tunewright.methods import METHODS
+from tunewright.runs import comparison
+from tunewright.runs import folder as run_folder
+from tunewright.tuning.harness import candidate_id
+from tunewright.tuning.progress import Step
 
 WHOLE_COPIES = ("full", "gradual-unfreezing")
 
@@ -60,8 +60,8 @@ def test_the_folder_holds_what_is_documented(finished_run: Path) -> None:
         "log.txt",
         "report.html",
     }
-    assert runs.__doc__ is not None
-    assert all(f"    {name}" in runs.__doc__ for name in names)
+    assert run_folder.__doc__ is not None
+    assert all(f"    {name}" in run_folder.__doc__ for name in names)
     assert not [path for path in finished_run.rglob("*") if path.name.startswith(".")]
 
 
@@ -130,7 +130,7 @@ AGAIN = """
 import json, sys
 from pathlib import Path
 from tunewright.api import Run
-from tunewright.runs import read_lines
+from tunewright.files import read_lines
 from tunewright.types import Example
 
 run = Run(Path(sys.argv[1]))

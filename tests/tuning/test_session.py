@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tunewright.config import RunConfig
-from tunewright.evaluation.effort import Effort, Entrant, Trial, TrialStatus
-from tunewright.evaluation.progress import Clock, Journal, Silent
-from tunewright.evaluation.session import Session
 from tunewright.methods.base import Choice
+from tunewright.runs.fits import Trial, TrialStatus
+from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning.progress import Clock, Journal, Silent
+from tunewright.tuning.session import Session
 
 NAMES = ("probe", "lora", "full")
 _OPTIONS = Choice(options=tuple(range(9)))

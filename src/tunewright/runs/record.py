@@ -1,21 +1,20 @@
 """All that a run folder holds for its reader, as records."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright import runs
 from tunewright.errors import RunError
-from tunewright.evaluation import comparison
-from tunewright.evaluation.comparison import Candidate, Comparison
-from tunewright.report.answers import Answers
+from tunewright.files import read_json, read_lines
+from tunewright.runs import comparison
+from tunewright.runs.comparison import Candidate, Comparison
+from tunewright.runs.folder import predictions_file
 from tunewright.types import Example, Notice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
+class RunRecord:
     """A finished run. Only the comparison must be there; what is missing is empty."""
 
     comparison: Comparison
@@ -31,8 +30,8 @@ class Run:
     """The lines of `trials.jsonl`."""
     rows: tuple[Example, ...]
     """The test rows."""
-    answers: Mapping[str, Answers]
-    """Candidate -> what its shipped artefact answered; without those that stored nothing."""
+    answers: Mapping[str, Mapping[str, str]]
+    """Candidate -> row id -> label, of its shipped artefact; without those that stored nothing."""
 
     @property
     def winner(self) -> Candidate | None:
@@ -43,12 +42,7 @@ class Run:
         return next((each for each in self.comparison.candidates if each.id == decision.recommended), None)
 
 
-def shipped(candidate: Candidate) -> int | None:
-    """The seed whose artefact is judged and served; None where there is none."""
-    return next((seed.seed for seed in candidate.seeds if seed.shipped), None)
-
-
-def read(run_dir: Path) -> Run:
+def read(run_dir: Path) -> RunRecord:
     """What a run folder holds.
 
     Raises:
@@ -57,7 +51,7 @@ def read(run_dir: Path) -> Run:
     result = comparison.load(run_dir)
     settings = run_dir / "run.yaml"
     data = _mapping(run_dir / "data.json")
-    return Run(
+    return RunRecord(
         comparison=result,
         columns={str(role): str(column) for role, column in data.get("columns", {}).items()},
         notices=tuple(_notice(found) for found in data.get("notices", ())),
@@ -70,7 +64,7 @@ def read(run_dir: Path) -> Run:
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
-    content = runs.read_json(path) if path.exists() else {}
+    content = read_json(path) if path.exists() else {}
     if not isinstance(content, dict):
         raise RunError(
             f"{path} must hold a JSON object. Got {type(content).__name__}. Repeat the run or restore the file."
@@ -85,10 +79,7 @@ def _notice(found: Mapping[str, Any]) -> Notice:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = runs.read_lines(path)
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} is not valid JSON lines: {error}. Repeat the run or restore the file.") from None
+    lines = read_lines(path)
     if not all(isinstance(record, dict) for record in lines):
         raise RunError(f"{path} must hold one JSON object a line. Repeat the run or restore the file.")
     return lines
@@ -103,10 +94,10 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
         ) from None
 
 
-def _answers(run_dir: Path, candidate: Candidate) -> Answers:
+def _answers(run_dir: Path, candidate: Candidate) -> dict[str, str]:
     """Row id -> label by the shipped seed; empty where nothing is stored."""
-    seed = shipped(candidate)
+    seed = candidate.shipped_seed
     if seed is None:
         return {}
-    lines = _lines(run_dir / "predictions" / candidate.id / f"seed-{seed}.jsonl")
+    lines = _lines(predictions_file(run_dir, candidate.id, seed))
     return {str(line.get("id")): str(line.get("label")) for line in lines}

@@ -14,13 +14,11 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore
-from tunewright.evaluation.metrics import Metric
+from tunewright.evaluation.metrics import Metric, label_indices
 from tunewright.methods.base import Material, Method, settings
 from tunewright.runtime import PeakMemory
 from tunewright.training.loop import Exam, Observe, Rows, Trained, evaluate, train, trainable_count
 from tunewright.types import Example, Params, Task
-
-UNKNOWN_LABEL = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +66,9 @@ def prepare(
 
 
 def label_rows(task: Task, backbone: Encoder, examples: Sequence[Example], limit: int) -> Rows:
-    """Tokenised rows with label indices; -1 for a label the task does not know."""
-    index = {label: k for k, label in enumerate(task.labels)}
-    labels = [UNKNOWN_LABEL if e.label is None else index.get(e.label, UNKNOWN_LABEL) for e in examples]
-    return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.tensor(labels))
+    """Tokenised rows with label indices; `UNKNOWN_LABEL` for a label the task does not know."""
+    labels_N = torch.from_numpy(label_indices(task.labels, (e.label for e in examples)))
+    return Rows(encodings=backbone.encode(examples, limit), labels_N=labels_N)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,80 +1,29 @@
 """The finals: each candidate's best setting is fitted again with several seeds, and answers the test rows once."""
 
 import shutil
-import statistics
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
 
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.base import Row
-from tunewright.backbones.inference import predict
+from tunewright.backbones.inference import answer
 from tunewright.errors import OutOfMemory
-from tunewright.evaluation.attempt import Outcome, Workshop, attempt
-from tunewright.evaluation.comparison import Comparison
-from tunewright.evaluation.effort import Effort, Entrant, Trial, finalist
-from tunewright.evaluation.progress import Step
-from tunewright.evaluation.search import OUT_OF_TIME
-from tunewright.evaluation.session import Session
+from tunewright.files import append_line, dump_lines, write_text
 from tunewright.methods import METHODS
-from tunewright.runs import append_line, dump_lines, read_lines, write_text
+from tunewright.runs.comparison import Comparison
+from tunewright.runs.fits import Refit, Trial, finalist, refits, shipped
+from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
-from tunewright.training.stopping import DevScore
-from tunewright.types import Dataset, Example, Params, Prediction
+from tunewright.tuning.attempt import Outcome, attempt
+from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning.progress import Step
+from tunewright.tuning.search import OUT_OF_TIME
+from tunewright.tuning.session import Session
+from tunewright.types import Dataset, DevScore, Prediction
 
 _TEST_S = 5.0
 """Kept for the test pass and the report while refitting."""
-_LATENCY_RUNS = 9
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refit:
-    """One line of `finalists.jsonl`."""
-
-    candidate: str
-    seed: int
-    params: Params
-    dev: float
-    loss: float
-    epochs: int
-    seconds: float
-    stopped: str
-    num_tokens: int
-    trainable: int
-    peak_memory_bytes: int | None
-    adapter_bytes: int
-    adapter_sha256: str
-
-    @classmethod
-    def read(cls, record: dict[str, Any]) -> "Refit":
-        """From a line."""
-        return cls(**{f.name: record[f.name] for f in fields(cls)})
-
-
-def adapter_folder(out: Path, candidate: str, seed: int) -> Path:
-    """Where a refit's adapter is."""
-    return out / "adapters" / candidate / f"seed-{seed}"
-
-
-def predictions_file(out: Path, candidate: str, seed: int, split: str = "test") -> Path:
-    """Where a refit's answers are."""
-    name = f"seed-{seed}.jsonl" if split == "test" else f"seed-{seed}.{split}.jsonl"
-    return out / "predictions" / candidate / name
-
-
-def refits(out: Path) -> list[Refit]:
-    """Those that are finished."""
-    return [Refit.read(line) for line in read_lines(out / "finalists.jsonl")]
-
-
-def shipped(found: Sequence[Refit]) -> Refit:
-    """The one that is best on dev: what the decision is about."""
-    return max(found, key=lambda r: (r.dev, -r.loss, -r.seed))
 
 
 def refit(session: Session, effort: Effort) -> None:
@@ -176,42 +125,14 @@ def read_test(session: Session, dataset: Dataset) -> None:
         adapter = folder.load(adapter_folder(session.out, record.candidate, record.seed))
         workshop.material.backbone.check(adapter)
         if is_shipped:
-            dev = answer_rows(adapter, dataset.splits.dev, workshop)
+            dev = answer(adapter, dataset.splits.dev, workshop.material.store)
             _write(predictions_file(session.out, record.candidate, record.seed, "dev"), dev)
-        _write(file, answer_rows(adapter, dataset.splits.test, workshop))
+        _write(file, answer(adapter, dataset.splits.test, workshop.material.store))
         session.clock.beat()
-
-
-def answer_rows(adapter: Adapter, examples: Sequence[Example], workshop: Workshop) -> list[Prediction]:
-    """The adapter's answers."""
-    backbone = workshop.material.backbone
-    encodings = backbone.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
-    logits_NC = predict(adapter, encodings, workshop.material.store)
-    return to_predictions(adapter, examples, logits_NC)
-
-
-def to_predictions(adapter: Adapter, examples: Sequence[Example], logits_NC: Tensor) -> list[Prediction]:
-    """Logits as labels with probabilities."""
-    probabilities = logits_NC.double().softmax(-1)
-    best = logits_NC.argmax(-1).tolist()
-    rows = zip(examples, best, probabilities.tolist(), strict=True)
-    return [Prediction(id=e.id, label=adapter.labels[k], probabilities=tuple(p)) for e, k, p in rows]
 
 
 def _write(file: Path, predictions: Sequence[Prediction]) -> None:
     write_text(file, dump_lines(asdict(p) for p in predictions))
-
-
-def latency_ms(adapter: Adapter, examples: Sequence[Example], workshop: Workshop) -> float:
-    """Median wall-clock milliseconds of one request, from text to logits, one at a time."""
-    backbone = workshop.material.backbone
-    times = []
-    for k in range(_LATENCY_RUNS + 1):
-        start = time.perf_counter()
-        encodings = backbone.encode([examples[k % len(examples)]], adapter.max_tokens - adapter.prefix_tokens)
-        backbone.logits([Row(encoding=encodings[0], adapter=adapter)])
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[1:])
 
 
 def drop_unshipped(out: Path, result: Comparison) -> None:

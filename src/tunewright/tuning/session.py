@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.config import RunConfig
-from tunewright.evaluation.attempt import Outcome, Workshop
-from tunewright.evaluation.effort import Effort, Entrant, finalist
-from tunewright.evaluation.progress import Clock, Journal
+from tunewright.runs.fits import finalist
+from tunewright.tuning.attempt import Outcome, Workshop
+from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning.progress import Clock, Journal
 
 _TAIL_S = 8.0
 """Kept for the test pass, the decision and the report, beside what is estimated from the trials."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from tunewright.runs import disk_errors, read_json, write_json
+from tunewright.files import disk_errors, read_json, write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,1 @@
+"""Answering rows with what was shipped."""
