@@ -58,12 +58,31 @@ class RunConfig(BaseModel):
     methods: Names = Field(default=("all",), min_length=1, description="methods to compare, comma separated, or all")
     trials: int | None = Field(default=None, ge=1, description="tuning trials for each family of methods (default 12)")
     budget: Seconds | None = Field(default=None, gt=0, description="time for the whole run, such as 90s, 10m or 2h")
+    max_cost: float | None = Field(default=None, gt=0, description="modelled US dollars for the whole run, at most")
+    prices: str | None = Field(default=None, description="YAML file with your own prices")
+    requests_per_day: float | None = Field(default=None, gt=0, description="your volume, for the cost of ownership")
+    months: float = Field(default=12, gt=0, description="how long the candidate is to serve")
     seeds: int = Field(default=3, ge=1, description="refits of each method's best setting")
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
     metric: str = Field(default="accuracy", description="accuracy or macro-f1")
     margin: float = Field(
         default=1.0, ge=0, lt=100, description="points a cheaper candidate may lose and still be recommended"
     )
+    require: Names = Field(
+        default=(), description="what a candidate must have: quality>=0.9,latency_p95_ms<=50,bytes<=5MB,local,editable"
+    )
+    predictions: Names = Field(
+        default=(), description="NAME=FILE: answers of anything else to the test rows, compared too; may repeat"
+    )
+    folds: int | None = Field(
+        default=None, ge=1, description="cross-validation with N folds; 1: a single split; chosen by size when absent"
+    )
+    repeats: int = Field(default=1, ge=1, description="times the cross-validation is repeated on other folds")
+    slice: Names = Field(default=(), description="column, or rule such as len>200, to report apart; may repeat")
+    swap: str | None = Field(
+        default=None, description="YAML file: pairs of terms to swap in the test rows, to count answers that flip"
+    )
+    error_costs: str | None = Field(default=None, description="YAML file: true label -> answer -> cost of that error")
     pruning: bool = Field(default=True, description="stop trials early that are behind the median of earlier ones")
     max_tokens: int | None = Field(
         default=None, ge=8, description="cut texts to this many tokens; the model's limit when absent"

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Family = Literal["no training", "soft prompts", "fine-tuning"]
-"""The three answers to the question; every family gets the same tuning budget."""
+Family = Literal["no training", "soft prompts", "fine-tuning", "outside"]
+"""The three answers to the question, each with the same tuning budget; and what answered elsewhere."""
 
 FAMILIES: tuple[Family, ...] = ("no training", "soft prompts", "fine-tuning")
+"""Of methods."""
 
 TaskKind = Literal["classify"]
 

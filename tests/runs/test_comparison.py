@@ -32,8 +32,19 @@ CONTENT: dict[str, Any] = {
             "test": {"value": 0.8, "low": 0.58, "high": 0.92, "n": 20},
             "cost": {
                 "tune_s": 1.5, "train_s": 0.5, "peak_memory_bytes": 10, "adapter_bytes": 20, "trainable_parameters": 30,
-                "extra_tokens_per_request": 0.0, "latency_ms": 2.5, "price": 0.001,
+                "extra_tokens_per_request": 0.0, "latency_ms": 2.5, "price": 0.001, "predict_s": 0.2, "tokens": 900,
+                "latency": [{"batch": 1, "p50_ms": 2.5, "p95_ms": 3.5}], "ownership": 12.5,
             },
+            "calibration": {
+                "temperature": 1.5, "error_before": 0.1, "error": 0.05, "threshold": 0.6,
+                "curve": [{"threshold": 0.6, "coverage": 0.8, "risk": 0.1}], "mean_error_cost": 0.3,
+            },
+            "slices": [{"rule": "lang=de", "value": {"value": 0.5, "low": 0.2, "high": 0.8, "n": 6}}],
+            "gaps": [{"rule": "lang=de", "difference": -0.3, "low": -0.6, "high": 0.0}],
+            "flips": [
+                {"terms": ["he", "she"], "rows": 7, "flipped": {"value": 0.1, "low": 0.0, "high": 0.4, "n": 7}}
+            ],
+            "unmet": ["latency_p95_ms<=3: it has 3.5"],
         },
         {
             "id": "prefix", "method": "prefix", "family": "soft prompts", "backbone": "minilm", "status": "skipped",
@@ -42,7 +53,9 @@ CONTENT: dict[str, Any] = {
             "cost": {
                 "tune_s": None, "train_s": None, "peak_memory_bytes": None, "adapter_bytes": None,
                 "trainable_parameters": None, "extra_tokens_per_request": None, "latency_ms": None, "price": None,
+                "predict_s": None, "tokens": None, "latency": [], "ownership": None,
             },
+            "calibration": None, "slices": [], "gaps": [], "flips": [], "unmet": [],
         },
     ],
     "pairs": [
@@ -64,12 +77,23 @@ CONTENT: dict[str, Any] = {
             {"id": "c", "difference": 0.0, "rows_needed": None},
         ],
         "stability": 0.7, "corrected_value": None, "minimum_detectable_difference": 0.2, "verdict": "v", "reason": "r",
+        "requirements": ["latency_p95_ms<=3"], "nearest_misses": ["b lacks 0.5 ms"],
     },
     "test_reads": 1,
     "provenance": {
         "command": "tunewright compare", "version": "0.1.0", "versions": {"torch": "2"}, "seed": 0,
         "started": "2026-01-01T00:00:00Z", "data_sha256": "cd",
     },
+    "protocol": {"kind": "folds", "folds": 5, "repeats": 2, "reason": "too few rows"},
+    "effort": [{"family": "fine-tuning", "trials": 4, "seconds": 1.5, "price": 0.1, "best": [None, 0.9]}],
+    "ledger": {
+        "wall_s": 9.0, "tuning_s": 5.0, "refits_s": 2.0, "test_s": 1.0, "cpu_s": 15.0, "gpu_s": None,
+        "peak_memory_bytes": 5, "tokens": 900, "stored_bytes": 20, "price": 0.1, "budget_s": 10.0, "max_cost": None,
+        "not_done": ["2 refits"],
+    },
+    "checks": [
+        {"code": "few-rows", "passed": False, "value": 20.0, "sentence": "20 rows.", "touches": ["lora"]}
+    ],
 }  # fmt: skip
 
 

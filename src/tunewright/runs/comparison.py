@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from tunewright.errors import RunError
 from tunewright.files import read_json, write_json
+from tunewright.runs.schema import read_as, to_plain
 from tunewright.types import Estimate, Family, Params, TaskKind
 
 SCHEMA_VERSION = 1
@@ -62,6 +63,16 @@ class SeedResult:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Latency:
+    """Measured time of one call, from texts to answers, on the machine of the run."""
+
+    batch: int
+    """Rows of a call."""
+    p50_ms: float
+    p95_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """What a candidate took, and what it takes to serve."""
 
@@ -74,6 +85,76 @@ class Cost:
     latency_ms: float | None = None
     price: float | None = None
     """Modelled US dollars for 1000 requests."""
+    predict_s: float | None = None
+    """The pass over the test rows, of the shipped artefact."""
+    tokens: int | None = None
+    """Trained on, in all trials and refits."""
+    latency: tuple[Latency, ...] = ()
+    """At batch 1 and 32."""
+    ownership: float | None = None
+    """Modelled US dollars: tuning, training, memory and every request of the user's volume and months."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Coverage:
+    """What is answered, and how well, when answers below a threshold are left to somebody else."""
+
+    threshold: float
+    """Least probability of an answer that is given."""
+    coverage: float
+    """Share of the rows answered."""
+    risk: float
+    """Share of wrong answers among those."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """Whether probabilities mean what they say, on the test rows."""
+
+    temperature: float
+    """Logits are divided by it; fitted on dev (Guo et al. 2017, section 4.2)."""
+    error_before: float
+    """Expected calibration error without the temperature."""
+    error: float
+    """And with it."""
+    threshold: float | None = None
+    """Abstain below it: chosen on dev."""
+    curve: tuple[Coverage, ...] = ()
+    """Risk against coverage on test."""
+    mean_error_cost: float | None = None
+    """Mean cost of an answer under the user's cost matrix, when the answer of least expected cost is given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slice:
+    """The metric on some of the test rows."""
+
+    rule: str
+    """`lang=de` or `len>200`."""
+    value: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gap:
+    """The worst slice of a column or rule against all other rows."""
+
+    rule: str
+    difference: float
+    """Its metric minus that of the rows outside it."""
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flips:
+    """How often swapping a pair of terms changes the answer."""
+
+    terms: tuple[str, ...]
+    """The two."""
+    rows: int
+    """Test rows that hold one of them."""
+    flipped: Estimate
+    """Share of those whose answer changes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +176,12 @@ class Candidate:
     test: Estimate | None = None
     """Of the shipped artefact, as `dev`."""
     cost: Cost = Cost()
+    calibration: Calibration | None = None
+    slices: tuple[Slice, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    flips: tuple[Flips, ...] = ()
+    unmet: tuple[str, ...] = ()
+    """Requirements of the user's that it fails, each with its figure: such a candidate is not recommended."""
 
     @property
     def shipped_seed(self) -> int | None:
@@ -162,6 +249,71 @@ class Decision:
     minimum_detectable_difference: float | None
     verdict: str
     reason: str
+    requirements: tuple[str, ...] = ()
+    """What the user requires of a candidate."""
+    nearest_misses: tuple[str, ...] = ()
+    """Where no candidate meets them: those that come nearest, each with what it lacks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """Something that was looked at because it can make a comparison worthless."""
+
+    code: str
+    """Stable kebab-case name; its page is `docs/guides/checks.md`."""
+    passed: bool
+    value: float | None
+    sentence: str
+    touches: tuple[str, ...] = ()
+    """Candidates whose numbers it touches; empty for all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FamilyEffort:
+    """What a family of methods got to tune itself, and what it made of it."""
+
+    family: Family
+    trials: int
+    seconds: float
+    price: float | None = None
+    """Modelled US dollars."""
+    best: tuple[float | None, ...] = ()
+    """Best dev value so far after each of its trials."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ledger:
+    """What the whole run took."""
+
+    wall_s: float
+    tuning_s: float
+    refits_s: float
+    test_s: float
+    cpu_s: float | None = None
+    """Of all cores."""
+    gpu_s: float | None = None
+    peak_memory_bytes: int | None = None
+    tokens: int | None = None
+    """Trained on."""
+    stored_bytes: int | None = None
+    """Of all adapters in the run folder."""
+    price: float | None = None
+    """Modelled US dollars."""
+    budget_s: float | None = None
+    max_cost: float | None = None
+    not_done: tuple[str, ...] = ()
+    """What the budget left out, each a few words."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Protocol:
+    """How answers on unseen rows were obtained."""
+
+    kind: Literal["holdout", "folds"] = "holdout"
+    folds: int = 1
+    repeats: int = 1
+    reason: str | None = None
+    """Why folds were chosen where the user did not ask for them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,12 +341,16 @@ class Comparison:
     """None where no candidate was finished."""
     test_reads: int
     provenance: Provenance
+    protocol: Protocol = Protocol()
+    effort: tuple[FamilyEffort, ...] = ()
+    ledger: Ledger | None = None
+    checks: tuple[Check, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON values, schema version first."""
-    content = _plain(comparison)
+    content = to_plain(comparison)
     return {"schema_version": content.pop("schema_version"), **content}
 
 
@@ -208,7 +364,7 @@ def from_json(content: Any) -> Comparison:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         allowed = f"Allowed: up to {SCHEMA_VERSION}. Update tunewright to read this run."
         raise RunError(f"`schema_version` of {FILE_NAME} is {version}. {allowed}")
-    comparison = _read(Comparison, content, FILE_NAME)
+    comparison = read_as(Comparison, content, FILE_NAME)
     assert isinstance(comparison, Comparison)
     return comparison
 
@@ -225,70 +381,3 @@ def load(run_dir: Path) -> Comparison:
         RunError: Missing, not JSON, or not this schema.
     """
     return from_json(read_json(run_dir / FILE_NAME))
-
-
-def _plain(value: Any) -> Any:
-    """Records as dicts and tuples as lists, all the way down."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    """A JSON value as the annotated type.
-
-    Raises:
-        RunError: Naming the place, what is there and what should be.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return _read_record(kind, value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_read(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
-    if origin is Mapping and isinstance(value, dict):
-        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if origin in (types.UnionType, typing.Union):
-        return _read_union(arguments, value, where)
-    return _read_scalar(kind, value, where)
-
-
-def _read_scalar(kind: Any, value: Any, where: str) -> Any:
-    """A JSON value as a scalar or one of a few words; a whole number may stand for a float."""
-    words = typing.get_args(kind)
-    if value in words if words else type(value) is kind:
-        return value
-    if kind is float and type(value) is int:
-        return float(value)
-    allowed = ", ".join(map(str, words)) if words else getattr(kind, "__name__", str(kind))
-    raise RunError(f"{where} must be {allowed}. Got {value!r:.80}. Repeat the run or restore {FILE_NAME}.")
-
-
-def _read_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    """The member of a union whose JSON type is the value's; else the first, for its error."""
-    if value is None and types.NoneType in arguments:
-        return None
-    kinds = [kind for kind in arguments if kind is not types.NoneType]
-    exact = [kind for kind in kinds if kind is type(value)]
-    return _read(exact[0] if exact else kinds[0], value, where)
-
-
-def _read_record(kind: Any, value: Mapping[str, Any], where: str) -> Any:
-    """A record from the keys it knows.
-
-    Raises:
-        RunError: A key without a default is missing.
-    """
-    kinds = typing.get_type_hints(kind)
-    needed = [
-        field.name
-        for field in dataclasses.fields(kind)
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    missing = [name for name in needed if name not in value]
-    if missing:
-        raise RunError(f"{where} lacks {', '.join(missing)}. Repeat the run or restore {FILE_NAME}.")
-    return kind(**{name: _read(kinds[name], value[name], f"{where}.{name}") for name in kinds if name in value})
