@@ -7,7 +7,7 @@ import pytest
 
 import tunewright as tw
 from tests.commands import write_topics
-from tunewright.errors import ConfigError, RunError
+from tunewright.errors import ConfigError, DataError, RunError
 from tunewright.serve.predictor import Predictor
 from tunewright.tuning.progress import Silent
 
@@ -45,6 +45,11 @@ def test_settings_on_top_of_a_configuration(tiny_folder: Callable[[str], Path], 
     run = tw.compare(config, listener=Silent(), seeds=1, out=str(tmp_path / "run"), margin=None)
     (candidate,) = run.comparison.candidates
     assert (candidate.id, len(candidate.seeds)) == ("majority", 1)
+
+
+def test_paths_may_be_paths(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        tw.compare(tmp_path / "absent.csv", out=tmp_path / "run")
 
 
 def test_wrong_settings_on_top_of_a_configuration(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class Run(Mapping[str, "Predictor"]):
 
 
 def compare(
-    data: str | RunConfig | None = None,
+    data: str | Path | RunConfig | None = None,
     *,
     listener: Listener | None = None,
     command: tuple[str, ...] = (),
@@ -118,10 +118,11 @@ def compare(
     return Run(out)
 
 
-def _config(data: str | RunConfig | None, settings: Mapping[str, Any]) -> RunConfig:
+def _config(data: str | Path | RunConfig | None, settings: Mapping[str, Any]) -> RunConfig:
+    given = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
     if isinstance(data, RunConfig):
-        return validate(data.model_dump() | {key: value for key, value in settings.items() if value is not None})
-    return load_config(None, {"data": data, **settings})
+        return validate(data.model_dump() | {key: value for key, value in given.items() if value is not None})
+    return load_config(None, {"data": None if data is None else str(data), **given})
 
 
 def default_folder(config: RunConfig) -> Path:

@@ -66,6 +66,11 @@ def test_texts_are_numbered_from_one(lora: Predictor, rows: list[Example]) -> No
     assert lora.predict([]) == []
 
 
+def test_one_text_is_no_list(lora: Predictor) -> None:
+    with pytest.raises(DataError, match=r"Got one text, 'all of it'\. Write predict\(\[text\]\)"):
+        lora.predict("all of it")
+
+
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_empty_text(text: str, lora: Predictor) -> None:
     with pytest.raises(DataError, match=r"row 2 has an empty text \(1 in all\)"):

@@ -66,8 +66,10 @@ class Predictor:
             rows: Texts, or examples where there are pairs.
 
         Raises:
-            DataError: A text is empty, or pairs are missing or not wanted.
+            DataError: A text is empty, pairs are missing or not wanted, or one text stands where a list of them should.
         """
+        if isinstance(rows, str):
+            raise DataError(f"`rows` must be a list of texts. Got one text, {rows[:40]!r}. Write predict([text]).")
         examples = [Example(id=str(k), text=row) if isinstance(row, str) else row for k, row in enumerate(rows, 1)]
         empty = [e.id for e in examples if not e.text.strip()]
         if empty:
