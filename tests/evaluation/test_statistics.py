@@ -65,7 +65,19 @@ def brute_score(wins: int, losses: int, n: int, delta: float) -> float:
 @pytest.mark.parametrize(("wins", "losses", "n"), [(12, 2, 50), (2, 12, 50), (5, 5, 100), (1, 0, 30), (20, 31, 300)])
 def test_score_bound_is_where_the_numeric_score_meets_the_quantile(wins: int, losses: int, n: int) -> None:
     bound = statistics.score_lower_bound(wins, losses, n)
-    assert brute_score(wins, losses, n, bound) == pytest.approx(stats.norm.ppf(0.95), abs=1e-4)
+    assert brute_score(wins, losses, n, float(bound)) == pytest.approx(stats.norm.ppf(0.95), abs=1e-4)
+
+
+def test_score_bounds_of_many_are_those_of_each() -> None:
+    """Shapes broadcast: two levels, three pairs, the last of which lost every row."""
+    levels = np.array([[0.95], [0.975]])
+    found = statistics.score_lower_bound(np.array([12, 2, 0]), np.array([2, 12, 50]), 50, level=levels)
+    expected = [
+        [statistics.score_lower_bound(w, b, 50, level=level) for w, b in ((12, 2), (2, 12), (0, 50))]
+        for level in (0.95, 0.975)
+    ]
+    np.testing.assert_array_equal(found, expected)
+    assert found[0, 2] == -1
 
 
 def test_score_bound_without_disagreement() -> None:
@@ -89,8 +101,8 @@ def test_score_bound_covers() -> None:
         counts = np.stack([wins, losses, n - wins - losses], axis=1)[inside]
         chances = stats.multinomial.pmf(counts, n, [win, loss, 1 - win - loss])
         likely = chances > 1e-7
-        too_high = [statistics.score_lower_bound(int(w), int(b), n) > win - loss for w, b, _ in counts[likely]]
-        assert chances[likely] @ np.array(too_high) < 0.08
+        wins_M, losses_M, _ = counts[likely].T
+        assert chances[likely] @ (statistics.score_lower_bound(wins_M, losses_M, n) > win - loss) < 0.08
 
 
 def test_detectable_difference_is_the_inverse_of_rows_needed() -> None:

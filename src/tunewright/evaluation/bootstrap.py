@@ -141,8 +141,8 @@ def one_sided_bounds(
     if scorer.is_binomial:
         wins, losses = wins_losses(scorer, a_N, b_N)
         n = scorer.true_N.size
-        low = score_lower_bound(wins, losses, n, level=level)
-        return low, -score_lower_bound(losses, wins, n, level=level)
+        low = float(score_lower_bound(wins, losses, n, level=level))
+        return low, -float(score_lower_bound(losses, wins, n, level=level))
     value = scorer.value(a_N) - scorer.value(b_N)
     low = lower_bound(values_R, value, scorer.num_units, level=level)
     return low, -lower_bound(-values_R, -value, scorer.num_units, level=level)

@@ -1,17 +1,16 @@
 """What the rows say about the candidates: every pair of them.
 
-Shapes: N rows, R resamples, K candidates, cheapest first.
+Shapes: N rows, R resamples, K candidates, cheapest first, P pairs of them.
 """
 
-import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.random import Generator
 
-from tunewright.evaluation import bootstrap, statistics
+from tunewright.evaluation import bootstrap, max_t, statistics
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
 from tunewright.evaluation.statistics import Difference
 from tunewright.runs.comparison import NotSeparated, Pair
@@ -145,29 +144,26 @@ class Evidence:
 
 
 def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resamples: int) -> Evidence:
-    """Compares all pairs on shared resamples.
+    """Compares all pairs on the same rows.
 
-    The p-value is of the exact McNemar test for a proportion of independent rows, else of the paired bootstrap, whose
-    tail, where Holm's method looks, is only approximate.
+    For a proportion of independent rows by the exact McNemar test and Tango's score bounds, adjusted by sign flips of
+    the rows; else by paired bootstrap, whose tail is only approximate, adjusted on the same resamples.
 
     Args:
         candidates: In any order; the evidence sorts them from cheap to dear.
         scorer: Metric and true labels of the test rows.
         rng: Source of randomness.
-        num_resamples: Of the paired bootstrap.
+        num_resamples: Of the bootstrap, or sign flips.
     """
     entries = sorted(candidates, key=lambda entry: (entry.price, -scorer.value(entry.predicted_N), entry.id))
-    values_K = np.array([scorer.value(entry.predicted_N) for entry in entries])
     predicted_KN = [entry.predicted_N for entry in entries]
-    values_RK = bootstrap.resampled_values(scorer, predicted_KN, rng, num_resamples=num_resamples)
-    duels = []
-    for a, b in combinations(range(len(entries)), 2):
-        values_R, value = values_RK[:, a] - values_RK[:, b], float(values_K[a] - values_K[b])
-        duels.append(_duel(scorer, entries, (a, b), values_R, value))
+    values_K = np.array([scorer.value(predicted_N) for predicted_N in predicted_KN])
+    compare = _by_counts if scorer.is_binomial else _by_resamples
+    duels, adjusted_P = compare(scorer, predicted_KN, values_K, rng, num_resamples)
     return gather(
         entries,
         duels,
-        statistics.holm([duel.measured.p_value for duel in duels]),
+        np.maximum(adjusted_P, [duel.measured.p_value for duel in duels]),
         answers=[predicted_KN],
         estimates=[entry.test for entry in entries],
         values_K=values_K,
@@ -178,7 +174,7 @@ def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resam
 def gather(
     entries: Sequence[Standing],
     duels: Sequence[Duel],
-    adjusted: Sequence[float],
+    adjusted_P: Sequence[float] | FloatArray,
     *,
     answers: Sequence[Sequence[IntArray]],
     estimates: Sequence[Estimate],
@@ -191,7 +187,7 @@ def gather(
     Args:
         entries: Cheapest first.
         duels: All pairs of them, a < b.
-        adjusted: P-value of each pair, adjusted for all.
+        adjusted_P: P-value of each pair, adjusted for all.
         answers: Label indices [N] of each entry in each repeat.
         estimates: Metric of each entry with its interval.
         values_K: Metric of each entry.
@@ -199,11 +195,11 @@ def gather(
         num_folds: Of a cross-validation; None for test rows.
     """
     adjusted_KK, disagreement_KK, slack_KK = np.ones((3, len(entries), len(entries)))
-    for duel, p_adjusted in zip(duels, adjusted, strict=True):
-        both = [duel.a, duel.b], [duel.b, duel.a]
-        adjusted_KK[both] = p_adjusted
-        disagreement_KK[both] = duel.disagreement
-        slack_KK[both] = duel.slack_ab, duel.slack_ba
+    a_P, b_P = [duel.a for duel in duels], [duel.b for duel in duels]
+    adjusted_KK[a_P, b_P] = adjusted_KK[b_P, a_P] = adjusted_P
+    disagreement_KK[a_P, b_P] = disagreement_KK[b_P, a_P] = [duel.disagreement for duel in duels]
+    slack_KK[a_P, b_P] = [duel.slack_ab for duel in duels]
+    slack_KK[b_P, a_P] = [duel.slack_ba for duel in duels]
     return Evidence(
         entries=entries,
         answers=answers,
@@ -212,28 +208,60 @@ def gather(
         num_rows=scorer.true_N.size,
         num_folds=num_folds,
         values_K=values_K,
-        pairs=tuple(_pair(entries, duel, p_adjusted) for duel, p_adjusted in zip(duels, adjusted, strict=True)),
+        pairs=tuple(
+            _pair(entries, duel, float(p_adjusted)) for duel, p_adjusted in zip(duels, adjusted_P, strict=True)
+        ),
         adjusted_KK=adjusted_KK,
         disagreement_KK=disagreement_KK,
         slack_KK=slack_KK,
     )
 
 
-def _duel(
-    scorer: Scorer, entries: Sequence[Entry], indices: tuple[int, int], values_R: FloatArray, value: float
-) -> Duel:
-    """One pair: its difference with interval, p-value and the two one-sided bounds."""
-    a, b = indices
-    a_N, b_N = entries[a].predicted_N, entries[b].predicted_N
-    measured = bootstrap.difference(values_R, value, scorer.num_units)
-    low, high = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_R)
-    if scorer.is_binomial:
-        # The score interval agrees with McNemar's test; resamples of few disagreements promise too much.
-        ends = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_R, level=(1 + statistics.LEVEL) / 2)
-        p_value = statistics.mcnemar(*bootstrap.wins_losses(scorer, a_N, b_N))
-        measured = dataclasses.replace(measured, low=ends[0], high=ends[1], p_value=p_value)
-    disagreement = scorer.true_N.size * measured.standard_error**2 + measured.value**2
-    return Duel(a=a, b=b, measured=measured, slack_ab=value - low, slack_ba=high - value, disagreement=disagreement)
+def _by_counts(
+    scorer: Scorer, predicted_KN: Sequence[IntArray], values_K: FloatArray, rng: Generator, num_flips: int
+) -> tuple[list[Duel], FloatArray]:
+    """All pairs by the rows that one of the two alone has right: the score interval agrees with McNemar's test."""
+    n = scorer.true_N.size
+    is_right_KN = np.asarray(predicted_KN) == scorer.true_N
+    pairs = np.triu_indices(len(predicted_KN), 1)
+    wins_KK = np.rint(is_right_KN.astype(np.float64) @ ~is_right_KN.T).astype(np.int64)
+    wins_P, losses_P = wins_KK[pairs], wins_KK.T[pairs]
+    levels = np.array([[statistics.LEVEL], [(1 + statistics.LEVEL) / 2]])
+    low_2P, high_2P = (
+        sign * statistics.score_lower_bound(x_P, y_P, n, level=levels)
+        for sign, x_P, y_P in ((1, wins_P, losses_P), (-1, losses_P, wins_P))
+    )
+    p_value_P = statistics.mcnemar(wins_P, losses_P)
+    duels = []
+    for k, (a, b) in enumerate(np.transpose(pairs).tolist()):
+        value, disagreement = float(values_K[a] - values_K[b]), float(wins_P[k] + losses_P[k]) / n
+        measured = Difference(
+            value=value,
+            low=float(low_2P[1, k]),
+            high=float(high_2P[1, k]),
+            p_value=float(p_value_P[k]),
+            standard_error=math.sqrt(max(0.0, disagreement - value**2) / n),
+        )
+        slack_ab, slack_ba = value - float(low_2P[0, k]), float(high_2P[0, k]) - value
+        duels.append(Duel(a=a, b=b, measured=measured, slack_ab=slack_ab, slack_ba=slack_ba, disagreement=disagreement))
+    return duels, max_t.by_sign_flips(is_right_KN, pairs, rng, num_flips)
+
+
+def _by_resamples(
+    scorer: Scorer, predicted_KN: Sequence[IntArray], values_K: FloatArray, rng: Generator, num_resamples: int
+) -> tuple[list[Duel], FloatArray]:
+    """All pairs on shared resamples."""
+    values_RK = bootstrap.resampled_values(scorer, predicted_KN, rng, num_resamples=num_resamples)
+    a_P, b_P = np.triu_indices(len(predicted_KN), 1)
+    values_RP, values_P = values_RK[:, a_P] - values_RK[:, b_P], values_K[a_P] - values_K[b_P]
+    duels = []
+    for a, b, values_R, value in zip(a_P.tolist(), b_P.tolist(), values_RP.T, values_P.tolist(), strict=True):
+        measured = bootstrap.difference(values_R, value, scorer.num_units)
+        low, high = bootstrap.one_sided_bounds(scorer, predicted_KN[a], predicted_KN[b], values_R)
+        disagreement = scorer.true_N.size * measured.standard_error**2 + value**2
+        slack_ab, slack_ba = value - low, high - value
+        duels.append(Duel(a=a, b=b, measured=measured, slack_ab=slack_ab, slack_ba=slack_ba, disagreement=disagreement))
+    return duels, max_t.by_resamples(values_RP, values_P)
 
 
 def _pair(entries: Sequence[Standing], duel: Duel, p_adjusted: float) -> Pair:
