@@ -72,11 +72,9 @@ def test_score_bounds_of_many_are_those_of_each() -> None:
     """Shapes broadcast: two levels, three pairs, the last of which lost every row."""
     levels = np.array([[0.95], [0.975]])
     found = statistics.score_lower_bound(np.array([12, 2, 0]), np.array([2, 12, 50]), 50, level=levels)
-    expected = [
-        [statistics.score_lower_bound(w, b, 50, level=level) for w, b in ((12, 2), (2, 12), (0, 50))]
-        for level in (0.95, 0.975)
-    ]
-    np.testing.assert_array_equal(found, expected)
+    for row, level in enumerate((0.95, 0.975)):
+        for column, (wins, losses) in enumerate([(12, 2), (2, 12), (0, 50)]):
+            assert found[row, column] == statistics.score_lower_bound(wins, losses, 50, level=level)
     assert found[0, 2] == -1
 
 

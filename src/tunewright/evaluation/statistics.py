@@ -75,14 +75,14 @@ def score_lower_bound(wins: IntLike, losses: IntLike, n: int, *, level: float | 
         n: All rows.
         level: Of the bound.
     """
-    wins, losses = np.asarray(wins, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    won, lost = np.asarray(wins, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     z = special.ndtri(level)
-    low, high = np.broadcast_arrays(-1.0 + 0 * z, (wins - losses) / n)
+    low, high = np.broadcast_arrays(-1.0 + 0 * z, (won - lost) / n)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        is_below = _score(wins, losses, n, middle) > z
+        is_below = _score(won, lost, n, middle) > z
         low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
-    bound: FloatArray = np.where(losses == n, -1.0, low)
+    bound: FloatArray = np.where(lost == n, -1.0, low)
     return bound
 
 
