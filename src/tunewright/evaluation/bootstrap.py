@@ -15,7 +15,7 @@ from numpy.random import Generator
 from scipy import stats
 
 from tunewright.evaluation.metrics import CountArray, FloatArray, IntArray, Scorer
-from tunewright.evaluation.statistics import LEVEL, ROUNDING, Difference, score_lower_bound, wilson
+from tunewright.evaluation.statistics import LEVEL, ROUNDING, Difference, least_slack, score_lower_bound, wilson
 from tunewright.types import Estimate
 
 NUM_RESAMPLES = 10_000
@@ -120,8 +120,7 @@ def lower_bound(values_R: FloatArray, value: float, n: int, *, level: float = LE
     Never closer to the value than the score bound of n rows without a disagreement: where few rows disagree, resamples
     promise too much.
     """
-    z = float(stats.norm.ppf(level))
-    return min(quantile(values_R, 1 - level, n), value - z * z / (n + z * z))
+    return min(quantile(values_R, 1 - level, n), value - least_slack(n, level=level))
 
 
 def one_sided_bounds(

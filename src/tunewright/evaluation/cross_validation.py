@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 from numpy.random import Generator
+from scipy import special
 
 from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.cost import Prices
@@ -36,9 +37,7 @@ def fold_estimate(predicted_RN: IntArray, fold_RN: IntArray, scorer: Scorer) -> 
         fold_RN: Fold of each row in each repeat, from 0; the same number of folds in each.
         scorer: Metric and true labels.
     """
-    found = statistics.corrected_resampled_t(fold_values(predicted_RN, fold_RN, scorer), _test_to_train(fold_RN))
-    low, high = max(0.0, found.low), min(1.0, found.high)
-    return Estimate(value=found.value, low=low, high=high, n=scorer.true_N.size)
+    return _estimate(fold_values(predicted_RN, fold_RN, scorer), scorer.true_N.size, _test_to_train(fold_RN))
 
 
 def decide_folds(
@@ -98,11 +97,16 @@ def weigh_folds(entries: Sequence[FoldEntry], scorer: Scorer, fold_RN: IntArray)
         duels,
         statistics.holm([duel.measured.p_value for duel in duels]),
         answers=list(np.stack([entry.predicted_RN for entry in ordered], axis=1)),
-        estimates=[fold_estimate(entry.predicted_RN, fold_RN, scorer) for entry in ordered],
+        estimates=[_estimate(values_J, n, test_to_train) for values_J in values_KJ],
         values_K=values_KJ.mean(axis=1),
         scorer=scorer,
         num_folds=int(fold_RN.max()) + 1,
     )
+
+
+def _estimate(values_J: FloatArray, n: int, test_to_train: float) -> Estimate:
+    found = statistics.corrected_resampled_t(values_J, test_to_train)
+    return Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high), n=n)
 
 
 def _duel(indices: tuple[int, int], values_KJ: FloatArray, n: int, test_to_train: float) -> Duel:
@@ -110,8 +114,8 @@ def _duel(indices: tuple[int, int], values_KJ: FloatArray, n: int, test_to_train
     a, b = indices
     values_J = values_KJ[a] - values_KJ[b]
     measured = statistics.corrected_resampled_t(values_J, test_to_train)
-    one_sided = statistics.corrected_resampled_t(values_J, test_to_train, level=2 * statistics.LEVEL - 1)
-    slack = max(one_sided.value - one_sided.low, -float(statistics.score_lower_bound(0, 0, n)))
+    one_sided = float(special.stdtrit(values_J.size - 1, statistics.LEVEL)) * measured.standard_error
+    slack = max(one_sided, statistics.least_slack(n))
     disagreement = n * measured.standard_error**2 + measured.value**2
     return Duel(a=a, b=b, measured=measured, slack_ab=slack, slack_ba=slack, disagreement=disagreement)
 

@@ -28,21 +28,23 @@ def decide(
     *,
     margin_points: float = 1.0,
     num_resamples: int = bootstrap.NUM_RESAMPLES,
+    num_replicates: int = bootstrap.NUM_REPLICATES,
     prices: Prices | None = None,
 ) -> tuple[Decision, tuple[Pair, ...]]:
     """The decision about shipped artefacts, and the pairs it rests on. The order of the candidates does not matter.
 
     Best is the highest test value. Recommended is the cheapest candidate whose one-sided 95 % lower bound of the paired
     difference from the best exceeds -margin; if no cheaper one is shown that close, the best; if none is shown to be
-    better than the floor, the floor. All pairs are tested and adjusted by Holm's method: by the exact McNemar test for
-    a proportion of independent rows, else by paired bootstrap.
+    better than the floor, the floor. All pairs are tested: by the exact McNemar test for a proportion of independent
+    rows, else by paired bootstrap; and adjusted together by step-down max-T.
 
     Args:
         candidates: Finished ones, with distinct ids.
         scorer: Metric and true labels of the test rows.
         rng: Source of randomness.
         margin_points: Points, out of 100, that a cheaper candidate may lose.
-        num_resamples: Of the paired bootstrap.
+        num_resamples: Of the paired bootstrap, or sign flips of the rows.
+        num_replicates: Of the choice, for its stability and corrected value.
         prices: What the entries' prices were made with, for the record; the defaults when None.
 
     Returns:
@@ -53,7 +55,6 @@ def decide(
     """
     check(candidates)
     evidence = weigh(candidates, scorer, rng, num_resamples)
-    num_replicates = min(num_resamples, bootstrap.NUM_REPLICATES)
     decided = conclude(evidence, scorer, rng, margin_points, num_replicates=num_replicates, prices=prices)
     return decided, evidence.pairs
 

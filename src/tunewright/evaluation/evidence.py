@@ -226,11 +226,10 @@ def _by_counts(
     pairs = np.triu_indices(len(predicted_KN), 1)
     wins_KK = np.rint(is_right_KN.astype(np.float64) @ ~is_right_KN.T).astype(np.int64)
     wins_P, losses_P = wins_KK[pairs], wins_KK.T[pairs]
-    levels = np.array([[statistics.LEVEL], [(1 + statistics.LEVEL) / 2]])
-    low_2P, high_2P = (
-        sign * statistics.score_lower_bound(x_P, y_P, n, level=levels)
-        for sign, x_P, y_P in ((1, wins_P, losses_P), (-1, losses_P, wins_P))
-    )
+    levels = np.array([[[statistics.LEVEL]], [[(1 + statistics.LEVEL) / 2]]])
+    both_2P, swapped_2P = np.array([wins_P, losses_P]), np.array([losses_P, wins_P])
+    bounds_22P = statistics.score_lower_bound(both_2P, swapped_2P, n, level=levels)
+    low_2P, high_2P = bounds_22P[:, 0], -bounds_22P[:, 1]
     p_value_P = statistics.mcnemar(wins_P, losses_P)
     duels = []
     for k, (a, b) in enumerate(np.transpose(pairs).tolist()):

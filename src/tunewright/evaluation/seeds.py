@@ -6,12 +6,13 @@ Shapes: N rows, S seeds, R resamples.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from numpy.random import Generator
 
 from tunewright.evaluation import bootstrap, statistics
-from tunewright.evaluation.metrics import IntArray, Scorer
+from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
 from tunewright.evaluation.statistics import Difference
 from tunewright.runs.comparison import MethodDifference, Pair
 
@@ -64,10 +65,18 @@ def compare_methods(
 def _by_counts(several: Mapping[str, IntArray], scorer: Scorer) -> RowError:
     """Standard error, over independent rows, of the mean difference of so many seeds of a pair."""
     is_right = {name: seeds_SN == scorer.true_N for name, seeds_SN in several.items()}
+    index = {name: k for k, name in enumerate(several)}
+
+    @cache
+    def covariance_of(num_seeds: int) -> FloatArray:
+        means_KN = np.array([right_SN[:num_seeds].mean(axis=0) for right_SN in is_right.values()])
+        return np.atleast_2d(np.cov(means_KN, bias=True))
 
     def error(pair: Pair, num_seeds: int) -> float:
-        a_N, b_N = (is_right[name][:num_seeds].mean(axis=0) for name in (pair.a, pair.b))
-        return float((a_N - b_N).std() / math.sqrt(a_N.size))
+        a, b = index[pair.a], index[pair.b]
+        covariance_KK = covariance_of(num_seeds)
+        variance = covariance_KK[a, a] + covariance_KK[b, b] - 2 * covariance_KK[a, b]
+        return math.sqrt(max(0.0, float(variance)) / scorer.true_N.size)
 
     return error
 

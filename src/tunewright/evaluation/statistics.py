@@ -22,8 +22,8 @@ POWER = 0.8
 ROUNDING = 1e-12
 """Differences below this are float noise."""
 
-_HALVINGS = 40
-"""Of [-1, 1], to 2e-12."""
+_HALVINGS = 36
+"""Of [-1, 1], to 3e-11."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +95,12 @@ def _score(wins: FloatArray, losses: FloatArray, n: int, delta: FloatArray) -> F
     return score
 
 
+def least_slack(n: int, *, level: float = LEVEL) -> float:
+    """How far below zero the score bound of n rows without a disagreement lies: what n rows can never show."""
+    z = float(special.ndtri(level))
+    return z * z / (n + z * z)
+
+
 def minimum_detectable_difference(disagreement: float, n: int, *, power: float = POWER, alpha: float = ALPHA) -> float:
     """The smallest true difference that n rows show with this power.
 
@@ -138,7 +144,7 @@ def method_difference(values_S: Sequence[float] | FloatArray, row_error: float, 
     num_seeds = len(values_S)
     assert num_seeds >= 2, "one seed says nothing about a method"
     value = float(np.mean(values_S))
-    error = math.sqrt(float(np.var(values_S, ddof=1)) / num_seeds + row_error**2)
+    error = math.sqrt(_variance(np.asarray(values_S), value) / num_seeds + row_error**2)
     return _t_difference(value, error, num_seeds - 1, level)
 
 
@@ -158,8 +164,14 @@ def corrected_resampled_t(
     values = np.asarray(values_J, dtype=np.float64)
     assert values.size >= 2, "one fold says nothing about a method"
     value = float(values.mean())
-    error = math.sqrt((1 / values.size + test_to_train) * float(values.var(ddof=1)))
+    error = math.sqrt((1 / values.size + test_to_train) * _variance(values, value))
     return _t_difference(value, error, values.size - 1, level)
+
+
+def _variance(values: FloatArray, mean: float) -> float:
+    """Unbiased; `numpy.var` takes ten times as long on a handful of values."""
+    deviation = values - mean
+    return float(deviation @ deviation) / (values.size - 1)
 
 
 def _t_difference(value: float, error: float, degrees: int, level: float) -> Difference:
