@@ -48,10 +48,11 @@ DIFFICULTY, METHOD, OWN = 0.5, 0.2, 0.3
 """Shares of the variance of an answer: of the row, of the method on that row, of the trained model on that row."""
 OVERLAP = 1 / FOLDS
 """Share of a fold model's deviation that all models of its method have in common, as their training rows."""
-FLIPS = 999
+FLIPS = 499
 ANY = Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
 
 Floats = NDArray[np.float64]
+Signs = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +128,7 @@ def tally_margin(cell: Cell, decision: Decision, truth: dict[str, float], tally:
     tally.margin += is_margin_claim_false(cell, decision, truth)
 
 
-def tally_power(
-    cell: Cell, pairs: Sequence[Pair], right_KN: Floats, signs_RN: NDArray[np.float32], tally: Tally
-) -> None:
+def tally_power(cell: Cell, pairs: Sequence[Pair], right_KN: Floats, signs_RN: Signs, tally: Tally) -> None:
     """Pairs across the halves that are claimed in the right direction, by the decision and by two others."""
     if cell.null != "half":
         return
@@ -146,7 +145,7 @@ def tally_power(
             tally.found_max_t += max_t[pair] < statistics.ALPHA
 
 
-def permutation_max_t(differences_PN: Floats, signs_RN: NDArray[np.float32]) -> list[float]:
+def permutation_max_t(differences_PN: Floats, signs_RN: Signs) -> list[float]:
     """Step-down max-T p-values, one pair after the other: the peer that power is measured against."""
     size_P = np.sqrt(np.maximum(1.0, np.square(differences_PN).sum(axis=1)))
     observed_P = np.abs(differences_PN.sum(axis=1)) / size_P
@@ -160,7 +159,7 @@ def permutation_max_t(differences_PN: Floats, signs_RN: NDArray[np.float32]) -> 
     return p_values.tolist()
 
 
-def holdout(cell: Cell, rng: Generator, signs_RN: NDArray[np.float32], tally: Tally) -> None:
+def holdout(cell: Cell, rng: Generator, signs_RN: Signs, tally: Tally) -> None:
     """One comparison on test rows: three seeds of each method, the first of which is shipped."""
     means_K = means(cell)
     accuracy_KS = means_K[:, None] + cell.seed_sd / 100 * rng.standard_normal((cell.candidates, SEEDS))
@@ -191,10 +190,10 @@ def holdout(cell: Cell, rng: Generator, signs_RN: NDArray[np.float32], tally: Ta
     tally.artefact += artefact
     tally.method += method
     tally_margin(cell, decision, truth, tally)
-    tally_power(cell, pairs, 1.0 - predicted_KSN[:, 0], signs_RN, tally)
+    tally_power(cell, pairs, (predicted_KSN[:, 0] == 0).astype(np.float64), signs_RN, tally)
 
 
-def folds(cell: Cell, rng: Generator, signs_RN: NDArray[np.float32], tally: Tally) -> None:
+def folds(cell: Cell, rng: Generator, signs_RN: Signs, tally: Tally) -> None:
     """One comparison by repeated cross-validation: each fold of each repeat has a model of its own."""
     means_K, K = means(cell), cell.candidates
     fold_RN = np.stack([rng.permutation(np.arange(cell.n) % FOLDS) for _ in range(REPEATS)])
@@ -213,7 +212,7 @@ def folds(cell: Cell, rng: Generator, signs_RN: NDArray[np.float32], tally: Tall
     tally.covered += sum(pair.low <= truth[pair.a] - truth[pair.b] <= pair.high for pair in pairs)
     tally.intervals += len(pairs)
     tally_margin(cell, decision, truth, tally)
-    tally_power(cell, pairs, 1 - predicted_KRN.mean(axis=1, dtype=np.float64), signs_RN, tally)
+    tally_power(cell, pairs, np.mean(predicted_KRN == 0, axis=1, dtype=np.float64), signs_RN, tally)
 
 
 def estimate(value: float) -> Estimate:
