@@ -160,11 +160,10 @@ def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resam
     values_K = np.array([scorer.value(predicted_N) for predicted_N in predicted_KN])
     compare = _by_counts if scorer.is_binomial else _by_resamples
     duels, adjusted_P = compare(scorer, predicted_KN, values_K, rng, num_resamples)
-    p_value_P = [duel.measured.p_value for duel in duels]
     return gather(
         entries,
         duels,
-        p_value_P if len(duels) == 1 else np.maximum(adjusted_P, p_value_P),
+        np.maximum(adjusted_P, [duel.measured.p_value for duel in duels]),
         answers=[predicted_KN],
         estimates=[entry.test for entry in entries],
         values_K=values_K,
@@ -244,7 +243,8 @@ def _by_counts(
         )
         slack_ab, slack_ba = value - float(low_2P[0, k]), float(high_2P[0, k]) - value
         duels.append(Duel(a=a, b=b, measured=measured, slack_ab=slack_ab, slack_ba=slack_ba, disagreement=disagreement))
-    return duels, max_t.by_sign_flips(is_right_KN, pairs, rng, num_flips if len(duels) > 1 else 0)
+    # One pair needs no adjustment: its exact p-value stands.
+    return duels, max_t.by_sign_flips(is_right_KN, pairs, rng, num_flips) if len(duels) > 1 else p_value_P
 
 
 def _by_resamples(
