@@ -65,7 +65,17 @@ def brute_score(wins: int, losses: int, n: int, delta: float) -> float:
 @pytest.mark.parametrize(("wins", "losses", "n"), [(12, 2, 50), (2, 12, 50), (5, 5, 100), (1, 0, 30), (20, 31, 300)])
 def test_score_bound_is_where_the_numeric_score_meets_the_quantile(wins: int, losses: int, n: int) -> None:
     bound = statistics.score_lower_bound(wins, losses, n)
-    assert brute_score(wins, losses, n, bound) == pytest.approx(stats.norm.ppf(0.95), abs=1e-4)
+    assert brute_score(wins, losses, n, float(bound)) == pytest.approx(stats.norm.ppf(0.95), abs=1e-4)
+
+
+def test_score_bounds_of_many_are_those_of_each() -> None:
+    """Shapes broadcast: two levels, three pairs, the last of which lost every row."""
+    levels = np.array([[0.95], [0.975]])
+    found = statistics.score_lower_bound(np.array([12, 2, 0]), np.array([2, 12, 50]), 50, level=levels)
+    for row, level in enumerate((0.95, 0.975)):
+        for column, (wins, losses) in enumerate([(12, 2), (2, 12), (0, 50)]):
+            assert found[row, column] == statistics.score_lower_bound(wins, losses, 50, level=level)
+    assert found[0, 2] == -1
 
 
 def test_score_bound_without_disagreement() -> None:
@@ -89,8 +99,8 @@ def test_score_bound_covers() -> None:
         counts = np.stack([wins, losses, n - wins - losses], axis=1)[inside]
         chances = stats.multinomial.pmf(counts, n, [win, loss, 1 - win - loss])
         likely = chances > 1e-7
-        too_high = [statistics.score_lower_bound(int(w), int(b), n) > win - loss for w, b, _ in counts[likely]]
-        assert chances[likely] @ np.array(too_high) < 0.08
+        wins_M, losses_M, _ = counts[likely].T
+        assert chances[likely] @ (statistics.score_lower_bound(wins_M, losses_M, n) > win - loss) < 0.08
 
 
 def test_detectable_difference_is_the_inverse_of_rows_needed() -> None:
@@ -137,3 +147,20 @@ def test_method_difference_covers_with_rows_and_seeds() -> None:
         found = statistics.method_difference(values.tolist(), row_error)
         covered += found.low <= 0.02 <= found.high
     assert covered / 2_000 >= 0.94
+
+
+def test_corrected_resampled_t_is_scipys_t_of_a_wider_error() -> None:
+    """Without training rows in common it is the one-sample t-test; with them the error grows by the ratio."""
+    values = [0.01, 0.04, 0.00, 0.06, 0.03, -0.01]
+    plain = statistics.corrected_resampled_t(values, 0.0)
+    assert plain.p_value == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue, abs=1e-12)
+    found = statistics.corrected_resampled_t(values, 0.25)
+    error = stats.sem(values) * math.sqrt((1 / 6 + 1 / 4) / (1 / 6))
+    low, high = stats.t.interval(0.95, 5, loc=np.mean(values), scale=error)
+    assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), low, high), abs=1e-12)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(np.mean(values) / error, 5), abs=1e-12)
+    assert found.standard_error == pytest.approx(error, abs=1e-12)
+
+
+def test_corrected_resampled_t_without_variance_is_no_claim() -> None:
+    assert statistics.corrected_resampled_t([0.05] * 5, 0.25).p_value == 1.0

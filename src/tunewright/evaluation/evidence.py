@@ -1,17 +1,16 @@
-"""What the test rows say about the candidates: every pair, on shared resamples.
+"""What the rows say about the candidates: every pair of them.
 
-Shapes: N rows, R resamples, K candidates, cheapest first.
+Shapes: N rows, R resamples, K candidates, cheapest first, P pairs of them.
 """
 
-import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.random import Generator
 
-from tunewright.evaluation import bootstrap, statistics
+from tunewright.evaluation import bootstrap, max_t, statistics
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
 from tunewright.evaluation.statistics import Difference
 from tunewright.runs.comparison import NotSeparated, Pair
@@ -19,34 +18,60 @@ from tunewright.types import Estimate, Family
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Entry:
-    """A finished candidate as the decision sees it."""
+class Standing:
+    """What the decision knows of a candidate beside its answers."""
 
     id: str
     method: str
     family: Family
     backbone: str
-    predicted_N: IntArray
-    """Label indices, on the test rows, of the shipped artefact."""
     price: float
     """US dollars for 1000 requests."""
-    test: Estimate
-    """Metric on the test rows with its interval."""
     is_floor: bool = False
     """True for a candidate that does not read the text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Evidence:
-    """What the test rows say about the candidates, cheapest first."""
+class Entry(Standing):
+    """A finished candidate: its shipped artefact on the test rows."""
 
-    entries: Sequence[Entry]
+    predicted_N: IntArray
+    """Label indices."""
+    test: Estimate
+    """Metric with its interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duel:
+    """Candidate `a` against candidate `b`, by index, whatever test compared them."""
+
+    a: int
+    b: int
+    measured: Difference
+    slack_ab: float
+    """How far below the difference of a from b its one-sided 95 % lower bound lies."""
+    slack_ba: float
+    disagreement: float
+    """As in `statistics.rows_needed`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evidence:
+    """What the rows say about the candidates, cheapest first."""
+
+    entries: Sequence[Standing]
+    answers: Sequence[Sequence[IntArray]]
+    """Label indices [N] of each entry in each repeat; one repeat for test rows."""
+    estimates: Sequence[Estimate]
+    """Metric of each entry with its interval."""
     metric: str
     num_rows: int
+    num_folds: int | None = None
+    """Of a cross-validation, which speaks of methods; None for test rows, which speak of artefacts."""
     values_K: FloatArray
     pairs: tuple[Pair, ...]
     adjusted_KK: FloatArray
-    """Holm-adjusted p-value of each pair."""
+    """P-value of each pair, adjusted for all pairs."""
     disagreement_KK: FloatArray
     slack_KK: FloatArray
     """[i, j]: how far below the difference of i from j its one-sided 95 % lower bound lies."""
@@ -118,73 +143,128 @@ class Evidence:
         return next((pair for pair in self.pairs if {pair.a, pair.b} == ids), None)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Duel:
-    """Candidate `a` against candidate `b`, by index."""
-
-    a: int
-    b: int
-    measured: Difference
-    slack_ab: float
-    slack_ba: float
-
-
 def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resamples: int) -> Evidence:
-    """Compares all pairs on shared resamples.
+    """Compares all pairs on the same rows.
 
-    The p-value is of the exact McNemar test for a proportion of independent rows, else of the paired bootstrap, whose
-    tail, where Holm's method looks, is only approximate.
+    For a proportion of independent rows by the exact McNemar test and Tango's score bounds, adjusted by sign flips of
+    the rows; else by paired bootstrap, whose tail is only approximate, adjusted on the same resamples.
 
     Args:
         candidates: In any order; the evidence sorts them from cheap to dear.
         scorer: Metric and true labels of the test rows.
         rng: Source of randomness.
-        num_resamples: Of the paired bootstrap.
+        num_resamples: Of the bootstrap, or sign flips.
     """
     entries = sorted(candidates, key=lambda entry: (entry.price, -scorer.value(entry.predicted_N), entry.id))
-    values_K = np.array([scorer.value(entry.predicted_N) for entry in entries])
     predicted_KN = [entry.predicted_N for entry in entries]
-    values_RK = bootstrap.resampled_values(scorer, predicted_KN, rng, num_resamples=num_resamples)
-    duels = []
-    for a, b in combinations(range(len(entries)), 2):
-        values_R, value = values_RK[:, a] - values_RK[:, b], float(values_K[a] - values_K[b])
-        duels.append(_duel(scorer, entries, (a, b), values_R, value))
-    adjusted = statistics.holm([duel.measured.p_value for duel in duels])
+    values_K = np.array([scorer.value(predicted_N) for predicted_N in predicted_KN])
+    compare = _by_counts if scorer.is_binomial else _by_resamples
+    duels, adjusted_P = compare(scorer, predicted_KN, values_K, rng, num_resamples)
+    return gather(
+        entries,
+        duels,
+        np.maximum(adjusted_P, [duel.measured.p_value for duel in duels]),
+        answers=[predicted_KN],
+        estimates=[entry.test for entry in entries],
+        values_K=values_K,
+        scorer=scorer,
+    )
+
+
+def gather(
+    entries: Sequence[Standing],
+    duels: Sequence[Duel],
+    adjusted_P: Sequence[float] | FloatArray,
+    *,
+    answers: Sequence[Sequence[IntArray]],
+    estimates: Sequence[Estimate],
+    values_K: FloatArray,
+    scorer: Scorer,
+    num_folds: int | None = None,
+) -> Evidence:
+    """The evidence of all pairs, whatever test compared them.
+
+    Args:
+        entries: Cheapest first.
+        duels: All pairs of them, a < b.
+        adjusted_P: P-value of each pair, adjusted for all.
+        answers: Label indices [N] of each entry in each repeat.
+        estimates: Metric of each entry with its interval.
+        values_K: Metric of each entry.
+        scorer: Metric and true labels.
+        num_folds: Of a cross-validation; None for test rows.
+    """
     adjusted_KK, disagreement_KK, slack_KK = np.ones((3, len(entries), len(entries)))
-    for duel, p_adjusted in zip(duels, adjusted, strict=True):
-        a, b, measured = duel.a, duel.b, duel.measured
-        adjusted_KK[[a, b], [b, a]] = p_adjusted
-        disagreement_KK[[a, b], [b, a]] = scorer.true_N.size * measured.standard_error**2 + measured.value**2
-        slack_KK[[a, b], [b, a]] = duel.slack_ab, duel.slack_ba
+    a_P, b_P = [duel.a for duel in duels], [duel.b for duel in duels]
+    adjusted_KK[a_P, b_P] = adjusted_KK[b_P, a_P] = adjusted_P
+    disagreement_KK[a_P, b_P] = disagreement_KK[b_P, a_P] = [duel.disagreement for duel in duels]
+    slack_KK[a_P, b_P] = [duel.slack_ab for duel in duels]
+    slack_KK[b_P, a_P] = [duel.slack_ba for duel in duels]
     return Evidence(
         entries=entries,
+        answers=answers,
+        estimates=estimates,
         metric=scorer.metric.name,
         num_rows=scorer.true_N.size,
+        num_folds=num_folds,
         values_K=values_K,
-        pairs=tuple(_pair(entries, duel, p_adjusted) for duel, p_adjusted in zip(duels, adjusted, strict=True)),
+        pairs=tuple(
+            _pair(entries, duel, float(p_adjusted)) for duel, p_adjusted in zip(duels, adjusted_P, strict=True)
+        ),
         adjusted_KK=adjusted_KK,
         disagreement_KK=disagreement_KK,
         slack_KK=slack_KK,
     )
 
 
-def _duel(
-    scorer: Scorer, entries: Sequence[Entry], indices: tuple[int, int], values_R: FloatArray, value: float
-) -> _Duel:
-    """One pair: its difference with interval, p-value and the two one-sided bounds."""
-    a, b = indices
-    a_N, b_N = entries[a].predicted_N, entries[b].predicted_N
-    measured = bootstrap.difference(values_R, value, scorer.num_units)
-    low, high = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_R)
-    if scorer.is_binomial:
-        # The score interval agrees with McNemar's test; resamples of few disagreements promise too much.
-        ends = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_R, level=(1 + statistics.LEVEL) / 2)
-        p_value = statistics.mcnemar(*bootstrap.wins_losses(scorer, a_N, b_N))
-        measured = dataclasses.replace(measured, low=ends[0], high=ends[1], p_value=p_value)
-    return _Duel(a=a, b=b, measured=measured, slack_ab=value - low, slack_ba=high - value)
+def _by_counts(
+    scorer: Scorer, predicted_KN: Sequence[IntArray], values_K: FloatArray, rng: Generator, num_flips: int
+) -> tuple[list[Duel], FloatArray]:
+    """All pairs by the rows that one of the two alone has right: the score interval agrees with McNemar's test."""
+    n = scorer.true_N.size
+    is_right_KN = np.asarray(predicted_KN) == scorer.true_N
+    pairs = np.triu_indices(len(predicted_KN), 1)
+    wins_KK = np.rint(is_right_KN.astype(np.float64) @ ~is_right_KN.T).astype(np.int64)
+    wins_P, losses_P = wins_KK[pairs], wins_KK.T[pairs]
+    levels = np.array([[[statistics.LEVEL]], [[(1 + statistics.LEVEL) / 2]]])
+    both_2P, swapped_2P = np.array([wins_P, losses_P]), np.array([losses_P, wins_P])
+    bounds_22P = statistics.score_lower_bound(both_2P, swapped_2P, n, level=levels)
+    low_2P, high_2P = bounds_22P[:, 0], -bounds_22P[:, 1]
+    p_value_P = statistics.mcnemar(wins_P, losses_P)
+    duels = []
+    for k, (a, b) in enumerate(np.transpose(pairs).tolist()):
+        value, disagreement = float(values_K[a] - values_K[b]), float(wins_P[k] + losses_P[k]) / n
+        measured = Difference(
+            value=value,
+            low=float(low_2P[1, k]),
+            high=float(high_2P[1, k]),
+            p_value=float(p_value_P[k]),
+            standard_error=math.sqrt(max(0.0, disagreement - value**2) / n),
+        )
+        slack_ab, slack_ba = value - float(low_2P[0, k]), float(high_2P[0, k]) - value
+        duels.append(Duel(a=a, b=b, measured=measured, slack_ab=slack_ab, slack_ba=slack_ba, disagreement=disagreement))
+    # One pair needs no adjustment: its exact p-value stands.
+    return duels, max_t.by_sign_flips(is_right_KN, pairs, rng, num_flips) if len(duels) > 1 else p_value_P
 
 
-def _pair(entries: Sequence[Entry], duel: _Duel, p_adjusted: float) -> Pair:
+def _by_resamples(
+    scorer: Scorer, predicted_KN: Sequence[IntArray], values_K: FloatArray, rng: Generator, num_resamples: int
+) -> tuple[list[Duel], FloatArray]:
+    """All pairs on shared resamples."""
+    values_RK = bootstrap.resampled_values(scorer, predicted_KN, rng, num_resamples=num_resamples)
+    a_P, b_P = np.triu_indices(len(predicted_KN), 1)
+    values_RP, values_P = values_RK[:, a_P] - values_RK[:, b_P], values_K[a_P] - values_K[b_P]
+    duels = []
+    for a, b, values_R, value in zip(a_P.tolist(), b_P.tolist(), values_RP.T, values_P.tolist(), strict=True):
+        measured = bootstrap.difference(values_R, value, scorer.num_units)
+        low, high = bootstrap.one_sided_bounds(scorer, predicted_KN[a], predicted_KN[b], values_R)
+        disagreement = scorer.true_N.size * measured.standard_error**2 + value**2
+        slack_ab, slack_ba = value - low, high - value
+        duels.append(Duel(a=a, b=b, measured=measured, slack_ab=slack_ab, slack_ba=slack_ba, disagreement=disagreement))
+    return duels, max_t.by_resamples(values_RP, values_P)
+
+
+def _pair(entries: Sequence[Standing], duel: Duel, p_adjusted: float) -> Pair:
     """The pair as `comparison.json` has it."""
     return Pair(
         a=entries[duel.a].id,
