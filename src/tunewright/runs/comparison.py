@@ -4,8 +4,6 @@ Readers ignore unknown keys; a change of meaning raises the number. None stands 
 """
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +189,7 @@ class Candidate:
     @property
     def reads_text(self) -> bool:
         """False for a floor, whose answers do not depend on the text."""
-        return bool(READERS & set(self.parts))
+        return self.family == "outside" or bool(READERS & set(self.parts))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
