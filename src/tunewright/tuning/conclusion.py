@@ -11,6 +11,7 @@ import numpy as np
 from tunewright.data.load import test_sha256
 from tunewright.errors import RunError
 from tunewright.evaluation import decision
+from tunewright.evaluation.checks import Facts, run_checks
 from tunewright.evaluation.metrics import UNKNOWN_LABEL, IntArray, Scorer, row_scorer
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.files import read_json
@@ -27,10 +28,10 @@ from tunewright.runtime import environment, generator
 from tunewright.tuning import outside
 from tunewright.tuning.attempt import Workshop
 from tunewright.tuning.candidates import finished, unfinished
-from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning.effort import Effort, Entrant, size
 from tunewright.tuning.results import read_finalists
 from tunewright.tuning.session import Session
-from tunewright.types import Dataset
+from tunewright.types import Dataset, Family
 
 
 def conclude(
@@ -56,7 +57,7 @@ def conclude(
         measured.append(outside.entered(session, name, given, scorer, price=None))
         answers[name] = [given.predicted_N]
     chosen, pairs = _decide(session, measured, missing, answers, scorer)
-    return Comparison(
+    result = Comparison(
         task=_task(dataset, scorer),
         backbones=tuple(_backbone(name, workshop) for name, workshop in session.workshops.items()),
         candidates=(*measured, *missing),
@@ -65,6 +66,29 @@ def conclude(
         test_reads=1 + _earlier_reads(session.out, dataset),
         provenance=_provenance(session, dataset, started, command),
     )
+    return dataclasses.replace(result, checks=run_checks(_facts(session, effort, dataset, result)))
+
+
+def _facts(session: Session, effort: Effort, dataset: Dataset, result: Comparison) -> Facts:
+    return Facts(
+        comparison=result,
+        notices=dataset.notices,
+        train_labels={str(row.label) for row in dataset.splits.train},
+        test_labels=[str(row.label) for row in dataset.splits.test],
+        spent=_spent(session, effort),
+        unit="seconds" if effort.trials is None else "trials",
+    )
+
+
+def _spent(session: Session, effort: Effort) -> dict[Family, float]:
+    """What each family with something left to tune has spent, in trials or, where time alone decides, in seconds."""
+    spent: dict[Family, float] = {}
+    for family in dict.fromkeys(entrant.family for entrant in session.entrants):
+        mine = [entrant for entrant in session.entrants if entrant.family == family]
+        if any(len(effort.of(entrant)) < size(entrant.space) for entrant in mine):
+            tuned = [trial for entrant in mine for trial in effort.of(entrant) if trial.params]
+            spent[family] = sum(1.0 if effort.trials is not None else trial.seconds for trial in tuned)
+    return spent
 
 
 def _decide(

@@ -74,8 +74,10 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         name: _prepare(config, dataset, Encoder(checkpoint, dtype=dtype, device=device()))
         for name, checkpoint in checkpoints.items()
     }
-    for notice in _note_cut_texts(dataset, workshops, out):
+    cut = _note_cut_texts(dataset, workshops, out)
+    for notice in cut:
         journal.note(notice.message)
+    dataset = dataclasses.replace(dataset, notices=(*dataset.notices, *cut))
     entrants, skipped = _entrants(methods, workshops)
     effort = Effort(
         trials=config.num_trials,
