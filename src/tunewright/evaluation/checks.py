@@ -151,13 +151,8 @@ def dev_reused(facts: Facts) -> Check:
         return Check(code=code, passed=True, value=None, sentence="Nothing was chosen on dev rows.")
     worst = max(luck, key=lambda name: luck[name])
     failed = tuple(name for name, added in luck.items() if added > MAX_OPTIMISM)
-    n = facts.comparison.task.n_dev
-    said = (
-        f"{worst} is the highest of {looks[worst]} fits on {n} dev rows: up to {points(luck[worst])} of its dev value"
-    )
-    sentence = (
-        f"{said} may be luck. Its test value is not touched." if failed else f"{said} may be luck, which is little."
-    )
+    of = f"{worst} is the highest of {looks[worst]} fits on {facts.comparison.task.n_dev} dev rows"
+    sentence = f"{of}: up to {points(luck[worst])} of its dev value may be luck. Its test value is not touched."
     return Check(code=code, passed=not failed, value=100 * luck[worst], sentence=sentence, touches=failed)
 
 
