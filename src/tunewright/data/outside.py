@@ -151,8 +151,8 @@ class _Given:
             todo = "Add them, or leave out all columns p_<label>."
             return [f"probabilities of some labels alone: no column {quoted(lacking)}. {todo}"]
         wrong = [row for row, found in self._lines.items() if found and not self._shares(found[0])]
-        todo = "numbers from 0 to 1 that sum to 1. Mend them, or leave out the columns p_<label>."
-        return [f"the probabilities of {len(wrong)} test rows are not%s {todo}" % _first(wrong)] if wrong else []
+        fault = f"the probabilities of {len(wrong)} test rows are not from 0 to 1 with a sum of 1{_first(wrong)}."
+        return [f"{fault} Mend them, or leave out the columns p_<label>."] if wrong else []
 
     def _shares(self, line: Row) -> tuple[float, ...]:
         """Probabilities of a line; empty where there are none, or none that can be used."""
