@@ -80,13 +80,13 @@ def facts(*candidates: Candidate, n: int = N_TEST, **changes: Any) -> Facts:
         provenance=Provenance(command="c", version="0", versions={}, seed=0, started="now", data_sha256="ab"),
     )  # fmt: skip
     inside = {key: changes.pop(key) for key in ("test_reads",) if key in changes}
-    given: dict[str, Any] = {
+    fine: dict[str, Any] = {
         "notices": (),
         "train_labels": {"a", "b"},
         "test_labels": ["a"] * n,
         "spent": {"soft prompts": 12.0, "fine-tuning": 12.0},
     }
-    return Facts(comparison=replace(comparison, **inside), **(given | changes))
+    return Facts(comparison=replace(comparison, **inside), **(fine | changes))
 
 
 def check(code: str, found: Facts) -> Check:
