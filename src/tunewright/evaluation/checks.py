@@ -7,6 +7,7 @@ the same as fine.
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import integrate, stats
@@ -52,81 +53,77 @@ class Facts:
         return [notice for notice in self.notices if notice.code in codes]
 
 
+class Finding(NamedTuple):
+    """A check without its code."""
+
+    value: float | None
+    sentence: str
+    passed: bool = True
+    touches: tuple[str, ...] = ()
+
+
 def run_checks(facts: Facts) -> tuple[Check, ...]:
     """All checks, always in the same order."""
-    return tuple(check(facts) for check in CHECKS)
+    return tuple(Check(code=code, **check(facts)._asdict()) for code, check in CHECKS.items())
 
 
-def few_test_rows(facts: Facts) -> Check:
-    """Whether the test rows separate the two highest."""
-    decision, code = facts.comparison.decision, "few-test-rows"
+def few_test_rows(facts: Facts) -> Finding:
+    """Whether the test rows separate the two highest; the value is what they can show, in points."""
+    decision, n = facts.comparison.decision, facts.comparison.task.n_test
     if decision is None or len(facts.measured) < 2:
-        return Check(code=code, passed=True, value=None, sentence="Fewer than two candidates: nothing to separate.")
-    open_ones = {other.id: other for other in decision.not_separated}
+        return Finding(None, "Fewer than two candidates: nothing to separate.")
+    limit = decision.minimum_detectable_difference
     second = next(c.id for c in facts.measured if c.id != decision.best)
-    limit, n = decision.minimum_detectable_difference, facts.comparison.task.n_test
     value = None if limit is None else 100 * limit
-    if second not in open_ones:
-        return Check(
-            code=code, passed=True, value=value, sentence=f"{n} test rows tell {decision.best} from {second}, the next."
-        )
-    needed = open_ones[second].rows_needed
-    rows = "" if needed is None else f"; some {needed} would show a difference as large as the one seen"
+    needed = {other.id: other.rows_needed for other in decision.not_separated}
+    if second not in needed:
+        return Finding(value, f"{n} test rows tell {decision.best} from {second}, the next.")
     shown = "" if limit is None else f"; they can show differences of some {points(limit)} or more"
+    rows = "" if needed[second] is None else f"; some {needed[second]} would show a difference as large as the one seen"
     sentence = f"{n} test rows do not tell {decision.best} from {second}, the next{shown}{rows}."
-    return Check(code=code, passed=False, value=value, sentence=sentence, touches=(decision.best, second))
+    return Finding(value, sentence, False, (decision.best, second))
 
 
-def unequal_effort(facts: Facts) -> Check:
+def unequal_effort(facts: Facts) -> Finding:
     """Whether the families had about the same to tune with; the value is the least share of the most."""
-    code, spent = "unequal-effort", facts.spent
-    if len(spent) < 2:
-        return Check(code=code, passed=True, value=None, sentence="Fewer than two families had more to tune.")
-    most = max(spent.values())
-    share = min(spent.values()) / most if most > 0 else 1.0
-    got = ", ".join(f"{family} {amount:.0f}" for family, amount in spent.items())
-    passed = share >= MIN_EFFORT
-    behind = [family for family, amount in spent.items() if amount < MIN_EFFORT * most]
-    sentence = f"Tuned alike, in {facts.unit}: {got}." if passed else f"Not tuned alike, in {facts.unit}: {got}."
+    if len(facts.spent) < 2:
+        return Finding(None, "Fewer than two families had more to tune.")
+    most = max(facts.spent.values())
+    behind = [family for family, amount in facts.spent.items() if amount < MIN_EFFORT * most]
+    got = ", ".join(f"{family} {amount:.0f}" for family, amount in facts.spent.items())
+    sentence = f"{'Not tuned' if behind else 'Tuned'} alike, in {facts.unit}: {got}."
     touched = tuple(c.id for c in facts.comparison.candidates if c.family in behind)
-    return Check(code=code, passed=passed, value=share, sentence=sentence, touches=touched)
+    return Finding(min(facts.spent.values()) / most if most > 0 else 1.0, sentence, not behind, touched)
 
 
-def duplicates_across_splits(facts: Facts) -> Check:
+def duplicates_across_splits(facts: Facts) -> Finding:
     """Rows of one split that (nearly) stand in another."""
-    code = "duplicates-across-splits"
-    found = facts.found(code, "near-duplicates-across-splits", "near-duplicates-not-grouped")
-    if found:
-        count = sum(notice.count for notice in found)
-        sentence = " ".join(notice.message for notice in found)
-        return Check(code=code, passed=False, value=float(count), sentence=sentence)
-    unknown = facts.found("near-duplicates-not-searched")
-    if unknown:
-        return Check(code=code, passed=False, value=None, sentence=unknown[0].message)
-    return Check(code=code, passed=True, value=0.0, sentence="No row is known to stand, or nearly, in two splits.")
+    codes = ("duplicates-across-splits", "near-duplicates-across-splits", "near-duplicates-not-grouped")
+    found, unknown = facts.found(*codes), facts.found("near-duplicates-not-searched")
+    if found or unknown:
+        sentence = " ".join(notice.message for notice in (*found, *unknown))
+        return Finding(float(sum(notice.count for notice in found)) if found else None, sentence, False)
+    return Finding(0.0, "No row is known to stand, or nearly, in two splits.")
 
 
-def above_floor(facts: Facts) -> Check:
+def not_above_floor(facts: Facts) -> Finding:
     """Whether each candidate that reads the text is shown to be better than one that does not, and is above chance.
 
     Without a floor it is to be shown better than chance. The value is the smallest lead, in points.
     """
-    code, chance = "not-above-floor", facts.comparison.task.chance
-    readers = [c for c in facts.measured if c.reads_text]
-    floor = next((c for c in facts.measured if not c.reads_text), None)
+    chance, readers = facts.comparison.task.chance, [c for c in facts.measured if c.reads_text]
     if not readers:
-        return Check(code=code, passed=True, value=None, sentence="No candidate reads the text.")
+        return Finding(None, "No candidate reads the text.")
+    floor = next((c for c in facts.measured if not c.reads_text), None)
     least = chance if floor is None else _value(floor)
-    name = f"chance, {percent(chance)}" if floor is None else f"{floor.id}, {percent(least)}"
+    name = f"{'chance' if floor is None else floor.id}, {percent(least)}"
     below = [c.id for c in readers if _value(c) < chance]
-    failed = [c.id for c in readers if c.id in below or not _is_above(c, floor, facts.comparison)]
-    lead = 100 * (min(map(_value, readers)) - least)
-    if not failed:
-        sentence = f"Every candidate that reads the text is shown to be better than {name}."
-        return Check(code=code, passed=True, value=lead, sentence=sentence)
-    worse = f" Below chance, {percent(chance)}: {', '.join(below)}." if below else ""
-    sentence = f"Not shown to be better than {name}: {', '.join(failed)}.{worse}"
-    return Check(code=code, passed=False, value=lead, sentence=sentence, touches=tuple(failed))
+    failed = tuple(c.id for c in readers if c.id in below or not _is_above(c, floor, facts.comparison))
+    sentence = f"Every candidate that reads the text is shown to be better than {name}."
+    if failed:
+        sentence = f"Not shown to be better than {name}: {', '.join(failed)}."
+        sentence += f" Below chance, {percent(chance)}: {', '.join(below)}." if below else ""
+    return Finding(100 * (min(map(_value, readers)) - least), sentence, not failed, failed)
 
 
 def _is_above(candidate: Candidate, floor: Candidate | None, comparison: Comparison) -> bool:
@@ -136,52 +133,45 @@ def _is_above(candidate: Candidate, floor: Candidate | None, comparison: Compari
     return pair is not None and pair.p_adjusted < statistics.ALPHA and _value(candidate) > _value(floor)
 
 
-def dev_reused(facts: Facts) -> Check:
+def dev_reused(facts: Facts) -> Finding:
     """How much the luck of being chosen may have added to a dev value, in points: `expected_maximum` x standard error.
 
     An upper bound: draws that share their rows go up and down together, and then the highest is less lucky (Slepian's
     inequality). Only what looked at dev once a trial is counted; choices that follow earlier scores may be luckier
     (Blum and Hardt 2015, "The Ladder", section 1).
     """
-    code = "dev-reused"
     chosen = [c for c in facts.measured if c.dev is not None and c.reads_text]
+    if not chosen:
+        return Finding(None, "Nothing was chosen on dev rows.")
     looks = {c.id: c.trials + len(c.seeds) for c in chosen}
     luck = {c.id: _error(c.dev) * expected_maximum(looks[c.id]) for c in chosen}
-    if not luck:
-        return Check(code=code, passed=True, value=None, sentence="Nothing was chosen on dev rows.")
     worst = max(luck, key=lambda name: luck[name])
     failed = tuple(name for name, added in luck.items() if added > MAX_OPTIMISM)
     of = f"{worst} is the highest of {looks[worst]} fits on {facts.comparison.task.n_dev} dev rows"
     sentence = f"{of}: up to {points(luck[worst])} of its dev value may be luck. Its test value is not touched."
-    return Check(code=code, passed=not failed, value=100 * luck[worst], sentence=sentence, touches=failed)
+    return Finding(100 * luck[worst], sentence, not failed, failed)
 
 
 def expected_maximum(num_draws: int) -> float:
     """Expected highest of so many independent standard normal draws (David and Nagaraja 2003, section 3.1)."""
-    if num_draws < 2:
-        return 0.0
 
     def density(x: float) -> float:
         log = stats.norm.logpdf(x) + (num_draws - 1) * stats.norm.logcdf(x)
         return float(x * num_draws * np.exp(log))
 
-    return float(integrate.quad(density, -10, 10)[0])
+    return 0.0 if num_draws < 2 else float(integrate.quad(density, -10, 10)[0])
 
 
-def unstable_seeds(facts: Facts) -> Check:
+def unstable_seeds(facts: Facts) -> Finding:
     """Whether other seeds move the test value more than other rows would; the value is the largest ratio of the two."""
-    code = "unstable-seeds"
-    ratios = {c.id: _seed_ratio(c) for c in facts.measured}
-    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
-    if not known:
-        return Check(code=code, passed=True, value=None, sentence="No candidate has two seeds to compare.")
-    worst = max(known, key=lambda name: known[name])
-    failed = tuple(name for name, ratio in known.items() if ratio > 1)
-    said = f"largest for {worst}, {known[worst]:.2g} times as much"
-    sentence = f"Seeds move test values less than other test rows would: {said}."
-    if failed:
-        sentence = f"Seeds move the test value of {', '.join(failed)} more than other test rows would: {said}."
-    return Check(code=code, passed=not failed, value=known[worst], sentence=sentence, touches=failed)
+    ratios = {c.id: ratio for c in facts.measured if (ratio := _seed_ratio(c)) is not None}
+    if not ratios:
+        return Finding(None, "No candidate has two seeds to compare.")
+    worst = max(ratios, key=lambda name: ratios[name])
+    failed = tuple(name for name, ratio in ratios.items() if ratio > 1)
+    moved = f"the test value of {', '.join(failed)} more" if failed else "test values less"
+    largest = f"largest for {worst}, {ratios[worst]:.2g} times as much"
+    return Finding(ratios[worst], f"Seeds move {moved} than other test rows would: {largest}.", not failed, failed)
 
 
 def _seed_ratio(candidate: Candidate) -> float | None:
@@ -190,22 +180,22 @@ def _seed_ratio(candidate: Candidate) -> float | None:
     return None if len(values) < 2 or error == 0 else float(np.std(values, ddof=1)) / error
 
 
-def not_reproducible(facts: Facts) -> Check:
-    """Whether each shipped adapter, loaded from disk, has the dev value it had when its training ended."""
-    code = "not-reproducible"
+def not_reproducible(facts: Facts) -> Finding:
+    """Whether each shipped adapter, loaded from disk, has the dev value it had when its training ended; in points."""
     recorded = {c.id: seed.dev for c in facts.measured for seed in c.seeds if seed.shipped and seed.dev is not None}
     gaps = {c.id: abs(c.dev.value - recorded[c.id]) for c in facts.measured if c.dev is not None and c.id in recorded}
     if not gaps:
-        return Check(code=code, passed=True, value=None, sentence="No candidate has dev answers to compare.")
-    failed = tuple(name for name, gap in gaps.items() if gap > _EXACT)
+        return Finding(None, "No candidate has dev answers to compare.")
+    failed, most = tuple(name for name, gap in gaps.items() if gap > _EXACT), max(gaps.values())
     sentence = "Every shipped adapter, loaded from disk, has the dev value of its training."
     if failed:
-        sentence = f"Loaded from disk, another dev value than in training, by up to {points(max(gaps.values()))}: "
-        sentence += f"{', '.join(failed)}."
-    return Check(code=code, passed=not failed, value=100 * max(gaps.values()), sentence=sentence, touches=failed)
+        sentence = (
+            f"Loaded from disk, another dev value than in training, by up to {points(most)}: {', '.join(failed)}."
+        )
+    return Finding(100 * most, sentence, not failed, failed)
 
 
-def class_missing_in_train(facts: Facts) -> Check:
+def class_missing_in_train(facts: Facts) -> Finding:
     """Test rows of labels without a training row; nothing trained here can have them right."""
     missing = sorted(set(facts.test_labels) - set(facts.train_labels))
     count = sum(label in missing for label in facts.test_labels)
@@ -213,26 +203,26 @@ def class_missing_in_train(facts: Facts) -> Check:
     if missing:
         named = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         sentence = f"{count} of {len(facts.test_labels)} test rows have a label without a training row: {named}."
-    return Check(code="class-missing-in-train", passed=not missing, value=float(count), sentence=sentence)
+    return Finding(float(count), sentence, not missing)
 
 
-def test_reused(facts: Facts) -> Check:
+def test_reused(facts: Facts) -> Finding:
     """How often these test rows were answered, by runs beside this one too."""
     reads = facts.comparison.test_reads
     sentence = "These test rows were read once, by this run."
     if reads > 1:
         sentence = f"These test rows were read {reads} times, by earlier runs too: the highest of many looks flatters."
-    return Check(code="test-reused", passed=reads <= 1, value=float(reads), sentence=sentence)
+    return Finding(float(reads), sentence, reads <= 1)
 
 
-def cut_texts(facts: Facts) -> Check:
+def cut_texts(facts: Facts) -> Finding:
     """Percentage of texts that are longer than the base takes; too many once they could explain the whole margin."""
     task, decision = facts.comparison.task, facts.comparison.decision
     count = max((notice.count for notice in facts.found("cut-texts")), default=0)
     total = task.n_train + task.n_dev + task.n_test
     value, margin = 100 * count / total, 1.0 if decision is None else decision.margin
     sentence = "No text was cut." if count == 0 else f"{count} of {total} texts were cut, {value:.1f} %."
-    return Check(code="cut-texts", passed=value <= margin, value=value, sentence=sentence)
+    return Finding(value, sentence, value <= margin)
 
 
 def _value(candidate: Candidate) -> float:
@@ -244,15 +234,19 @@ def _error(estimate: Estimate | None) -> float:
     return 0.0 if estimate is None else (estimate.high - estimate.low) / (2 * _Z)
 
 
-CHECKS: tuple[Callable[[Facts], Check], ...] = (
-    few_test_rows,
-    unequal_effort,
-    duplicates_across_splits,
-    above_floor,
-    dev_reused,
-    unstable_seeds,
-    not_reproducible,
-    class_missing_in_train,
-    test_reused,
-    cut_texts,
-)
+CHECKS: Mapping[str, Callable[[Facts], Finding]] = {
+    check.__name__.replace("_", "-"): check
+    for check in (
+        few_test_rows,
+        unequal_effort,
+        duplicates_across_splits,
+        not_above_floor,
+        dev_reused,
+        unstable_seeds,
+        not_reproducible,
+        class_missing_in_train,
+        test_reused,
+        cut_texts,
+    )
+}
+"""Code -> check."""
