@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import integrate, stats
 
+from tunewright.data.formats import quoted
 from tunewright.evaluation import statistics
 from tunewright.evaluation.reason import percent, points
 from tunewright.runs.comparison import Candidate, Check, Comparison
@@ -189,9 +190,8 @@ def not_reproducible(facts: Facts) -> Finding:
     failed, most = tuple(name for name, gap in gaps.items() if gap > _EXACT), max(gaps.values())
     sentence = "Every shipped adapter, loaded from disk, has the dev value of its training."
     if failed:
-        sentence = (
-            f"Loaded from disk, another dev value than in training, by up to {points(most)}: {', '.join(failed)}."
-        )
+        gap = f"by up to {points(most)}"
+        sentence = f"Loaded from disk, other dev values than in training, {gap}: {', '.join(failed)}."
     return Finding(100 * most, sentence, not failed, failed)
 
 
@@ -201,8 +201,8 @@ def class_missing_in_train(facts: Facts) -> Finding:
     count = sum(label in missing for label in facts.test_labels)
     sentence = "Every label of the test rows occurs in the training rows."
     if missing:
-        named = ", ".join(map(repr, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        sentence = f"{count} of {len(facts.test_labels)} test rows have a label without a training row: {named}."
+        of = f"{count} of {len(facts.test_labels)} test rows have a label without a training row"
+        sentence = f"{of}: {quoted(missing)}."
     return Finding(float(count), sentence, not missing)
 
 
