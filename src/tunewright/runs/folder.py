@@ -12,6 +12,8 @@
     elapsed.json            seconds of all sessions so far
     log.txt                 what was said on the terminal
     report.html             the page made from all the above
+
+Each is whole or absent, and a line of a `.jsonl` is too: see `files`.
 """
 
 import shutil
