@@ -29,7 +29,7 @@ class Entry:
     predicted_N: IntArray
     """Label indices, on the test rows, of the shipped artefact."""
     price: float
-    """US dollars for 1000 requests; infinite where it is not known: the dearest."""
+    """US dollars for 1000 requests."""
     test: Estimate
     """Metric on the test rows with its interval."""
     is_floor: bool = False

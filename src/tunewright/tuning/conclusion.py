@@ -110,7 +110,7 @@ def _decide(
 
 
 def _entry(candidate: Candidate, answers: Sequence[IntArray]) -> decision.Entry:
-    """As the decision sees it; `answers` are those of each seed."""
+    """As the decision sees it: an unknown price is the dearest. `answers` are those of each seed."""
     assert candidate.test is not None
     is_shipped = [seed.shipped for seed in candidate.seeds]
     return decision.Entry(
