@@ -63,6 +63,8 @@ class Run(Mapping[str, "Predictor"]):
         Raises:
             CandidateError: No such candidate, or none that was finished.
         """
+        if any(c.id == candidate and c.family == "outside" for c in self.comparison.candidates):
+            raise CandidateError(f"{candidate!r} answered outside of this run: there is no adapter. Ask it directly.")
         if candidate not in self._shipped:
             raise CandidateError(unknown("candidate", candidate, self._shipped))
         return adapter_folder(self.folder, candidate, self._shipped[candidate])
@@ -70,7 +72,8 @@ class Run(Mapping[str, "Predictor"]):
     @cached_property
     def _shipped(self) -> dict[str, int]:
         """Candidate -> seed of its shipped adapter."""
-        return {c.id: c.shipped_seed for c in self.comparison.candidates if c.shipped_seed is not None}
+        own = [c for c in self.comparison.candidates if c.family != "outside"]
+        return {c.id: c.shipped_seed for c in own if c.shipped_seed is not None}
 
     def __contains__(self, candidate: object) -> bool:
         return candidate in self._shipped  # the mapping's own would load the model

@@ -35,6 +35,11 @@ def names(value: object) -> object:
     return value
 
 
+def named(value: object) -> object:
+    """`{"a": "b"}` as `["a=b"]`; else as `names`."""
+    return [f"{name}={each}" for name, each in value.items()] if isinstance(value, Mapping) else names(value)
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(names)]
 Seconds = Annotated[float, BeforeValidator(seconds)]
 
@@ -71,7 +76,7 @@ class RunConfig(BaseModel):
     require: Names = Field(
         default=(), description="what a candidate must have: quality>=0.9,latency_p95_ms<=50,bytes<=5MB,local,editable"
     )
-    predictions: Names = Field(
+    predictions: Annotated[tuple[str, ...], BeforeValidator(named)] = Field(
         default=(), description="NAME=FILE: answers of anything else to the test rows, compared too; may repeat"
     )
     folds: int | None = Field(

@@ -90,7 +90,7 @@ class Prediction:
     id: str
     label: str
     probabilities: tuple[float, ...]
-    """Over the task's labels, in their order; sums to 1."""
+    """Over the task's labels, in their order; sums to 1. Empty for an outside answer that came without."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -89,6 +89,12 @@ def test_warnings_are_said_and_kept(call: Call, model: str, tmp_path: Path) -> N
     log = (out / "log.txt").read_text(encoding="utf-8")
     assert all(line in log for line in said)
     result = json.loads((out / "comparison.json").read_text(encoding="utf-8"))
+    checks = {check["code"]: check for check in result["checks"]}
+    for code, value in (
+        ("duplicates-across-splits", 2.0), ("class-missing-in-train", 2.0), ("cut-texts", 100 * 2 / 37),
+    ):  # fmt: skip
+        assert (checks[code]["passed"], checks[code]["value"]) == (False, value)
+        assert f"  {code}: {checks[code]['sentence']}" in done.out
     for candidate in result["candidates"]:
         answers = (out / "predictions" / candidate["id"] / "seed-0.jsonl").read_text(encoding="utf-8").splitlines()
         true = ["food", "travel", "music", "art", "cinema"]

@@ -71,6 +71,20 @@ def test_cheapest_shown_to_be_close_is_recommended() -> None:
     assert "equal" not in decision.reason
 
 
+def test_unknown_price_is_the_dearest_and_no_ratio() -> None:
+    n = 1_000
+    probe, today = right_on([*range(898), 901], n), right_on(range(900), n)
+    decision, _ = decided([entry("today", today, math.inf), entry("probe", probe, 1)], zeros(n))
+    assert (decision.best, decision.recommended) == ("today", "probe")
+    assert decision.reason.endswith("; the price of today is not known and was taken as the dearest.")
+    assert "times its price" not in decision.reason
+    best, _ = decided([entry("today", right_on(range(950), n), math.inf), entry("probe", probe, 1)], zeros(n))
+    assert best.recommended == "today"
+    # As cheap as any for what is known: yet of two that are alike the one with a price is taken.
+    twin, _ = decided([entry("today", probe, math.inf), entry("probe", probe, 1)], zeros(n))
+    assert (twin.best, twin.recommended) == ("probe", "probe")
+
+
 def test_few_rows_do_not_show_closeness_even_without_a_disagreement() -> None:
     n = 100
     candidates = [entry("cheap", right_on(range(80), n), 1), entry("dear", right_on(range(81), n), 2)]

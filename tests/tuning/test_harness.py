@@ -79,6 +79,19 @@ def test_every_trial_and_refit_is_a_line(finished_run: Path) -> None:
         assert (candidate["reason"] is None) == (name in tried)
 
 
+def test_checks_have_the_figures_of_this_run(finished_run: Path) -> None:
+    checks = {check["code"]: check for check in result(finished_run)["checks"]}
+    tuned = Counter(t["family"] for t in lines(finished_run / "trials.jsonl") if t["params"])
+    assert set(tuned) == {"no training", "soft prompts", "fine-tuning"}
+    assert checks["unequal-effort"]["value"] == min(tuned.values()) / max(tuned.values()) == 1
+    assert checks["not-reproducible"] | {"sentence": ""} == {
+        "code": "not-reproducible", "passed": True, "value": 0.0, "sentence": "", "touches": [],
+    }  # fmt: skip
+    assert checks["test-reused"]["value"] == result(finished_run)["test_reads"]
+    assert not checks["dev-reused"]["passed"]  # 6 dev rows
+    assert checks["cut-texts"]["value"] == 0
+
+
 def test_one_whole_copy_of_the_base_is_kept(finished_run: Path) -> None:
     """The adapter of each refit is on disk; of those that are copies of the base only the shipped one."""
     for candidate in result(finished_run)["candidates"]:

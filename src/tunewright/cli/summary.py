@@ -1,5 +1,6 @@
 """What is printed when a comparison is done: the table and the decision."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -7,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tunewright.api import Run
-from tunewright.runs.comparison import Candidate
+from tunewright.runs.comparison import Candidate, Check
 
 
 def print_summary(run: Run, here: Path) -> None:
@@ -32,9 +33,19 @@ def print_summary(run: Run, here: Path) -> None:
             console.print(f"{candidate.id}: {candidate.status}, {candidate.reason}", markup=False)
     if result.decision is not None:
         console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
-        shipped = _shown(run.adapter_folder(result.decision.recommended), here)
-        console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
-    console.print(f"Report: {_shown(run.report, here)}", markup=False, soft_wrap=True)
+        if result.decision.recommended in run:
+            shipped = _shown(run.adapter_folder(result.decision.recommended), here)
+            console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
+    for line in _failed(result.checks):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"\nReport: {_shown(run.report, here)}", markup=False, soft_wrap=True)
+
+
+def _failed(checks: Sequence[Check]) -> list[str]:
+    """What stands against the figures, a line each."""
+    failed = [check for check in checks if not check.passed]
+    head = f"\n{len(failed)} of {len(checks)} checks failed; docs/guides/checks.md says what each means and what to do:"
+    return [head, *(f"  {check.code}: {check.sentence}" for check in failed)] if failed else []
 
 
 def _shown(path: Path, here: Path) -> Path:

@@ -21,6 +21,7 @@ class Answers:
     predicted_N: IntArray
     """Label indices."""
     probabilities_NC: FloatArray
+    """[N, 0] where an outside candidate gave none."""
 
 
 def read_answers(file: Path, labels: Sequence[str], ids: Sequence[str]) -> Answers:

@@ -4,6 +4,7 @@
 the rest.
 """
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -89,7 +90,9 @@ def _cheaper(evidence: Evidence, recommended: int, margin_points: float) -> str:
     """How close it is to the best, and what it costs beside it."""
     below = float(evidence.values_K[evidence.best] - evidence.values_K[recommended])
     price, best_price = evidence.entries[recommended].price, evidence.entries[evidence.best].price
-    ratio = f", at {price / best_price:.2g} times its price" if best_price > 0 else ""
+    ratio = f", at {price / best_price:.2g} times its price" if 0 < best_price < math.inf else ""
+    if math.isinf(best_price):
+        ratio = f"; the price of {evidence.entries[evidence.best].id} is not known and was taken as the dearest"
     return (
         f"it is shown, with 95 % confidence, to lose less than {_margin(margin_points)} against the highest measured, "
         f"{_best(evidence)} ({points(below)} more on these rows){ratio}"

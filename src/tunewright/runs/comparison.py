@@ -189,7 +189,7 @@ class Candidate:
     @property
     def reads_text(self) -> bool:
         """False for a floor, whose answers do not depend on the text."""
-        return bool(READERS & set(self.parts))
+        return self.family == "outside" or bool(READERS & set(self.parts))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,8 @@
 """From files to `comparison.json`: candidates with their costs, the decision, and where it all comes from."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import numpy as np
 from tunewright.data.load import test_sha256
 from tunewright.errors import RunError
 from tunewright.evaluation import decision
-from tunewright.evaluation.metrics import UNKNOWN_LABEL, Scorer, row_scorer
+from tunewright.evaluation.checks import Facts, run_checks
+from tunewright.evaluation.metrics import UNKNOWN_LABEL, IntArray, Scorer, row_scorer
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.files import read_json
 from tunewright.runs.comparison import (
@@ -23,12 +25,13 @@ from tunewright.runs.comparison import (
     TaskSummary,
 )
 from tunewright.runtime import environment, generator
+from tunewright.tuning import outside
 from tunewright.tuning.attempt import Workshop
 from tunewright.tuning.candidates import finished, unfinished
-from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.results import Finalist, read_finalists
+from tunewright.tuning.effort import Effort, Entrant, size
+from tunewright.tuning.results import read_finalists
 from tunewright.tuning.session import Session
-from tunewright.types import Dataset
+from tunewright.types import Dataset, Family
 
 
 def conclude(
@@ -49,8 +52,12 @@ def conclude(
     done = [f.entrant for f in finalists]
     measured = [finished(session, finalist, dataset, scorer) for finalist in finalists]
     missing = [unfinished(e, effort, session.config.budget) for e in (*session.entrants, *refused) if e not in done]
-    chosen, pairs = _decide(session, finalists, measured, missing, scorer)
-    return Comparison(
+    answers = {f.entrant.id: [each.predicted_N for each in f.test] for f in finalists}
+    for name, given in outside.stored(session, dataset).items():
+        measured.append(outside.entered(session, name, given, scorer, price=None))
+        answers[name] = [given.predicted_N]
+    chosen, pairs = _decide(session, measured, missing, answers, scorer)
+    result = Comparison(
         task=_task(dataset, scorer),
         backbones=tuple(_backbone(name, workshop) for name, workshop in session.workshops.items()),
         candidates=(*measured, *missing),
@@ -59,36 +66,60 @@ def conclude(
         test_reads=1 + _earlier_reads(session.out, dataset),
         provenance=_provenance(session, dataset, started, command),
     )
+    return dataclasses.replace(result, checks=run_checks(_facts(session, effort, dataset, result)))
+
+
+def _facts(session: Session, effort: Effort, dataset: Dataset, result: Comparison) -> Facts:
+    return Facts(
+        comparison=result,
+        notices=dataset.notices,
+        train_labels={str(row.label) for row in dataset.splits.train},
+        test_labels=[str(row.label) for row in dataset.splits.test],
+        spent=_spent(session, effort),
+        unit="seconds" if effort.trials is None else "trials",
+    )
+
+
+def _spent(session: Session, effort: Effort) -> dict[Family, float]:
+    """What each family with something left to tune has spent, in trials or, where time alone decides, in seconds."""
+    spent: dict[Family, float] = {}
+    for family in dict.fromkeys(entrant.family for entrant in session.entrants):
+        mine = [entrant for entrant in session.entrants if entrant.family == family]
+        if any(len(effort.of(entrant)) < size(entrant.space) for entrant in mine):
+            tuned = [trial for entrant in mine for trial in effort.of(entrant) if trial.params]
+            spent[family] = sum(1.0 if effort.trials is not None else trial.seconds for trial in tuned)
+    return spent
 
 
 def _decide(
     session: Session,
-    finalists: Sequence[Finalist],
     measured: Sequence[Candidate],
     missing: Sequence[Candidate],
+    answers: Mapping[str, Sequence[IntArray]],
     scorer: Scorer,
 ) -> tuple[Decision | None, tuple[Pair, ...]]:
     if not measured:
         return None, ()
-    entries = [_entry(candidate, finalist) for candidate, finalist in zip(measured, finalists, strict=True)]
+    entries = [_entry(candidate, answers[candidate.id]) for candidate in measured]
     rng = generator(session.config.seed, "decision")
     chosen, pairs = decision.decide(entries, scorer, rng, margin_points=session.config.margin)
     if missing:
         names = ", ".join(c.id for c in missing)
         chosen = dataclasses.replace(chosen, reason=f"{chosen.reason} Not measured: {names}.")
-    answers = {f.entrant.id: [each.predicted_N for each in f.test] for f in finalists}
     return chosen, compare_methods(pairs, answers, scorer, generator(session.config.seed, "methods"))
 
 
-def _entry(candidate: Candidate, finalist: Finalist) -> decision.Entry:
+def _entry(candidate: Candidate, answers: Sequence[IntArray]) -> decision.Entry:
+    """As the decision sees it: an unknown price is the dearest. `answers` are those of each seed."""
     assert candidate.test is not None
+    is_shipped = [seed.shipped for seed in candidate.seeds]
     return decision.Entry(
         id=candidate.id,
         method=candidate.method,
         family=candidate.family,
         backbone=candidate.backbone,
-        predicted_N=finalist.shipped_test.predicted_N,
-        price=float(candidate.cost.price or 0.0),
+        predicted_N=answers[is_shipped.index(True)],
+        price=math.inf if candidate.cost.price is None else candidate.cost.price,
         test=candidate.test,
         is_floor=not candidate.reads_text,
     )

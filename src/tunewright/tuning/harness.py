@@ -21,6 +21,7 @@ from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
 from tunewright.config import RunConfig, choose
 from tunewright.data.load import load_dataset, test_sha256
+from tunewright.data.outside import answers_sha256
 from tunewright.errors import ConfigError, RunError, unknown
 from tunewright.evaluation.metrics import METRICS
 from tunewright.files import dump_lines, read_json, write_json, write_text
@@ -29,7 +30,7 @@ from tunewright.runs import comparison
 from tunewright.runs.fits import refits, trials
 from tunewright.runs.folder import open_run
 from tunewright.runtime import device, environment
-from tunewright.tuning import conclusion, finals
+from tunewright.tuning import conclusion, finals, outside
 from tunewright.tuning.attempt import Workshop, prepare
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import Clock, Journal, Listener
@@ -53,14 +54,18 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
     begun = time.monotonic()
     methods = _check_names(config)
     dataset = load_dataset(config)
+    answered = outside.read(config.predictions, dataset)
     checkpoints = {name: load_checkpoint(name) for name in config.model}
     begun_before = open_run(out, resume=config.resume)
     clock = Clock(out / "elapsed.json", config.budget, begun)
     journal = Journal(out / "log.txt", listener)
-    bases = {name: checkpoint.identity.sha256 for name, checkpoint in checkpoints.items()}
+    hashes = {
+        "bases": {name: checkpoint.identity.sha256 for name, checkpoint in checkpoints.items()},
+        "outside": {name: answers_sha256(predictions) for name, predictions in answered.items()},
+    }
     if not begun_before:
-        _record_start(config, dataset, bases, out, command)
-    known = _check_start(config, dataset, bases, out)
+        _record_start(config, dataset, hashes, out, command)
+    known = _check_start(config, dataset, hashes, out)
     journal.note(f"Run folder: {out}")
     for notice in dataset.notices:
         journal.note(notice.message)
@@ -69,8 +74,10 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         name: _prepare(config, dataset, Encoder(checkpoint, dtype=dtype, device=device()))
         for name, checkpoint in checkpoints.items()
     }
-    for notice in _note_cut_texts(dataset, workshops, out):
+    cut = _note_cut_texts(dataset, workshops, out)
+    for notice in cut:
         journal.note(notice.message)
+    dataset = dataclasses.replace(dataset, notices=(*dataset.notices, *cut))
     entrants, skipped = _entrants(methods, workshops)
     effort = Effort(
         trials=config.num_trials,
@@ -92,6 +99,7 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         run_search(session, effort)
     finals.refit(session, effort)
     finals.read_test(session, dataset)
+    outside.store(out, answered)
     started, typed = str(known["started"]), str(known["command"])
     result = conclusion.conclude(session, effort, dataset, skipped, started=started, command=typed)
     comparison.save(result, out)
@@ -112,6 +120,10 @@ def _check_names(config: RunConfig) -> tuple[str, ...]:
         methods = choose("method", config.methods, tuple(METHODS))
     except ConfigError as error:
         faults += error.faults
+    try:
+        outside.files(config.predictions)
+    except ConfigError as error:
+        faults += error.faults
     if config.metric not in METRICS:
         faults.append(unknown("metric", config.metric, METRICS))
     if len(set(config.model)) < len(config.model):
@@ -127,11 +139,15 @@ def _settings(config: RunConfig) -> dict[str, object]:
     return config.model_dump(mode="json", exclude={"resume", "out"})
 
 
-def _check_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str], out: Path) -> dict[str, object]:
+Hashes = Mapping[str, Mapping[str, str]]
+"""`bases` and `outside` -> name -> hash: what else than the data a run must not change under way."""
+
+
+def _check_start(config: RunConfig, dataset: Dataset, hashes: Hashes, out: Path) -> dict[str, object]:
     """Makes sure that the run is about what it began with; returns the record of its beginning.
 
     Raises:
-        RunError: Other data, descriptions, bases or settings than at the start.
+        RunError: Other data, descriptions, bases, outside answers or settings than at the start.
     """
     _check_same(yaml.safe_load((out / "run.yaml").read_text(encoding="utf-8")), _settings(config))
     known: dict[str, object] = read_json(out / "data.json")
@@ -142,10 +158,10 @@ def _check_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str], 
         )
     if known["task"] != _as_json(dataclasses.asdict(dataset.task)):
         raise RunError("labels or descriptions changed since the run began. Restore them or choose another --out.")
-    if known["bases"] != bases:
-        raise RunError(
-            f"a model of {', '.join(bases)} changed since the run began. Restore it or choose another --out."
-        )
+    for what, said in (("bases", "a model of"), ("outside", "the answers of")):
+        if known.get(what, {}) != hashes[what]:
+            names = ", ".join(hashes[what])
+            raise RunError(f"{said} {names} changed since the run began. Restore it or choose another --out.")
     return known
 
 
@@ -154,9 +170,7 @@ def _as_json(value: object) -> object:
     return json.loads(json.dumps(value))
 
 
-def _record_start(
-    config: RunConfig, dataset: Dataset, bases: Mapping[str, str], out: Path, command: Sequence[str]
-) -> None:
+def _record_start(config: RunConfig, dataset: Dataset, hashes: Hashes, out: Path, command: Sequence[str]) -> None:
     """Writes what the run is about."""
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(out / "environment.json", environment())
@@ -168,7 +182,7 @@ def _record_start(
             "started": started,
             "command": shlex.join(command),
             "task": dataclasses.asdict(dataset.task),
-            "bases": dict(bases),
+            **hashes,
             "sha256": dataset.sha256,
             "test_sha256": test_sha256(dataset),
             "columns": dict(dataset.columns),

@@ -1,0 +1,217 @@
+"""Answers of anything else to the test rows: today's system, a rule, a person, a vendor's service."""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from tunewright.data.formats import Row, quoted
+from tunewright.data.tables import Table, read_table
+from tunewright.errors import ConfigError, DataError
+from tunewright.types import Example, Prediction
+
+ANSWER_NAMES = ("predicted", "prediction", "answer")
+"""Columns of the answer; the first that is there."""
+
+SHOWN = 3
+"""Rows named in an error."""
+
+SUM_TOLERANCE = 0.01
+"""What rounding may take from a sum of probabilities."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ROW_COLUMNS = ("id", "text", "text_pair", "label")
+"""Of test.jsonl."""
+
+Key = tuple[str, ...]
+"""What tells a row: its id, or its texts with white space as single spaces."""
+
+
+def named_files(given: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
+    """Name -> file, of each `NAME=FILE`.
+
+    Args:
+        given: As typed.
+        taken: Names of methods.
+
+    Raises:
+        ConfigError: Not NAME=FILE, a name that is taken or that is unsafe as a folder's; every fault at once.
+    """
+    found: dict[str, str] = {}
+    faults: list[str] = []
+    used = {name.casefold() for name in taken}
+    for item in given:
+        name, file = (part.strip() for part in item.partition("=")[::2])
+        if not file:
+            faults.append(f"`predictions` must be NAME=FILE. Got {item!r}. Write --predictions today=answers.csv.")
+        elif not _NAME.fullmatch(name):
+            faults.append(
+                f"`predictions`: the name {name!r} is no safe folder name. Allowed: at most 64 letters, digits, '.', "
+                "'_' and '-', a letter or digit first. Rename it."
+            )
+        elif name.casefold() in used:
+            faults.append(f"`predictions`: the name {name!r} is taken by a method or another file. Choose another.")
+        found[name] = file
+        used.add(name.casefold())
+    if faults:
+        raise ConfigError(faults)
+    return found
+
+
+def read_outside(
+    files: Mapping[str, str], rows: Sequence[Example], labels: Sequence[str], columns: Mapping[str, str]
+) -> dict[str, tuple[Prediction, ...]]:
+    """Name -> answers to the rows, in their order; without probabilities where the file has none.
+
+    A file names its rows by `id`, or by their texts; then rows that were not asked for are left aside.
+
+    Args:
+        files: Name -> csv, tsv, jsonl or parquet file.
+        rows: To be answered, each exactly once.
+        labels: Of the task.
+        columns: Role -> column of the data.
+
+    Raises:
+        ConfigError: With all faults of all files.
+    """
+    found: dict[str, tuple[Prediction, ...]] = {}
+    faults: list[str] = []
+    for name, path in files.items():
+        try:
+            given = _Given(read_table(path), rows, columns, labels)
+        except DataError as error:
+            faults.append(str(error))
+            continue
+        wrong = given.faults()
+        faults += [f"{path}: {fault}" for fault in wrong]
+        found[name] = () if wrong else given.predictions()
+    if faults:
+        raise ConfigError(faults)
+    return found
+
+
+class _Given:
+    """What a file says of the rows.
+
+    Raises:
+        DataError: It has no column that names the rows, or none or several that may be the answer.
+    """
+
+    def __init__(
+        self, table: Table, rows: Sequence[Example], columns: Mapping[str, str], labels: Sequence[str]
+    ) -> None:
+        self._labels = labels
+        keys = _key_columns(table, rows, columns)
+        answer = _answer_column(table, keys, columns)
+        self._chances = [f"p_{label}" for label in labels if f"p_{label}" in table.columns]
+        lines: dict[Key, list[Row]] = {}
+        for line in table.rows:
+            if (line[answer] or "").strip():
+                lines.setdefault(_key(line[column] for column in keys), []).append(line)
+        asked = {row.id: _key([row.id] if keys == ["id"] else [row.text, row.text_pair][: len(keys)]) for row in rows}
+        self._unknown = sorted(key[0] for key in lines.keys() - asked.values()) if keys == ["id"] else []
+        self._lines = {row: lines.get(key, []) for row, key in asked.items()}
+        self._answers = {row: {str(line[answer]).strip() for line in found} for row, found in self._lines.items()}
+
+    def faults(self) -> list[str]:
+        """Why not every row has exactly one usable answer; empty where each has."""
+        of = f"of {len(self._answers)} test rows have"
+        said = (
+            (
+                [row for row, found in self._answers.items() if not found],
+                f"{of} no answer%s. Each needs one: for a row that is left open, write the answer that would be given, "
+                "such as the most common label.",
+            ),
+            (
+                [row for row, found in self._answers.items() if len(found) > 1],
+                f"{of} answers that differ%s. Keep one for each; the column `id` of test.jsonl tells apart rows of one "
+                "text.",
+            ),
+            (
+                self._unknown,
+                "ids are of no test row%s. Take them from test.jsonl of a run folder, or name rows by their texts.",
+            ),
+        )
+        faults = [f"{len(rows)} {sentence % _first(rows)}" for rows, sentence in said if rows]
+        strange = [row for row, found in self._answers.items() if found - set(self._labels)]
+        if strange:
+            got = quoted({answer for row in strange for answer in self._answers[row]} - set(self._labels))
+            allowed = f"Allowed: {quoted(self._labels)}. Write the labels as in the data."
+            faults.append(
+                f"{len(strange)} {of} an answer that is no label of the task{_first(strange)}: {got}. {allowed}"
+            )
+        return faults + self._chance_faults()
+
+    def _chance_faults(self) -> list[str]:
+        if not self._chances:
+            return []
+        lacking = [f"p_{label}" for label in self._labels if f"p_{label}" not in self._chances]
+        if lacking:
+            todo = "Add them, or leave out all columns p_<label>."
+            return [f"probabilities of some labels alone: no column {quoted(lacking)}. {todo}"]
+        wrong = [row for row, found in self._lines.items() if found and not self._shares(found[0])]
+        fault = f"the probabilities of {len(wrong)} test rows are not from 0 to 1 with a sum of 1{_first(wrong)}."
+        return [f"{fault} Mend them, or leave out the columns p_<label>."] if wrong else []
+
+    def _shares(self, line: Row) -> tuple[float, ...]:
+        """Probabilities of a line; empty where there are none, or none that can be used."""
+        try:
+            values = [float(line[column] or "nan") for column in self._chances]
+        except ValueError:
+            return ()
+        total = math.fsum(values)
+        is_usable = all(0 <= value <= 1 for value in values) and abs(total - 1) <= SUM_TOLERANCE
+        return tuple(value / total for value in values) if is_usable else ()
+
+    def predictions(self) -> tuple[Prediction, ...]:
+        """One for each row, where there is no fault."""
+        return tuple(
+            Prediction(id=row, label=next(iter(found)), probabilities=self._shares(self._lines[row][0]))
+            for row, found in self._answers.items()
+        )
+
+
+def _key(parts: Iterable[str | None]) -> Key:
+    return tuple(" ".join((part or "").split()) for part in parts)
+
+
+def _first(ids: Sequence[str]) -> str:
+    return f" (first: {', '.join(ids[:SHOWN])})"
+
+
+def _key_columns(table: Table, rows: Sequence[Example], columns: Mapping[str, str]) -> list[str]:
+    """The columns that name a row: `id` where it holds ids of ours, else the texts."""
+    roles = [role for role in ("text", "text_pair") if role in columns]
+    texts = next((t for t in ([columns[role] for role in roles], roles) if set(t) <= set(table.columns)), None)
+    ids = {row.id for row in rows}
+    if "id" in table.columns and (texts is None or any((line["id"] or "").strip() in ids for line in table.rows)):
+        return ["id"]
+    if texts is None:
+        wanted = " and ".join(f"`{columns[role]}`" for role in roles)
+        raise DataError(
+            f"{table.path}: no column names the rows. Got {quoted(table.columns)}. Needed: `id`, as in test.jsonl of a "
+            f"run folder, or {wanted}, as in the data. Add it."
+        )
+    return texts
+
+
+def _answer_column(table: Table, keys: Sequence[str], columns: Mapping[str, str]) -> str:
+    """By name, else the only other column; true labels are no answers."""
+    by_name = {column.strip().casefold(): column for column in table.columns}
+    known = {*keys, *_ROW_COLUMNS, *columns.values()}
+    named = [by_name[name] for name in ANSWER_NAMES if name in by_name and by_name[name] not in known]
+    others = [column for column in table.columns if column not in known and not column.startswith("p_")]
+    found = named[:1] or others
+    if len(found) != 1:
+        raise DataError(
+            f"{table.path}: which column is the answer? Got {quoted(table.columns)}. Allowed: "
+            f"{', '.join(ANSWER_NAMES)}, or a single column beside the rows' own. Name it `predicted`."
+        )
+    return found[0]
+
+
+def answers_sha256(predictions: Iterable[Prediction]) -> str:
+    """Hash of answers: a resumed run must have those it began with."""
+    lines = [json.dumps((each.id, each.label, each.probabilities)) for each in predictions]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

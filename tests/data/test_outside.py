@@ -1,0 +1,174 @@
+"""Answers of anything else: how a file names its rows and its answers, and every fault of it at once."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.commands import write_table
+from tunewright.data.outside import answers_sha256, named_files, read_outside
+from tunewright.errors import ConfigError
+from tunewright.types import Example, Prediction
+
+LABELS = ("food", "music", "travel")
+COLUMNS = {"text": "message", "label": "topic"}
+ROWS = (
+    Example(id="d:2", text="fresh  bread", label="food"),
+    Example(id="d:5", text="a slow train", label="travel"),
+    Example(id="d:9", text="an old song", label="music"),
+)
+RIGHT = ("food", "travel", "travel")
+CHANCES = ((0.5, 0.2, 0.3), (0.1, 0.1, 0.8), (0.25, 0.5, 0.25))
+
+
+def read(path: Path, rows: Sequence[Example] = ROWS, columns: Mapping[str, str] = COLUMNS) -> tuple[Prediction, ...]:
+    return read_outside({"today": str(path)}, rows, LABELS, columns)["today"]
+
+
+def faults(path: Path, rows: Sequence[Example] = ROWS) -> tuple[str, ...]:
+    with pytest.raises(ConfigError) as error:
+        read(path, rows)
+    assert all(str(path) in fault and "\n" not in fault for fault in error.value.faults)
+    return error.value.faults
+
+
+def table(folder: Path, columns: Sequence[str], *rows: Sequence[str]) -> Path:
+    return write_table(folder / "answers.csv", columns, rows)
+
+
+# --- which row, which answer ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", ["predicted", "prediction", "Answer", "gpt"])
+def test_rows_by_id_in_any_order_and_answers_by_name_or_alone(tmp_path: Path, column: str) -> None:
+    lines = [(row.id, "a text of test.jsonl", "food", answer) for row, answer in zip(ROWS, RIGHT, strict=True)]
+    found = read(table(tmp_path, ("id", "text", "label", column), *reversed(lines)))
+    assert found == tuple(
+        Prediction(id=row.id, label=answer, probabilities=()) for row, answer in zip(ROWS, RIGHT, strict=True)
+    )
+
+
+def test_rows_by_text_but_for_white_space_with_the_whole_file_answered(tmp_path: Path) -> None:
+    lines = [
+        ("fresh bread ", "food"),
+        ("a train row", "nonsense"),
+        ("a\tslow train", "travel"),
+        ("an old song", "music"),
+    ]
+    for column in ("message", "text"):  # as in the data, and as in test.jsonl
+        found = read(table(tmp_path, (column, "predicted"), *lines, ("fresh  bread", "food")))
+        assert [each.label for each in found] == ["food", "travel", "music"]
+        assert [each.id for each in found] == [row.id for row in ROWS]
+
+
+def test_an_id_column_of_the_users_own_does_not_hide_the_texts(tmp_path: Path) -> None:
+    lines = [(str(k), row.text, answer) for k, (row, answer) in enumerate(zip(ROWS, RIGHT, strict=True))]
+    assert [each.label for each in read(table(tmp_path, ("id", "message", "predicted"), *lines))] == list(RIGHT)
+
+
+def test_pairs_of_texts_are_told_apart_by_both(tmp_path: Path) -> None:
+    rows = [replace(ROWS[0], text_pair=pair, id=pair) for pair in ("x", "y")]
+    columns = {"text": "premise", "text_pair": "hypothesis", "label": "topic"}
+    lines = [("fresh bread", "y", "music"), ("fresh bread", "x", "food")]
+    found = read(table(tmp_path, ("premise", "hypothesis", "predicted"), *lines), rows, columns)
+    assert [each.label for each in found] == ["food", "music"]
+
+
+def test_one_answer_serves_all_test_rows_of_its_text(tmp_path: Path) -> None:
+    rows = (*ROWS, replace(ROWS[0], id="d:11", text="fresh bread"))
+    lines = [(row.text, answer) for row, answer in zip(ROWS, RIGHT, strict=True)]
+    assert [each.label for each in read(table(tmp_path, ("message", "predicted"), *lines), rows)] == [*RIGHT, "food"]
+
+
+@pytest.mark.parametrize("ending", ["tsv", "jsonl"])
+def test_other_formats(tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"answers.{ending}"
+    records = [{"id": row.id, "predicted": answer} for row, answer in zip(ROWS, RIGHT, strict=True)]
+    lines = [json.dumps(record) for record in records]
+    if ending == "tsv":
+        lines = ["id\tpredicted", *("\t".join(record.values()) for record in records)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert [each.label for each in read(file)] == list(RIGHT)
+
+
+def test_probabilities_are_in_the_order_of_the_labels_and_sum_to_one(tmp_path: Path) -> None:
+    columns = ("id", "predicted", "p_travel", "p_food", "p_music")
+    lines = [
+        (row.id, answer, f"{p[2]}", f"{p[0]}", f"{p[1] + 0.004}")
+        for row, answer, p in zip(ROWS, RIGHT, CHANCES, strict=True)
+    ]
+    found = read(table(tmp_path, columns, *lines))
+    for each, (food, music, travel) in zip(found, CHANCES, strict=True):
+        expected = [food / 1.004, (music + 0.004) / 1.004, travel / 1.004]
+        assert each.probabilities == pytest.approx(expected, abs=1e-12)
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
+def test_all_faults_of_all_files_at_once(tmp_path: Path) -> None:
+    lines = [("d:2", "food"), ("d:2", "music"), ("d:5", "planes"), ("d:77", "food"), ("d:9", " ")]
+    bad = table(tmp_path, ("id", "predicted"), *lines)
+    with pytest.raises(ConfigError) as error:
+        read_outside({"bad": str(bad), "none": str(tmp_path / "no.csv")}, ROWS, LABELS, COLUMNS)
+    missing, differ, unknown, strange, no_file = error.value.faults
+    assert "1 of 3 test rows have no answer (first: d:9)" in missing
+    assert "the most common label" in missing
+    assert "1 of 3 test rows have answers that differ (first: d:2)" in differ
+    assert "1 ids are of no test row (first: d:77)" in unknown
+    assert "1 of 3 test rows have an answer that is no label of the task (first: d:5): 'planes'" in strange
+    assert "Allowed: 'food', 'music', 'travel'" in strange
+    assert "no such file" in no_file
+
+
+def test_which_column_is_the_answer_is_asked(tmp_path: Path) -> None:
+    two = [(row.id, "food", "music") for row in ROWS]
+    (fault,) = faults(table(tmp_path, ("id", "gpt", "rule"), *two))
+    assert "which column is the answer? Got 'gpt', 'id', 'rule'" in fault
+    assert "Name it `predicted`" in fault
+
+
+def test_true_labels_are_no_answers(tmp_path: Path) -> None:
+    """The data itself, given by mistake, is not a candidate that is always right."""
+    lines = [(row.text, str(row.label)) for row in ROWS]
+    (fault,) = faults(table(tmp_path, ("message", "topic"), *lines))
+    assert "which column is the answer?" in fault
+
+
+def test_a_file_that_names_no_rows(tmp_path: Path) -> None:
+    (fault,) = faults(table(tmp_path, ("predicted",), ("food",)))
+    assert "no column names the rows" in fault
+    assert "`id`, as in test.jsonl of a run folder, or `message`, as in the data" in fault
+
+
+def test_probabilities_of_some_labels_or_that_are_none(tmp_path: Path) -> None:
+    some = [(row.id, "food", "1") for row in ROWS]
+    (fault,) = faults(table(tmp_path, ("id", "predicted", "p_food"), *some))
+    assert "no column 'p_music', 'p_travel'" in fault
+    columns = ("id", "predicted", "p_food", "p_music", "p_travel")
+    wrong = [("d:2", "food", "1", "0", "0"), ("d:5", "food", "0.9", "0.9", "-0.8"), ("d:9", "food", "high", "0", "0")]
+    (fault,) = faults(table(tmp_path, columns, *wrong))
+    assert "the probabilities of 2 test rows are not from 0 to 1 with a sum of 1 (first: d:5, d:9)." in fault
+
+
+def test_names_that_cannot_be() -> None:
+    given = ["today", "../up=f.csv", "LORA=f.csv", "a=f.csv", "A=g.csv", ".hidden=f.csv", "fine=x=y.csv"]
+    with pytest.raises(ConfigError) as error:
+        named_files(given, ("lora", "full"))
+    found = error.value.faults
+    assert len(found) == 5
+    assert "NAME=FILE. Got 'today'" in found[0]
+    assert "'../up' is no safe folder name" in found[1]
+    assert "'LORA' is taken" in found[2]
+    assert "'A' is taken" in found[3]
+    assert "'.hidden' is no safe folder name" in found[4]
+    assert named_files(["fine=x=y.csv", "b = c.csv"], ()) == {"fine": "x=y.csv", "b": "c.csv"}
+
+
+def test_hash_is_of_the_answers() -> None:
+    one = Prediction(id="d:2", label="food", probabilities=())
+    assert answers_sha256([one]) == answers_sha256([replace(one)])
+    changed = [replace(one, label="music"), replace(one, id="d:3"), replace(one, probabilities=(1.0, 0.0, 0.0))]
+    assert len({answers_sha256([each]) for each in (one, *changed)}) == 4
