@@ -144,8 +144,7 @@ def _works(evidence: Evidence, floor: int, values_RK: FloatArray) -> NDArray[np.
     """
     stretch = special.ndtri(1 - evidence.alpha / 2) / special.ndtri(statistics.LEVEL)
     leads_RK = values_RK - values_RK[:, [floor]] > stretch * evidence.slack_KK[:, floor]
-    works_R: NDArray[np.bool_] = leads_RK.any(axis=1)
-    return works_R
+    return np.asarray(leads_RK.any(axis=1))
 
 
 def _verdict(evidence: Evidence, recommended: int) -> Verdict:
