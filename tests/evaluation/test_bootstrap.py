@@ -145,6 +145,25 @@ def test_lower_bound_does_not_promise_more_than_the_rows_can_show() -> None:
     assert bound == pytest.approx(-(z**2) / (50 + z**2), abs=1e-12)
 
 
+def test_bounds_of_macro_f1_are_the_quantiles_of_its_resamples_in_both_directions() -> None:
+    true_N, a_N, b_N = three(np.random.default_rng(12), 60)
+    scorer = scorer_of(true_N, "macro-f1")
+    values_RK = bootstrap.resampled_values(scorer, [a_N, b_N], np.random.default_rng(13), num_resamples=300)
+    counts_RN = bootstrap.resample_counts(60, 300, np.random.default_rng(13)).astype(np.float64)
+    drawn = naive_differences("macro-f1", (true_N, a_N, b_N), counts_RN)
+    tail = stats.norm.cdf(np.sqrt(60 / 59) * stats.t.ppf(0.05, 59))
+    found = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_RK[:, 0] - values_RK[:, 1])
+    assert found == pytest.approx((np.quantile(drawn, tail), np.quantile(drawn, 1 - tail)), abs=1e-9)
+
+
+def test_wins_and_losses_are_counted_one_by_one() -> None:
+    true_N, a_N, b_N = three(np.random.default_rng(14), 50)
+    rows = list(zip(true_N, a_N, b_N, strict=True))
+    wins, losses = sum(a == t != b for t, a, b in rows), sum(b == t != a for t, a, b in rows)
+    assert bootstrap.wins_losses(scorer_of(true_N), a_N, b_N) == (wins, losses)
+    assert wins != losses
+
+
 def take_highest(values_RK: FloatArray) -> IntArray:
     choice_R: IntArray = values_RK.argmax(axis=1)
     return choice_R
@@ -167,17 +186,40 @@ def test_winner_corrected_is_the_naive_loop() -> None:
     assert got.shares == pytest.approx((picks.count(0) / 200, picks.count(1) / 200), abs=1e-12)
 
 
-def test_winner_corrected_takes_the_luck_out() -> None:
-    """Eight candidates worth .8 each: the winner looks better than .8, its corrected value does not."""
+def test_of_several_repeats_the_mean_is_chosen_by() -> None:
+    """Two repeats of two candidates, each far better in one of them: the mean decides, in and out of the resample."""
+    true_N = np.zeros(60, dtype=np.int64)
+    right_N, wrong_N, half_N = true_N, true_N + 1, (np.arange(60) < 20).astype(np.int64)
+    answers = [[right_N, wrong_N], [wrong_N, half_N]]
+    got = bootstrap.winner_corrected(
+        scorer_of(true_N), answers, take_highest, np.random.default_rng(15), num_replicates=50
+    )
+    assert got.value == pytest.approx(0.5, abs=1e-12)
+    assert got.shares == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("num_candidates", [2, 10])
+@pytest.mark.parametrize("lower", [0.0, 0.03])
+def test_winner_corrected_takes_the_luck_out(num_candidates: int, lower: float) -> None:
+    """The winner looks better than it is; its corrected value does not, to within the error of the simulation.
+
+    Where half of the candidates are worse, replicates choose one of those more often than all rows do: the corrected
+    value may then be too low, by less than half a point, never too high.
+    """
     rng = np.random.default_rng(10)
+    accuracies = np.where(np.arange(num_candidates) < num_candidates // 2, 0.8 - lower, 0.8)
     apparent, corrected = [], []
-    for _ in range(120):
-        answers_KN = list((rng.random((8, 200)) > 0.8).astype(np.int64))
+    for _ in range(150):
+        answers_KN = list((rng.random((num_candidates, 200)) > accuracies[:, None]).astype(np.int64))
         scorer = scorer_of(np.zeros(200, dtype=np.int64))
-        apparent.append(max(scorer.value(x_N) for x_N in answers_KN))
-        corrected.append(bootstrap.winner_corrected(scorer, [answers_KN], take_highest, rng, num_replicates=100).value)
-    assert np.mean(apparent) > 0.83
-    assert np.mean(corrected) == pytest.approx(0.8, abs=0.006)
+        values = [scorer.value(x_N) for x_N in answers_KN]
+        truth = accuracies[int(np.argmax(values))]
+        found = bootstrap.winner_corrected(scorer, [answers_KN], take_highest, rng, num_replicates=100)
+        apparent.append(max(values) - truth)
+        corrected.append(found.value - truth)
+    error = float(np.std(corrected)) / np.sqrt(150)
+    assert np.mean(apparent) > 3 * error
+    assert -2.5 * error - (0.005 if lower else 0) <= np.mean(corrected) <= 2.5 * error
 
 
 def test_ten_candidates_take_seconds() -> None:

@@ -15,6 +15,7 @@ from tunewright.evaluation.cost import Prices
 from tunewright.evaluation.decision import Entry, choose, decide
 from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
 from tunewright.evaluation.reason import Verdict
+from tunewright.evaluation.statistics import score_lower_bound
 from tunewright.runs.comparison import Decision, Pair
 from tunewright.types import Estimate
 
@@ -117,10 +118,28 @@ def test_nothing_better_than_the_floor() -> None:
     decision, _ = decided(candidates, zeros(n))
     assert decision.verdict == "nothing learned is shown to work"
     assert decision.recommended == "majority"
-    assert decision.stability is None
+    assert decision.stability is not None
+    assert decision.stability > 0.5
     assert decision.corrected_value is None
     assert decision.minimum_detectable_difference is not None
     assert "may be chance" in decision.reason
+
+
+def test_stability_repeats_the_test_against_the_floor() -> None:
+    """Just shown to be better than the floor: on some half of the replicates it would not be, and the floor stays."""
+    n = 300
+    floor_N, near_N, far_N = (right_on(rows, n) for rows in (range(150), range(1, 159), range(230)))
+    stable, shaky = (
+        decided([entry("majority", floor_N, 0, is_floor=True), entry("a", x_N, 1)], zeros(n))[0]
+        for x_N in (far_N, near_N)
+    )
+    assert (stable.recommended, stable.stability) == ("a", 1)
+    assert shaky.recommended == "a"
+    wins_R, losses_R, _ = np.random.default_rng(0).multinomial(n, [9 / n, 1 / n, 290 / n], size=50_000).T
+    slack = 8 / n - float(score_lower_bound(9, 1, n))
+    expected = np.mean((wins_R - losses_R) / n > slack * stats.norm.ppf(0.975) / stats.norm.ppf(0.95))
+    assert 0.3 < expected < 0.9
+    assert shaky.stability == pytest.approx(expected, abs=0.06)
 
 
 def test_only_one_candidate() -> None:

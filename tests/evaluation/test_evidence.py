@@ -53,6 +53,14 @@ def test_macro_f1_has_bootstrap_bounds_in_both_directions() -> None:
         gap = scorer.value(predicted_KN[a]) - scorer.value(predicted_KN[b])
         bound = lower_bound(values_RK[:, a] - values_RK[:, b], gap, 60)
         assert gap - evidence.slack_KK[a, b] == pytest.approx(bound, abs=1e-9)
+    a_P, b_P = [0, 0, 1], [1, 2, 2]
+    values_P = evidence.values_K[a_P] - evidence.values_K[b_P]
+    centred_RP = values_RK[:, a_P] - values_RK[:, b_P] - values_P
+    error_P = (values_RK[:, a_P] - values_RK[:, b_P]).std(axis=0, ddof=1)
+    largest = int((np.abs(values_P) / error_P).argmax())
+    as_far = (np.abs(centred_RP) / error_P).max(axis=1) >= np.abs(values_P[largest]) / error_P[largest] - 1e-12
+    expected = max((1 + as_far.sum()) / 401, evidence.pairs[largest].p_value)
+    assert evidence.pairs[largest].p_adjusted == pytest.approx(expected, abs=1e-12)
     assert [pair.p_value for pair in evidence.pairs] != [1.0, 1.0, 1.0]
 
 

@@ -3,10 +3,14 @@
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn.metrics import f1_score
 
+from tunewright.evaluation.bootstrap import resample_counts
 from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.runs.comparison import MethodDifference, Pair
+
+SHARES = {"a": (0.9, 0.7, 0.8), "b": (0.6, 0.75)}
 
 
 def pair(a: str, b: str) -> Pair:
@@ -44,6 +48,28 @@ def test_against_formulas() -> None:
         assert each.methods.seeds == 3
     assert found[0].methods is not None
     assert found[0].methods.p_adjusted == pytest.approx(min(1, 2 * p_values[0]), rel=0.05)
+
+
+def test_other_metrics_have_their_error_from_resamples() -> None:
+    """Macro-F1: the standard deviation of the mean of the seeds' differences over the very same resamples."""
+    rng, n = np.random.default_rng(3), 80
+    true_N = (np.arange(n) % 3 == 0).astype(np.int64)
+    noisy = {name: [np.where(rng.random(n) < p, true_N, 1 - true_N) for p in ps] for name, ps in SHARES.items()}
+    scorer = Scorer(metric=METRICS["macro-f1"], true_N=true_N, num_labels=2)
+    (found,) = compare_methods([pair("a", "b")], noisy, scorer, np.random.default_rng(4), num_resamples=200)
+    counts_RN = resample_counts(n, 200, np.random.default_rng(4)).astype(int)
+    means = []
+    for counts_N in counts_RN:
+        rows = np.repeat(np.arange(n), counts_N)
+        values = {k: [f1_score(true_N[rows], x_N[rows], average="macro") for x_N in xs] for k, xs in noisy.items()}
+        means.append(np.mean(np.subtract(values["a"][:2], values["b"])))
+    by_seed = [scorer.value(a) - scorer.value(b) for a, b in zip(noisy["a"][:2], noisy["b"], strict=True)]
+    half = stats.t.ppf(0.975, 1) * np.sqrt(np.var(by_seed, ddof=1) / 2 + np.var(means, ddof=1))
+    assert found.methods is not None
+    assert (found.methods.low, found.methods.high) == pytest.approx(
+        (np.mean(by_seed) - half, np.mean(by_seed) + half), abs=1e-6
+    )
+    assert found.methods.seeds == 2
 
 
 def test_one_seed_says_nothing() -> None:

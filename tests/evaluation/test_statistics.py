@@ -81,6 +81,7 @@ def test_score_bounds_of_many_are_those_of_each() -> None:
 def test_score_bound_without_disagreement() -> None:
     z = stats.norm.ppf(0.95)
     assert statistics.score_lower_bound(0, 0, 100) == pytest.approx(-(z**2) / (100 + z**2), abs=1e-6)
+    assert statistics.least_slack(100) == pytest.approx(-statistics.score_lower_bound(0, 0, 100), abs=1e-6)
 
 
 def test_score_bound_is_within_the_range_and_below_the_value() -> None:

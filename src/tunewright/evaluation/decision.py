@@ -6,9 +6,12 @@ Shapes: N rows, R resamples, K candidates, cheapest first.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
+from scipy import special
 
 from tunewright.errors import RunError
 from tunewright.evaluation import bootstrap, statistics
@@ -89,18 +92,19 @@ def conclude(
         prices: For the record; the defaults when None.
         num_replicates: Of the choice.
     """
-    margin = margin_points / 100
-    chosen = int(choose(evidence.values_K[None], evidence.slack_KK, margin)[0])
-    recommended = chosen if evidence.something_works or evidence.floor is None else evidence.floor
+    floor = evidence.floor
+
+    def pick(values_RK: FloatArray) -> IntArray:
+        return choose(values_RK, evidence.slack_KK, margin_points / 100)
+
+    def pick_or_floor(values_RK: FloatArray) -> IntArray:
+        picked_R = pick(values_RK)
+        return picked_R if floor is None else np.where(_works(evidence, floor, values_RK), picked_R, floor)
+
+    repeat = partial(bootstrap.winner_corrected, scorer, evidence.answers, rng=rng, num_replicates=num_replicates)
+    recommended = int(pick(evidence.values_K[None])[0]) if floor is None or evidence.something_works else floor
     verdict = _verdict(evidence, recommended)
     estimate = evidence.estimates[recommended]
-    selection = bootstrap.winner_corrected(
-        scorer,
-        evidence.answers,
-        lambda values_RK: choose(values_RK, evidence.slack_KK, margin),
-        rng,
-        num_replicates=num_replicates,
-    )
     is_winner = verdict is not Verdict.NOTHING_WORKS
     return Decision(
         best=evidence.entries[evidence.best].id,
@@ -108,8 +112,8 @@ def conclude(
         margin=margin_points,
         prices=asdict(Prices() if prices is None else prices),
         not_separated=evidence.not_separated,
-        stability=selection.shares[recommended] if is_winner else None,
-        corrected_value=_corrected(selection, estimate.value) if is_winner else None,
+        stability=repeat(pick_or_floor).shares[recommended],
+        corrected_value=_corrected(repeat(pick), estimate.value) if is_winner else None,
         minimum_detectable_difference=evidence.minimum_detectable_difference,
         verdict=verdict.value,
         reason=explain(verdict, evidence, recommended, margin_points),
@@ -131,6 +135,16 @@ def choose(values_RK: FloatArray, slack_KK: FloatArray, margin: float) -> IntArr
     is_close_RK[rows_R, best_R] = True
     first_R: IntArray = is_close_RK.argmax(axis=1)
     return first_R
+
+
+def _works(evidence: Evidence, floor: int, values_RK: FloatArray) -> NDArray[np.bool_]:
+    """Whether a candidate is shown to be better than the floor, on resamples: [R].
+
+    It must lead by its slack, stretched from one-sided 95 % to the level of the first of all pairs in Holm's method.
+    """
+    stretch = special.ndtri(1 - evidence.alpha / 2) / special.ndtri(statistics.LEVEL)
+    leads_RK = values_RK - values_RK[:, [floor]] > stretch * evidence.slack_KK[:, floor]
+    return np.asarray(leads_RK.any(axis=1))
 
 
 def _verdict(evidence: Evidence, recommended: int) -> Verdict:

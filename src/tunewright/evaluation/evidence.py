@@ -109,7 +109,7 @@ class Evidence:
                 id=self.entries[other].id,
                 difference=float(gaps_K[other]),
                 rows_needed=statistics.rows_needed(
-                    float(gaps_K[other]), float(self.disagreement_KK[best, other]), alpha=self._alpha
+                    float(gaps_K[other]), float(self.disagreement_KK[best, other]), alpha=self.alpha
                 ),
             )
             for other in others
@@ -127,10 +127,10 @@ class Evidence:
         disagreement = float(np.median(self.disagreement_KK[self.best, readers]))
         if disagreement == 0:
             return None
-        return statistics.minimum_detectable_difference(disagreement, self.num_rows, alpha=self._alpha)
+        return statistics.minimum_detectable_difference(disagreement, self.num_rows, alpha=self.alpha)
 
     @property
-    def _alpha(self) -> float:
+    def alpha(self) -> float:
         """What the first of all pairs has to fall below in Holm's method."""
         return statistics.ALPHA / max(1, len(self.pairs))
 

@@ -241,7 +241,7 @@ class Decision:
     prices: Mapping[str, float]
     not_separated: tuple[NotSeparated, ...]
     stability: float | None
-    """Share of bootstrap replicates of the choice, given that something works, that recommend the same candidate."""
+    """Share of bootstrap replicates of the decision that recommend the same candidate."""
     corrected_value: float | None
     """The recommended one's value without the luck of being chosen on the same rows."""
     minimum_detectable_difference: float | None
