@@ -26,8 +26,8 @@ from tunewright.errors import ConfigError, RunError
 from tunewright.methods import METHODS
 from tunewright.runs import comparison
 from tunewright.runs import folder as run_folder
-from tunewright.tuning.harness import candidate_id
 from tunewright.tuning.progress import Step
+from tunewright.tuning.stage import candidate_id
 
 WHOLE_COPIES = ("full", "gradual-unfreezing")
 

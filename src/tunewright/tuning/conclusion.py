@@ -19,6 +19,7 @@ from tunewright.runs.comparison import (
     Comparison,
     Decision,
     Pair,
+    Protocol,
     Provenance,
     TaskSummary,
 )
@@ -49,23 +50,59 @@ def conclude(
     done = [f.entrant for f in finalists]
     measured = [finished(session, finalist, dataset, scorer) for finalist in finalists]
     missing = [unfinished(e, effort, session.config.budget) for e in (*session.entrants, *refused) if e not in done]
-    chosen, pairs = _decide(session, finalists, measured, missing, scorer)
+    chosen, pairs = _decide(session, finalists, measured, scorer)
+    chosen = None if chosen is None else name_missing(chosen, missing)
+    candidates = (*measured, *missing)
+    return assemble(session, dataset, candidates, pairs, chosen, protocol=Protocol(), started=started, command=command)
+
+
+def assemble(
+    session: Session,
+    dataset: Dataset,
+    candidates: Sequence[Candidate],
+    pairs: Sequence[Pair],
+    chosen: Decision | None,
+    *,
+    protocol: Protocol,
+    started: str,
+    command: str,
+) -> Comparison:
+    """The result of a run from what was found out.
+
+    Args:
+        session: The run.
+        dataset: Its rows; `test` are those that were answered.
+        candidates: All of them.
+        pairs: Of those that were measured.
+        chosen: The decision.
+        protocol: How the answers were obtained.
+        started: When the run began, ISO 8601.
+        command: What was typed.
+    """
     return Comparison(
-        task=_task(dataset, scorer),
+        task=_task(dataset, row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.test)),
         backbones=tuple(_backbone(name, workshop) for name, workshop in session.workshops.items()),
-        candidates=(*measured, *missing),
-        pairs=pairs,
+        candidates=tuple(candidates),
+        pairs=tuple(pairs),
         decision=chosen,
         test_reads=1 + _earlier_reads(session.out, dataset),
         provenance=_provenance(session, dataset, started, command),
+        protocol=protocol,
     )
+
+
+def name_missing(chosen: Decision, missing: Sequence[Candidate]) -> Decision:
+    """The decision, with who took no part in it."""
+    if not missing:
+        return chosen
+    names = ", ".join(candidate.id for candidate in missing)
+    return dataclasses.replace(chosen, reason=f"{chosen.reason} Not measured: {names}.")
 
 
 def _decide(
     session: Session,
     finalists: Sequence[Finalist],
     measured: Sequence[Candidate],
-    missing: Sequence[Candidate],
     scorer: Scorer,
 ) -> tuple[Decision | None, tuple[Pair, ...]]:
     if not measured:
@@ -73,9 +110,6 @@ def _decide(
     entries = [_entry(candidate, finalist) for candidate, finalist in zip(measured, finalists, strict=True)]
     rng = generator(session.config.seed, "decision")
     chosen, pairs = decision.decide(entries, scorer, rng, margin_points=session.config.margin)
-    if missing:
-        names = ", ".join(c.id for c in missing)
-        chosen = dataclasses.replace(chosen, reason=f"{chosen.reason} Not measured: {names}.")
     answers = {f.entrant.id: [each.predicted_N for each in f.test] for f in finalists}
     return chosen, compare_methods(pairs, answers, scorer, generator(session.config.seed, "methods"))
 
