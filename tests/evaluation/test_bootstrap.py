@@ -153,7 +153,7 @@ def take_highest(values_RK: FloatArray) -> IntArray:
 def test_winner_corrected_is_the_naive_loop() -> None:
     true_N, a_N, b_N = three(np.random.default_rng(8), 40)
     got = bootstrap.winner_corrected(
-        scorer_of(true_N), [a_N, b_N], take_highest, np.random.default_rng(9), num_replicates=200
+        scorer_of(true_N), [[a_N, b_N]], take_highest, np.random.default_rng(9), num_replicates=200
     )
     counts_RN = bootstrap.resample_counts(40, 200, np.random.default_rng(9)).astype(int)
     picks, worths = [], []
@@ -175,7 +175,7 @@ def test_winner_corrected_takes_the_luck_out() -> None:
         answers_KN = list((rng.random((8, 200)) > 0.8).astype(np.int64))
         scorer = scorer_of(np.zeros(200, dtype=np.int64))
         apparent.append(max(scorer.value(x_N) for x_N in answers_KN))
-        corrected.append(bootstrap.winner_corrected(scorer, answers_KN, take_highest, rng, num_replicates=100).value)
+        corrected.append(bootstrap.winner_corrected(scorer, [answers_KN], take_highest, rng, num_replicates=100).value)
     assert np.mean(apparent) > 0.83
     assert np.mean(corrected) == pytest.approx(0.8, abs=0.006)
 

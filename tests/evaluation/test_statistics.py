@@ -137,3 +137,20 @@ def test_method_difference_covers_with_rows_and_seeds() -> None:
         found = statistics.method_difference(values.tolist(), row_error)
         covered += found.low <= 0.02 <= found.high
     assert covered / 2_000 >= 0.94
+
+
+def test_corrected_resampled_t_is_scipys_t_of_a_wider_error() -> None:
+    """Without training rows in common it is the one-sample t-test; with them the error grows by the ratio."""
+    values = [0.01, 0.04, 0.00, 0.06, 0.03, -0.01]
+    plain = statistics.corrected_resampled_t(values, 0.0)
+    assert plain.p_value == pytest.approx(stats.ttest_1samp(values, 0.0).pvalue, abs=1e-12)
+    found = statistics.corrected_resampled_t(values, 0.25)
+    error = stats.sem(values) * math.sqrt((1 / 6 + 1 / 4) / (1 / 6))
+    low, high = stats.t.interval(0.95, 5, loc=np.mean(values), scale=error)
+    assert (found.value, found.low, found.high) == pytest.approx((np.mean(values), low, high), abs=1e-12)
+    assert found.p_value == pytest.approx(2 * stats.t.sf(np.mean(values) / error, 5), abs=1e-12)
+    assert found.standard_error == pytest.approx(error, abs=1e-12)
+
+
+def test_corrected_resampled_t_without_variance_is_no_claim() -> None:
+    assert statistics.corrected_resampled_t([0.05] * 5, 0.25).p_value == 1.0

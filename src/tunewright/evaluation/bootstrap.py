@@ -156,7 +156,7 @@ def wins_losses(scorer: Scorer, a_N: IntArray, b_N: IntArray) -> tuple[int, int]
 
 def winner_corrected(
     scorer: Scorer,
-    predicted_KN: Sequence[IntArray],
+    answers: Sequence[Sequence[IntArray]],
     choose: Callable[[FloatArray], IntArray],
     rng: Generator,
     *,
@@ -171,18 +171,24 @@ def winner_corrected(
 
     Args:
         scorer: What the candidates are judged by.
-        predicted_KN: Each candidate's answers.
+        answers: Label indices [N] of each candidate in each repeat; its value is the mean over the repeats.
         choose: Values [R, K] -> the index that each replicate chooses [R].
         rng: Source of randomness.
         num_replicates: R.
     """
     choices, worths = [], []
     for counts_RN in _chunks(scorer, num_replicates, rng):
-        choice_R = choose(scorer.values(predicted_KN, counts_RN))
-        left_out_RK = scorer.values(predicted_KN, (counts_RN == 0).astype(np.float32))
+        choice_R = choose(_mean_values(scorer, answers, counts_RN))
+        left_out_RK = _mean_values(scorer, answers, (counts_RN == 0).astype(np.float32))
         choices.append(choice_R)
         worths.append(np.take_along_axis(left_out_RK, choice_R[:, None], axis=1)[:, 0])
     choice_R, worth_R = np.concatenate(choices), np.concatenate(worths)
     worth_R = worth_R[np.isfinite(worth_R)]
-    shares = np.bincount(choice_R, minlength=len(predicted_KN)) / choice_R.size
+    shares = np.bincount(choice_R, minlength=len(answers[0])) / choice_R.size
     return Selection(value=float(worth_R.mean()) if worth_R.size else math.nan, shares=tuple(shares.tolist()))
+
+
+def _mean_values(scorer: Scorer, answers: Sequence[Sequence[IntArray]], weights_RN: CountArray) -> FloatArray:
+    """The metric on each resample [R, K], the mean over repeats."""
+    values_RK: FloatArray = np.mean([scorer.values(predicted_KN, weights_RN) for predicted_KN in answers], axis=0)
+    return values_RK

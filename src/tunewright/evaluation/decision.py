@@ -13,12 +13,12 @@ from numpy.random import Generator
 from tunewright.errors import RunError
 from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.cost import Prices
-from tunewright.evaluation.evidence import Entry, Evidence, weigh
+from tunewright.evaluation.evidence import Entry, Evidence, Standing, weigh
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
 from tunewright.evaluation.reason import Verdict, explain
 from tunewright.runs.comparison import Decision, Pair
 
-__all__ = ["Entry", "choose", "decide"]
+__all__ = ["Entry", "check", "choose", "conclude", "decide"]
 
 
 def decide(
@@ -51,16 +51,55 @@ def decide(
     Raises:
         RunError: There is no candidate.
     """
+    check(candidates)
+    evidence = weigh(candidates, scorer, rng, num_resamples)
+    num_replicates = min(num_resamples, bootstrap.NUM_REPLICATES)
+    decided = conclude(evidence, scorer, rng, margin_points, num_replicates=num_replicates, prices=prices)
+    return decided, evidence.pairs
+
+
+def check(candidates: Sequence[Standing]) -> None:
+    """Refuses a comparison of nothing.
+
+    Raises:
+        RunError: There is no candidate.
+    """
     if not candidates:
         raise RunError("no candidate was finished: nothing to decide. Raise --budget or choose other --methods.")
     assert len({entry.id for entry in candidates}) == len(candidates), "two candidates share an id"
-    evidence = weigh(candidates, scorer, rng, num_resamples)
+
+
+def conclude(
+    evidence: Evidence,
+    scorer: Scorer,
+    rng: Generator,
+    margin_points: float,
+    *,
+    prices: Prices | None = None,
+    num_replicates: int = bootstrap.NUM_REPLICATES,
+) -> Decision:
+    """The decision that the evidence supports, whatever test made it.
+
+    Args:
+        evidence: All pairs.
+        scorer: Metric and true labels.
+        rng: Source of randomness of the repeated choice.
+        margin_points: Points, out of 100, that a cheaper candidate may lose.
+        prices: For the record; the defaults when None.
+        num_replicates: Of the choice.
+    """
     margin = margin_points / 100
     chosen = int(choose(evidence.values_K[None], evidence.slack_KK, margin)[0])
     recommended = chosen if evidence.something_works or evidence.floor is None else evidence.floor
     verdict = _verdict(evidence, recommended)
-    estimate = evidence.entries[recommended].test
-    selection = _repeat(evidence, scorer, rng, margin, num_resamples)
+    estimate = evidence.estimates[recommended]
+    selection = bootstrap.winner_corrected(
+        scorer,
+        evidence.answers,
+        lambda values_RK: choose(values_RK, evidence.slack_KK, margin),
+        rng,
+        num_replicates=num_replicates,
+    )
     is_winner = verdict is not Verdict.NOTHING_WORKS
     return Decision(
         best=evidence.entries[evidence.best].id,
@@ -72,8 +111,8 @@ def decide(
         corrected_value=_corrected(selection, estimate.value) if is_winner else None,
         minimum_detectable_difference=evidence.minimum_detectable_difference,
         verdict=verdict.value,
-        reason=explain(verdict, evidence, recommended, estimate, margin_points),
-    ), evidence.pairs
+        reason=explain(verdict, evidence, recommended, margin_points),
+    )
 
 
 def choose(values_RK: FloatArray, slack_KK: FloatArray, margin: float) -> IntArray:
@@ -102,19 +141,6 @@ def _verdict(evidence: Evidence, recommended: int) -> Verdict:
     if recommended != evidence.best:
         return Verdict.CHEAPER
     return Verdict.BEST_NOT_SHOWN if evidence.not_separated else Verdict.BEST_SHOWN
-
-
-def _repeat(
-    evidence: Evidence, scorer: Scorer, rng: Generator, margin: float, num_resamples: int
-) -> bootstrap.Selection:
-    """The choice repeated on bootstraps of the rows, each with the slack that all rows have."""
-    return bootstrap.winner_corrected(
-        scorer,
-        [entry.predicted_N for entry in evidence.entries],
-        lambda values_RK: choose(values_RK, evidence.slack_KK, margin),
-        rng,
-        num_replicates=min(num_resamples, bootstrap.NUM_REPLICATES),
-    )
 
 
 def _corrected(selection: bootstrap.Selection, value: float) -> float | None:

@@ -1,4 +1,4 @@
-"""What the test rows say about the candidates: every pair, on shared resamples.
+"""What the rows say about the candidates: every pair of them.
 
 Shapes: N rows, R resamples, K candidates, cheapest first.
 """
@@ -19,34 +19,60 @@ from tunewright.types import Estimate, Family
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Entry:
-    """A finished candidate as the decision sees it."""
+class Standing:
+    """What the decision knows of a candidate beside its answers."""
 
     id: str
     method: str
     family: Family
     backbone: str
-    predicted_N: IntArray
-    """Label indices, on the test rows, of the shipped artefact."""
     price: float
     """US dollars for 1000 requests."""
-    test: Estimate
-    """Metric on the test rows with its interval."""
     is_floor: bool = False
     """True for a candidate that does not read the text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Evidence:
-    """What the test rows say about the candidates, cheapest first."""
+class Entry(Standing):
+    """A finished candidate: its shipped artefact on the test rows."""
 
-    entries: Sequence[Entry]
+    predicted_N: IntArray
+    """Label indices."""
+    test: Estimate
+    """Metric with its interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Duel:
+    """Candidate `a` against candidate `b`, by index, whatever test compared them."""
+
+    a: int
+    b: int
+    measured: Difference
+    slack_ab: float
+    """How far below the difference of a from b its one-sided 95 % lower bound lies."""
+    slack_ba: float
+    disagreement: float
+    """As in `statistics.rows_needed`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Evidence:
+    """What the rows say about the candidates, cheapest first."""
+
+    entries: Sequence[Standing]
+    answers: Sequence[Sequence[IntArray]]
+    """Label indices [N] of each entry in each repeat; one repeat for test rows."""
+    estimates: Sequence[Estimate]
+    """Metric of each entry with its interval."""
     metric: str
     num_rows: int
+    num_folds: int | None = None
+    """Of a cross-validation, which speaks of methods; None for test rows, which speak of artefacts."""
     values_K: FloatArray
     pairs: tuple[Pair, ...]
     adjusted_KK: FloatArray
-    """Holm-adjusted p-value of each pair."""
+    """P-value of each pair, adjusted for all pairs."""
     disagreement_KK: FloatArray
     slack_KK: FloatArray
     """[i, j]: how far below the difference of i from j its one-sided 95 % lower bound lies."""
@@ -118,17 +144,6 @@ class Evidence:
         return next((pair for pair in self.pairs if {pair.a, pair.b} == ids), None)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Duel:
-    """Candidate `a` against candidate `b`, by index."""
-
-    a: int
-    b: int
-    measured: Difference
-    slack_ab: float
-    slack_ba: float
-
-
 def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resamples: int) -> Evidence:
     """Compares all pairs on shared resamples.
 
@@ -149,17 +164,53 @@ def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resam
     for a, b in combinations(range(len(entries)), 2):
         values_R, value = values_RK[:, a] - values_RK[:, b], float(values_K[a] - values_K[b])
         duels.append(_duel(scorer, entries, (a, b), values_R, value))
-    adjusted = statistics.holm([duel.measured.p_value for duel in duels])
+    return gather(
+        entries,
+        duels,
+        statistics.holm([duel.measured.p_value for duel in duels]),
+        answers=[predicted_KN],
+        estimates=[entry.test for entry in entries],
+        values_K=values_K,
+        scorer=scorer,
+    )
+
+
+def gather(
+    entries: Sequence[Standing],
+    duels: Sequence[Duel],
+    adjusted: Sequence[float],
+    *,
+    answers: Sequence[Sequence[IntArray]],
+    estimates: Sequence[Estimate],
+    values_K: FloatArray,
+    scorer: Scorer,
+    num_folds: int | None = None,
+) -> Evidence:
+    """The evidence of all pairs, whatever test compared them.
+
+    Args:
+        entries: Cheapest first.
+        duels: All pairs of them, a < b.
+        adjusted: P-value of each pair, adjusted for all.
+        answers: Label indices [N] of each entry in each repeat.
+        estimates: Metric of each entry with its interval.
+        values_K: Metric of each entry.
+        scorer: Metric and true labels.
+        num_folds: Of a cross-validation; None for test rows.
+    """
     adjusted_KK, disagreement_KK, slack_KK = np.ones((3, len(entries), len(entries)))
     for duel, p_adjusted in zip(duels, adjusted, strict=True):
-        a, b, measured = duel.a, duel.b, duel.measured
-        adjusted_KK[[a, b], [b, a]] = p_adjusted
-        disagreement_KK[[a, b], [b, a]] = scorer.true_N.size * measured.standard_error**2 + measured.value**2
-        slack_KK[[a, b], [b, a]] = duel.slack_ab, duel.slack_ba
+        both = [duel.a, duel.b], [duel.b, duel.a]
+        adjusted_KK[both] = p_adjusted
+        disagreement_KK[both] = duel.disagreement
+        slack_KK[both] = duel.slack_ab, duel.slack_ba
     return Evidence(
         entries=entries,
+        answers=answers,
+        estimates=estimates,
         metric=scorer.metric.name,
         num_rows=scorer.true_N.size,
+        num_folds=num_folds,
         values_K=values_K,
         pairs=tuple(_pair(entries, duel, p_adjusted) for duel, p_adjusted in zip(duels, adjusted, strict=True)),
         adjusted_KK=adjusted_KK,
@@ -170,7 +221,7 @@ def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resam
 
 def _duel(
     scorer: Scorer, entries: Sequence[Entry], indices: tuple[int, int], values_R: FloatArray, value: float
-) -> _Duel:
+) -> Duel:
     """One pair: its difference with interval, p-value and the two one-sided bounds."""
     a, b = indices
     a_N, b_N = entries[a].predicted_N, entries[b].predicted_N
@@ -181,10 +232,11 @@ def _duel(
         ends = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_R, level=(1 + statistics.LEVEL) / 2)
         p_value = statistics.mcnemar(*bootstrap.wins_losses(scorer, a_N, b_N))
         measured = dataclasses.replace(measured, low=ends[0], high=ends[1], p_value=p_value)
-    return _Duel(a=a, b=b, measured=measured, slack_ab=value - low, slack_ba=high - value)
+    disagreement = scorer.true_N.size * measured.standard_error**2 + measured.value**2
+    return Duel(a=a, b=b, measured=measured, slack_ab=value - low, slack_ba=high - value, disagreement=disagreement)
 
 
-def _pair(entries: Sequence[Entry], duel: _Duel, p_adjusted: float) -> Pair:
+def _pair(entries: Sequence[Standing], duel: Duel, p_adjusted: float) -> Pair:
     """The pair as `comparison.json` has it."""
     return Pair(
         a=entries[duel.a].id,

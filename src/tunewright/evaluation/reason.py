@@ -8,10 +8,11 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from tunewright.evaluation.evidence import Evidence
-from tunewright.types import Estimate
 
 _NAMED = 3
 """Candidates named in a sentence; the others are counted."""
+
+_ABOUT_METHODS = "This is about methods: the model that is kept is trained on all rows and was itself not tested"
 
 
 class Verdict(StrEnum):
@@ -24,14 +25,13 @@ class Verdict(StrEnum):
     BEST_NOT_SHOWN = "the best is recommended but not shown to be better than all others"
 
 
-def explain(verdict: Verdict, evidence: Evidence, recommended: int, estimate: Estimate, margin_points: float) -> str:
+def explain(verdict: Verdict, evidence: Evidence, recommended: int, margin_points: float) -> str:
     """The sentence of a decision.
 
     Args:
         verdict: What kind of decision it is.
-        evidence: What the test rows say.
+        evidence: What the rows say.
         recommended: Index of the recommended candidate.
-        estimate: Its value with interval.
         margin_points: What a cheaper candidate may lose.
     """
     tails: dict[Verdict, Callable[[], str]] = {
@@ -41,9 +41,20 @@ def explain(verdict: Verdict, evidence: Evidence, recommended: int, estimate: Es
         Verdict.BEST_SHOWN: lambda: "it is shown to be better than every other candidate",
         Verdict.BEST_NOT_SHOWN: lambda: _best_not_shown(evidence, margin_points),
     }
-    measured = f"{evidence.metric} {percent(estimate.value)} on {estimate.n} test rows"
+    estimate = evidence.estimates[recommended]
+    name = evidence.entries[recommended].id
+    subject = name if evidence.num_folds is None else f"The method {name}"
     between = f"95 % interval {estimate.low * 100:.1f} to {percent(estimate.high)}"
-    return f"{evidence.entries[recommended].id} is recommended: {measured} ({between}); {tails[verdict]()}."
+    measured = f"{evidence.metric} {percent(estimate.value)} on {estimate.n} {_rows(evidence)} ({between})"
+    caveat = "" if evidence.num_folds is None else f". {_ABOUT_METHODS}"
+    return f"{subject} is recommended: {measured}; {tails[verdict]()}{caveat}."
+
+
+def _rows(evidence: Evidence) -> str:
+    """What the figures were measured on."""
+    if evidence.num_folds is None:
+        return "test rows"
+    return f"rows, each answered by a model trained on the other {evidence.num_folds - 1} of {evidence.num_folds} parts"
 
 
 def percent(value: float) -> str:
@@ -92,9 +103,10 @@ def _best_not_shown(evidence: Evidence, margin_points: float) -> str:
     names = ", ".join(item.id for item in open_ones[:_NAMED]) + (f" and {more} more" if more > 0 else "")
     nearest = open_ones[0]
     rows = ""
+    kind = "test rows" if evidence.num_folds is None else "rows"
     if nearest.rows_needed is not None:
         gap = points(abs(nearest.difference))
-        rows = f"; to show that the {gap} to {nearest.id} are real would take some {nearest.rows_needed} test rows"
+        rows = f"; to show that the {gap} to {nearest.id} are real would take some {nearest.rows_needed} {kind}"
     return (
         f"it is the highest measured, but not shown to be better than {names}, and no cheaper candidate is shown to be "
         f"within {_margin(margin_points)} of it{rows}"

@@ -1,6 +1,6 @@
 """Intervals, tests and sample sizes that have a formula. Those by resampling are in `bootstrap`.
 
-Shapes: S seeds.
+Shapes: S seeds, J folds of all repeats.
 """
 
 import math
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import optimize, stats
 
 from tunewright.types import Estimate
@@ -118,6 +119,31 @@ def method_difference(values_S: Sequence[float], row_error: float, *, level: flo
     assert num_seeds >= 2, "one seed says nothing about a method"
     value = math.fsum(values_S) / num_seeds
     error = math.sqrt(float(np.var(values_S, ddof=1)) / num_seeds + row_error**2)
-    half = float(stats.t.ppf((1 + level) / 2, num_seeds - 1)) * error
-    p_value = 1.0 if error < ROUNDING else 2 * float(stats.t.sf(abs(value) / error, num_seeds - 1))
+    return _t_difference(value, error, num_seeds - 1, level)
+
+
+def corrected_resampled_t(
+    values_J: Sequence[float] | NDArray[np.float64], test_to_train: float, *, level: float = LEVEL
+) -> Difference:
+    """A mean over folds, and over repeats of them, whose training rows overlap, tested against zero.
+
+    The corrected resampled t-test (Nadeau and Bengio 2003, Machine Learning 52, section 3): the variance of the mean is
+    (1/J + n_test/n_train) times that of the values, t quantiles with J - 1 degrees of freedom.
+
+    Args:
+        values_J: The difference, or the metric, in each fold of each repeat; at least two.
+        test_to_train: Rows of a fold over the rows trained on.
+        level: Of the interval.
+    """
+    values = np.asarray(values_J, dtype=np.float64)
+    assert values.size >= 2, "one fold says nothing about a method"
+    value = float(values.mean())
+    error = math.sqrt((1 / values.size + test_to_train) * float(values.var(ddof=1)))
+    return _t_difference(value, error, values.size - 1, level)
+
+
+def _t_difference(value: float, error: float, degrees: int, level: float) -> Difference:
+    """A value with this standard error, by t quantiles."""
+    half = float(stats.t.ppf((1 + level) / 2, degrees)) * error
+    p_value = 1.0 if error < ROUNDING else 2 * float(stats.t.sf(abs(value) / error, degrees))
     return Difference(value=value, low=value - half, high=value + half, p_value=p_value, standard_error=error)

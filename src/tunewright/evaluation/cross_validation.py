@@ -1,0 +1,121 @@
+"""Which method to take where every row was answered by models that were not trained on it.
+
+Shapes: N rows, R repeats, F folds, J = R x F, K candidates, cheapest first. The figures are about methods, not about an
+artefact: each fold has a model of its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.random import Generator
+
+from tunewright.evaluation import bootstrap, statistics
+from tunewright.evaluation.cost import Prices
+from tunewright.evaluation.decision import check, conclude
+from tunewright.evaluation.evidence import Duel, Evidence, Standing, gather
+from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
+from tunewright.runs.comparison import Decision, Pair
+from tunewright.types import Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class FoldEntry(Standing):
+    """A candidate of a cross-validation."""
+
+    predicted_RN: IntArray
+    """Label indices: every row answered once in each repeat, by the model of the folds it is not in."""
+
+
+def fold_estimate(predicted_RN: IntArray, fold_RN: IntArray, scorer: Scorer) -> Estimate:
+    """The mean metric of a method over folds, with the interval of the corrected resampled t.
+
+    Args:
+        predicted_RN: Out-of-fold label indices.
+        fold_RN: Fold of each row in each repeat, from 0; the same number of folds in each.
+        scorer: Metric and true labels.
+    """
+    found = statistics.corrected_resampled_t(fold_values(predicted_RN, fold_RN, scorer), _test_to_train(fold_RN))
+    low, high = max(0.0, found.low), min(1.0, found.high)
+    return Estimate(value=found.value, low=low, high=high, n=scorer.true_N.size)
+
+
+def decide_folds(
+    entries: Sequence[FoldEntry],
+    scorer: Scorer,
+    fold_RN: IntArray,
+    rng: Generator,
+    *,
+    margin_points: float = 1.0,
+    prices: Prices | None = None,
+    num_replicates: int = bootstrap.NUM_REPLICATES,
+) -> tuple[Decision, tuple[Pair, ...]]:
+    """The decision about methods, and the pairs it rests on: the rule of `decision.decide` with another test.
+
+    Each difference is the mean of the fold differences under the corrected resampled t-test, adjusted over all pairs by
+    Holm's method.
+
+    Args:
+        entries: Finished candidates, in any order, with distinct ids.
+        scorer: Metric and true labels of all rows.
+        fold_RN: Fold of each row in each repeat, from 0; the same number of folds in each.
+        rng: Source of randomness of the repeated choice.
+        margin_points: Points, out of 100, that a cheaper method may lose.
+        prices: What the entries' prices were made with, for the record; the defaults when None.
+        num_replicates: Of the choice.
+
+    Raises:
+        RunError: There is no candidate.
+    """
+    check(entries)
+    evidence = weigh_folds(entries, scorer, fold_RN)
+    decided = conclude(evidence, scorer, rng, margin_points, prices=prices, num_replicates=num_replicates)
+    return decided, evidence.pairs
+
+
+def fold_values(predicted_RN: IntArray, fold_RN: IntArray, scorer: Scorer) -> FloatArray:
+    """The metric on each fold of each repeat: [J]."""
+    num_folds = int(fold_RN.max()) + 1
+    values = []
+    for predicted_N, fold_N in zip(predicted_RN, fold_RN, strict=True):
+        is_in_FN = (fold_N == np.arange(num_folds)[:, None]).astype(np.float32)
+        values.append(scorer.values([predicted_N], is_in_FN)[:, 0])
+    values_J = np.concatenate(values)
+    assert np.isfinite(values_J).all(), "a fold without rows"
+    return values_J
+
+
+def weigh_folds(entries: Sequence[FoldEntry], scorer: Scorer, fold_RN: IntArray) -> Evidence:
+    """Compares all pairs on the same folds; arguments as in `decide_folds`."""
+    values = {entry.id: fold_values(entry.predicted_RN, fold_RN, scorer) for entry in entries}
+    ordered = sorted(entries, key=lambda entry: (entry.price, -float(values[entry.id].mean()), entry.id))
+    values_KJ = np.array([values[entry.id] for entry in ordered])
+    n, test_to_train = scorer.true_N.size, _test_to_train(fold_RN)
+    duels = [_duel((a, b), values_KJ, n, test_to_train) for a, b in combinations(range(len(ordered)), 2)]
+    return gather(
+        ordered,
+        duels,
+        statistics.holm([duel.measured.p_value for duel in duels]),
+        answers=list(np.stack([entry.predicted_RN for entry in ordered], axis=1)),
+        estimates=[fold_estimate(entry.predicted_RN, fold_RN, scorer) for entry in ordered],
+        values_K=values_KJ.mean(axis=1),
+        scorer=scorer,
+        num_folds=int(fold_RN.max()) + 1,
+    )
+
+
+def _duel(indices: tuple[int, int], values_KJ: FloatArray, n: int, test_to_train: float) -> Duel:
+    """One pair; its bounds are never closer than those of n rows without a disagreement."""
+    a, b = indices
+    values_J = values_KJ[a] - values_KJ[b]
+    measured = statistics.corrected_resampled_t(values_J, test_to_train)
+    one_sided = statistics.corrected_resampled_t(values_J, test_to_train, level=2 * statistics.LEVEL - 1)
+    slack = max(one_sided.value - one_sided.low, -float(statistics.score_lower_bound(0, 0, n)))
+    disagreement = n * measured.standard_error**2 + measured.value**2
+    return Duel(a=a, b=b, measured=measured, slack_ab=slack, slack_ba=slack, disagreement=disagreement)
+
+
+def _test_to_train(fold_RN: IntArray) -> float:
+    """Rows of a fold over the rows outside it."""
+    return 1 / int(fold_RN.max())
