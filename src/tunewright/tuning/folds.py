@@ -19,7 +19,7 @@ from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.cross_validation import FoldEntry, decide_folds, fold_estimate
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, row_scorer
 from tunewright.files import dump_lines, write_text
-from tunewright.runs.comparison import Candidate, Comparison, Decision, SeedResult
+from tunewright.runs.comparison import Candidate, Comparison, Decision, Pair, SeedResult
 from tunewright.runs.fits import Refit, refits, shipped
 from tunewright.runs.folder import adapter_folder, fold_folder, predictions_file
 from tunewright.runtime import generator
@@ -31,6 +31,8 @@ from tunewright.tuning.protocol import Plan
 from tunewright.tuning.results import Finalist, read_finalists
 from tunewright.tuning.stage import Stage
 from tunewright.types import Prediction
+
+_NOTHING_KEPT = "There was no time left to train it on all rows, so no model is kept: raise --budget."
 
 
 def cross_validate(stage: Stage, plan: Plan, out: Path, *, started: str, command: str) -> Comparison:
@@ -55,13 +57,17 @@ def cross_validate(stage: Stage, plan: Plan, out: Path, *, started: str, command
     measured = [_candidate(held, stages[0], plan, fold_RN, scorer) for held in held_out]
     missing = _missing(stages, held_out)
     entries = [_entry(candidate, held) for candidate, held in zip(measured, held_out, strict=True)]
-    chosen, pairs = None, ()
+    chosen: Decision | None = None
+    pairs: tuple[Pair, ...] = ()
     if entries:
         rng = generator(config.seed, "decision")
         chosen, pairs = decide_folds(entries, scorer, fold_RN, rng, margin_points=config.margin)
+        chosen = conclusion.name_missing(chosen, missing)
         refit = _train_on_all(stage, stages[0], chosen.recommended, out)
-        measured = [_with_shipped(c, refit) if c.id == chosen.recommended else c for c in measured]
-        chosen = _about_shipped(conclusion.name_missing(chosen, missing), refit)
+        if refit is None:
+            chosen = dataclasses.replace(chosen, reason=f"{chosen.reason} {_NOTHING_KEPT}")
+        else:
+            measured = [_with_shipped(c, refit) if c.id == chosen.recommended else c for c in measured]
     return conclusion.assemble(
         dataclasses.replace(stage.session, out=out),
         plan.dataset,
@@ -195,23 +201,11 @@ def _candidate(held: HeldOut, first: Stage, plan: Plan, fold_RN: IntArray, score
     return dataclasses.replace(candidate, seeds=seeds, dev=None, test=test)
 
 
-def _with_shipped(candidate: Candidate, refit: Refit | None) -> Candidate:
+def _with_shipped(candidate: Candidate, refit: Refit) -> Candidate:
     """The recommended one, with what was trained on all rows."""
-    if refit is None:
-        return candidate
     first, *others = candidate.seeds
     seeds = (dataclasses.replace(first, shipped=True), *others)
     return dataclasses.replace(candidate, params=refit.params, seeds=seeds)
-
-
-def _about_shipped(chosen: Decision, refit: Refit | None) -> Decision:
-    said = (
-        "What is shipped was trained on all rows in the same way and was not itself tested: the figures are those of "
-        "the models of the folds."
-        if refit is not None
-        else "Nothing is shipped: the budget was spent before it was trained on all rows."
-    )
-    return dataclasses.replace(chosen, reason=f"{chosen.reason} {said}")
 
 
 def _missing(stages: Sequence[Stage], held_out: Sequence[HeldOut]) -> list[Candidate]:
