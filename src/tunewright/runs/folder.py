@@ -1,19 +1,21 @@
 """The run folder: what is in it, and how it survives a kill at any moment.
 
-run.yaml                settings (RunConfig)
-data.json               hash, splits by row id, columns, notices
-environment.json        versions, machine
-trials.jsonl            one line for each finished trial of the search
-finalists.jsonl         one line for each refitted finalist (candidate, seed)
-adapters/<candidate>/seed-<k>/   what each refit produced
-test.jsonl              the test rows: id, text, text_pair, label; all rows in a cross-validation
-predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line; of repeat k in a cross-validation
-folds/r<i>-f<j>/        cross-validation: fold j of repeat i, with its own trials, finalists, predictions
-folds/all/              and the trials and finalists of what is shipped, trained on all rows
-comparison.json         the result, schema 1
-elapsed.json            seconds of all sessions so far
-log.txt                 what was said on the terminal
-report.html             the page made from all the above
+    run.yaml                settings (RunConfig)
+    data.json               hash, splits by row id, columns, notices
+    environment.json        versions, machine
+    trials.jsonl            one line for each finished trial of the search
+    finalists.jsonl         one line for each refitted finalist (candidate, seed)
+    adapters/<candidate>/seed-<k>/   what each refit produced
+    test.jsonl              the test rows: id, text, text_pair, label; all rows in a cross-validation
+    predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line; of repeat k in a cross-validation
+    folds/r<i>-f<j>/        cross-validation: fold j of repeat i, with its own trials, finalists, predictions
+    folds/all/              and the trials and finalists of what is shipped, trained on all rows
+    comparison.json         the result, schema 1
+    elapsed.json            seconds of all sessions so far
+    log.txt                 what was said on the terminal
+    report.html             the page made from all the above
+
+Whole files are written under another name and renamed; a line that was torn is dropped on reading.
 """
 
 import shutil
