@@ -101,7 +101,7 @@ def assign_folds(
 
     Groups are placed one by one, the largest first, each where the sum over classes of squared counts grows least, then
     where fewest rows are. Where no row has a twin, the folds differ by at most one row in every class and, as far as
-    that allows, in all. In one pass, as scikit-learn's StratifiedGroupKFold; that one needs equal sizes of folds only.
+    that allows, in all.
 
     Args:
         labels: Of each row.
@@ -112,16 +112,14 @@ def assign_folds(
     members: dict[int, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
-    sizes = [Counter(labels[row] for row in rows) for rows in members.values()]
-    order = sorted(rng.permutation(len(sizes)).tolist(), key=lambda position: -sizes[position].total())
+    twins = list(members.values())
     counts: list[Counter[str]] = [Counter() for _ in range(num_folds)]
     folds = [0] * len(groups)
-    places = list(members.values())
-    for position in order:
-        group = sizes[position]
+    for position in sorted(rng.permutation(len(twins)).tolist(), key=lambda position: -len(twins[position])):
+        group = Counter(labels[row] for row in twins[position])
         chosen = min(range(num_folds), key=lambda fold: (_crowding(counts[fold], group), counts[fold].total()))
         counts[chosen].update(group)
-        for row in places[position]:
+        for row in twins[position]:
             folds[row] = chosen
     return tuple(folds)
 

@@ -1,6 +1,7 @@
 """How answers on unseen rows are obtained: one test split, or folds where that would show too little."""
 
 import dataclasses
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def _choose(config: RunConfig, given: Given) -> tuple[int, str | None]:
     rows = given.rows["train"]
     if len(given.rows) > 1 or scarce_classes(rows, exact_groups(rows), FOLDS):
         return 1, None
-    num_test = apportion(len(rows), list(WEIGHTS.values()))[-1]
+    weights, counts = list(WEIGHTS.values()), Counter(row.label for row in rows)
+    num_test = sum(apportion(count, weights, least=1)[-1] for count in counts.values())
     detectable = minimum_detectable_difference(DISAGREEMENT, num_test)
     if detectable <= SEPARATED:
         return 1, None
