@@ -75,11 +75,11 @@ def test_a_limited_run_is_told_what_folds_would_do(limit: dict[str, object], tmp
     assert plan(tmp_path / "d.csv", **limit, folds=3).protocol.kind == "folds"
 
 
-@pytest.mark.parametrize("folds", [{}, {"folds": 1}])
-def test_repeats_without_folds(folds: dict[str, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("folds", [None, 1])
+def test_repeats_without_folds(folds: int | None, tmp_path: Path) -> None:
     """With all other faults."""
     with pytest.raises(ConfigError) as caught:
-        compare("d.csv", metric="bleu", repeats=2, **folds, out=str(tmp_path / "run"), listener=Silent())
+        compare("d.csv", metric="bleu", repeats=2, folds=folds, out=str(tmp_path / "run"), listener=Silent())
     metric, repeats = caught.value.faults
     assert "unknown metric 'bleu'" in metric
     assert repeats == "`repeats` needs folds to repeat. Got 2. Add --folds 5, or leave it out."

@@ -116,9 +116,9 @@ def assign_folds(
     counts: list[Counter[str]] = [Counter() for _ in range(num_folds)]
     folds = [0] * len(groups)
     for position in sorted(rng.permutation(len(twins)).tolist(), key=lambda position: -len(twins[position])):
-        group = Counter(labels[row] for row in twins[position])
-        chosen = min(range(num_folds), key=lambda fold: (_crowding(counts[fold], group), counts[fold].total()))
-        counts[chosen].update(group)
+        held = Counter(labels[row] for row in twins[position])
+        chosen = min(range(num_folds), key=lambda fold: (_crowding(counts[fold], held), counts[fold].total()))
+        counts[chosen].update(held)
         for row in twins[position]:
             folds[row] = chosen
     return tuple(folds)
