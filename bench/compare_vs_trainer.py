@@ -38,8 +38,8 @@ from tunewright.methods.base import Choice
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.tuning.attempt import Workshop, attempt, label_rows, prepare
 from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.harness import dev_noise
 from tunewright.tuning.search import PRUNED, as_trial
+from tunewright.tuning.stage import dev_noise
 from tunewright.types import DevScore, Example, Task
 
 RATES = {

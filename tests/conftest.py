@@ -68,4 +68,4 @@ def finished_run(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("finished")
     data = write_topics(folder / "topics.csv", 48)
     model = str(tiny_folder("bert"))
-    return compare(str(data), model=model, trials=3, seeds=2, out=str(folder / "runs" / "first")).folder
+    return compare(str(data), model=model, trials=3, seeds=2, folds=1, out=str(folder / "runs" / "first")).folder

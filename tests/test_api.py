@@ -41,7 +41,7 @@ def test_asking_for_a_candidate_loads_nothing(run: tw.Run, monkeypatch: pytest.M
 def test_settings_on_top_of_a_configuration(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     data = write_topics(tmp_path / "d.csv", 48)
     model = (str(tiny_folder("bert")),)
-    config = tw.RunConfig(data=str(data), model=model, methods=("majority",), trials=1, seeds=3)
+    config = tw.RunConfig(data=str(data), model=model, methods=("majority",), trials=1, seeds=3, folds=1)
     run = tw.compare(config, listener=Silent(), seeds=1, out=str(tmp_path / "run"), margin=None)
     (candidate,) = run.comparison.candidates
     assert (candidate.id, len(candidate.seeds)) == ("majority", 1)

@@ -67,7 +67,7 @@ class RunConfig(BaseModel):
     prices: str | None = Field(default=None, description="YAML file with your own prices")
     requests_per_day: float | None = Field(default=None, gt=0, description="your volume, for the cost of ownership")
     months: float = Field(default=12, gt=0, description="how long the candidate is to serve")
-    seeds: int = Field(default=3, ge=1, description="refits of each method's best setting")
+    seeds: int = Field(default=3, ge=1, description="refits of each method's best setting; with folds, of what is kept")
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
     metric: str = Field(default="accuracy", description="accuracy or macro-f1")
     margin: float = Field(

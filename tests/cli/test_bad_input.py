@@ -366,7 +366,18 @@ def test_model_that_cannot_be_reached(model_refused: Callable[[Path], str]) -> N
 def small(tiny_folder: Callable[[str], Path], tmp_path: Path) -> list[str]:
     """Arguments of a comparison that takes no time."""
     data = write_topics(tmp_path / "d.csv", 30)
-    return ["compare", str(data), "--model", str(tiny_folder("bert")), "--methods", "majority", "--seeds", "1"]
+    return [
+        "compare",
+        str(data),
+        "--model",
+        str(tiny_folder("bert")),
+        "--methods",
+        "majority",
+        "--seeds",
+        "1",
+        "--folds",
+        "1",
+    ]
 
 
 def test_output_folder_that_exists(call: Call, small: list[str], tmp_path: Path) -> None:

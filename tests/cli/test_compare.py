@@ -106,7 +106,18 @@ def test_warnings_are_said_and_kept(call: Call, model: str, tmp_path: Path) -> N
 def test_summary_fits_a_terminal(call: Call, model: str, tmp_path: Path) -> None:
     """No number of the table is cut at 80 columns."""
     data = write_topics(tmp_path / "d.csv", 30)
-    given = ["--model", model, "--methods", "gradual-unfreezing,majority", "--trials", "1", "--seeds", "1"]
+    given = [
+        "--model",
+        model,
+        "--methods",
+        "gradual-unfreezing,majority",
+        "--trials",
+        "1",
+        "--seeds",
+        "1",
+        "--folds",
+        "1",
+    ]
     done = dataclasses.replace(call, columns=80)("compare", data, *given, "--out", tmp_path / "run")
     assert done.code == 0, done
     assert "\u2026" not in done.out

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunewright.data.load import GIVE_FILES
 from tunewright.data.splits import WEIGHTS, apportion, check_classes, check_train, limit_rows, rows_sha256, split_rows
 from tunewright.errors import DataError
 from tunewright.types import Example
@@ -84,13 +85,13 @@ def test_classes_too_small_for_the_splits() -> None:
     examples = rows("aaaabbcccc")
     groups = [0, 1, 2, 3, 4, 5, 6, 6, 6, 7]
     with pytest.raises(DataError) as caught:
-        check_classes(examples, groups, ["train", "dev", "test"], "t.csv")
+        check_classes(examples, groups, ["train", "dev", "test"], "t.csv", GIVE_FILES)
     assert str(caught.value) == (
         "t.csv: class 'b' has 2 rows, 'c' has 4 rows but only 2 different texts; need 3, one each for train, dev, "
         "test. Different means by more than case, punctuation and spaces. Add rows, merge or remove the class, or give "
         "the splits as files with --dev and --test."
     )
-    check_classes(examples, groups, ["train", "dev"], "t.csv")
+    check_classes(examples, groups, ["train", "dev"], "t.csv", GIVE_FILES)
 
 
 def test_classes_left_without_a_training_row() -> None:

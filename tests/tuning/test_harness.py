@@ -26,8 +26,8 @@ from tunewright.errors import ConfigError, RunError
 from tunewright.methods import METHODS
 from tunewright.runs import comparison
 from tunewright.runs import folder as run_folder
-from tunewright.tuning.harness import candidate_id
 from tunewright.tuning.progress import Step
+from tunewright.tuning.stage import candidate_id
 
 WHOLE_COPIES = ("full", "gradual-unfreezing")
 
@@ -232,7 +232,7 @@ def test_a_second_run_is_the_same_and_counts_its_read_of_the_test_rows(
     """Same data, settings and seed in another folder of the same parent: same trials, same answers; test read twice."""
     heard = Heard()
     data, out = finished_run.parents[1] / "topics.csv", finished_run.parent / "second"
-    given: dict[str, Any] = {"model": str(tiny_folder("bert")), "trials": 3, "seeds": 2}
+    given: dict[str, Any] = {"model": str(tiny_folder("bert")), "trials": 3, "seeds": 2, "folds": 1}
     run = tw.compare(str(data), **given, out=str(out), listener=heard)
     first, second = result(finished_run), result(out)
     assert (first["test_reads"], second["test_reads"]) == (1, 2)
@@ -259,7 +259,13 @@ def test_two_bases(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     data = write_topics(tmp_path / "d.csv", 30)
     bases = [str(tiny_folder("bert")), str(tiny_folder("mpnet"))]
     run = tw.compare(
-        str(data), model=bases, methods="majority,prefix,linear-probe", trials=2, seeds=1, out=str(tmp_path / "run")
+        str(data),
+        model=bases,
+        methods="majority,prefix,linear-probe",
+        trials=2,
+        seeds=1,
+        folds=1,
+        out=str(tmp_path / "run"),
     )
     found = {c.id: c for c in run.comparison.candidates}
     names = [Path(base).name for base in bases]
@@ -288,7 +294,13 @@ def test_a_candidate_that_does_not_fit_in_memory_is_one_failure(
         return low_rank_updates(linears, loras)
 
     monkeypatch.setattr("tunewright.backbones.encoder.low_rank_updates", too_large)
-    given: dict[str, Any] = {"model": str(tiny_folder("bert")), "methods": "majority,lora", "trials": 3, "seeds": 1}
+    given: dict[str, Any] = {
+        "model": str(tiny_folder("bert")),
+        "methods": "majority,lora",
+        "trials": 3,
+        "seeds": 1,
+        "folds": 1,
+    }
     run = tw.compare(str(data), **given, out=str(tmp_path / "run"))
     found = {c.id: c for c in run.comparison.candidates}
     assert (found["lora"].status, found["majority"].status) == ("failed", "ok")
@@ -306,6 +318,7 @@ def test_other_descriptions_and_bases_are_not_resumed(tiny_folder: Callable[[str
         "methods": "majority",
         "trials": 1,
         "seeds": 1,
+        "folds": 1,
         "descriptions": str(labels),
     }
     tw.compare(str(data), **given, out=str(out))
@@ -324,7 +337,13 @@ def test_a_broken_neighbour_does_not_stop_a_run(tiny_folder: Callable[[str], Pat
     broken = tmp_path / "runs" / "broken"
     (broken / "predictions").mkdir(parents=True)
     (broken / "data.json").write_text("{", encoding="utf-8")
-    given: dict[str, Any] = {"model": str(tiny_folder("bert")), "methods": "majority", "trials": 1, "seeds": 1}
+    given: dict[str, Any] = {
+        "model": str(tiny_folder("bert")),
+        "methods": "majority",
+        "trials": 1,
+        "seeds": 1,
+        "folds": 1,
+    }
     run = tw.compare(str(data), **given, out=str(tmp_path / "runs" / "mine"))
     assert run.comparison.test_reads == 1
 
@@ -338,6 +357,7 @@ def test_rows_limit_the_training_rows_only(tiny_folder: Callable[[str], Path], t
         rows=9,
         trials=1,
         seeds=1,
+        folds=1,
         out=str(tmp_path / "run"),
     )
     task = run.comparison.task

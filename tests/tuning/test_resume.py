@@ -60,7 +60,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def given(data: Path, tiny_folder: Callable[[str], Path]) -> list[str]:
     """Arguments of every run here but for the effort."""
-    return ["compare", str(data), "--model", str(tiny_folder("bert")), "--seeds", "2"]
+    return ["compare", str(data), "--model", str(tiny_folder("bert")), "--seeds", "2", "--folds", "1"]
 
 
 # --- killed -----------------------------------------------------------------------------------------------------------
@@ -155,7 +155,14 @@ def test_a_budget_is_kept_over_kills(given: list[str], tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def settings(data: Path, tiny_folder: Callable[[str], Path]) -> dict[str, Any]:
     methods = "majority,linear-probe,soft-prompt"
-    return {"data": str(data), "model": str(tiny_folder("bert")), "methods": methods, "trials": 3, "seeds": 2}
+    return {
+        "data": str(data),
+        "model": str(tiny_folder("bert")),
+        "methods": methods,
+        "trials": 3,
+        "seeds": 2,
+        "folds": 1,
+    }
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,44 +40,94 @@ Rows = Mapping[str, tuple[Example, ...]]
 """Split -> examples."""
 
 
-def load_dataset(config: RunConfig) -> Dataset:
-    """The task and its three splits.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """The user's labelled rows as they came, before any split of ours."""
 
-    Given splits are used as they are. What is not given is split off the training rows, 70/10/20, stratified by label,
-    with exact and near duplicates on one side. `rows` then limits the training rows alone.
+    name: str
+    rows: Rows
+    """`train`, and `dev` and `test` where they are given."""
+    columns: Mapping[str, str]
+    notices: tuple[Notice, ...]
+
+
+def read_rows(config: RunConfig) -> Given:
+    """Reads the files, chooses columns and checks.
+
+    Raises:
+        DataError: The file, its columns, its texts or its labels cannot be used.
+    """
+    source = read_source(config)
+    columns, said = find_columns(
+        source.tables["train"], text=config.text, text_pair=config.text_pair, label=config.label
+    )
+    rows = {split: to_examples(table, columns, source=source.prefix(split)) for split, table in source.tables.items()}
+    _check_all_labels(rows, config.data)
+    _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
+    notices = (said, *source.notices, *empty_rows(source.tables.values()))
+    return Given(name=source.name, rows=rows, columns=columns, notices=notices)
+
+
+def load_dataset(config: RunConfig) -> Dataset:
+    """The task and its three splits; see `split_once`.
 
     Raises:
         DataError: The file, its columns, its texts or its labels cannot be used.
         ConfigError: The label descriptions do not fit the labels.
     """
+    return split_once(read_rows(config), config)
+
+
+def split_once(given: Given, config: RunConfig) -> Dataset:
+    """One train, dev and test split.
+
+    Given splits are used as they are. What is not given is split off the training rows, 70/10/20, stratified by label,
+    with exact and near duplicates on one side. `rows` then limits the training rows alone.
+
+    Raises:
+        DataError: A class has too few rows.
+        ConfigError: The label descriptions do not fit the labels.
+    """
     split_rng, rows_rng = np.random.default_rng(config.seed).spawn(2)
-    source = read_source(config)
-    columns, said = find_columns(
-        source.tables["train"], text=config.text, text_pair=config.text_pair, label=config.label
-    )
-    given = {split: to_examples(table, columns, source=source.prefix(split)) for split, table in source.tables.items()}
-    _check_all_labels(given, config.data)
-    _check_known_labels(given, {split: table.path for split, table in source.tables.items()})
-    rows, noticed = _complete(given, split_rng, config.data)
+    rows, noticed = _complete(given.rows, split_rng, config.data)
+    return to_dataset(given, rows, noticed, config, rows_rng)
+
+
+def to_dataset(
+    given: Given, rows: Rows, noticed: Sequence[Notice], config: RunConfig, rng: np.random.Generator
+) -> Dataset:
+    """The task with its rows.
+
+    Args:
+        given: Where they come from.
+        rows: All three splits.
+        noticed: On the way from the one to the other.
+        config: The settings.
+        rng: Chooses the training rows where they are limited.
+
+    Raises:
+        DataError: So few rows that a single class is left.
+        ConfigError: The label descriptions do not fit the labels.
+    """
     labels = label_order(str(example.label) for split in ("train", "dev") for example in rows[split])
-    noticed += _label_notices(rows, labels) + _meaningless(labels, config.descriptions)
-    train, limited = _limited(rows["train"], config.rows, rows_rng)
+    noticed = [*noticed, *_label_notices(rows, labels), *_meaningless(labels, config.descriptions)]
+    train, limited = limit_train(rows["train"], config.rows, rng)
     limited += _imbalance(train, config.metric)
     rows = {**rows, "train": train}
     in_test = {str(example.label) for example in rows["test"]}
     task = Task(
-        name=source.name,
+        name=given.name,
         labels=labels,
         descriptions=describe(labels, config.descriptions, also_known=in_test),
         metric=config.metric,
-        paired="text_pair" in columns,
+        paired="text_pair" in given.columns,
     )
     return Dataset(
         task=task,
         splits=Splits(train=rows["train"], dev=rows["dev"], test=rows["test"]),
         sha256=data_sha256(rows),
-        notices=(said, *source.notices, *empty_rows(source.tables.values()), *noticed, *limited),
-        columns=columns,
+        notices=(*given.notices, *noticed, *limited),
+        columns=given.columns,
     )
 
 
@@ -108,20 +159,35 @@ def _complete(given: Rows, rng: np.random.Generator, path: str) -> tuple[Rows, l
     weights = {split: weight for split, weight in WEIGHTS.items() if split == "train" or split not in given}
     if len(weights) == 1:
         return given, notices
-    groups, said = _groups(given["train"], list(weights), path)
+    groups, said = group_rows(given["train"], list(weights), path, GIVE_FILES)
     rows = {**given, **split_rows(given["train"], groups, weights, rng)}
     check_train(given["train"], rows["train"], path)
     return rows, notices + said
 
 
-def _groups(examples: Sequence[Example], splits: Sequence[str], path: str) -> tuple[tuple[int, ...], list[Notice]]:
+GIVE_FILES = "give the splits as files with --dev and --test"
+"""What is left to somebody whose classes are too small to be split."""
+
+
+def group_rows(
+    examples: Sequence[Example], splits: Sequence[str], path: str, remedy: str
+) -> tuple[tuple[int, ...], list[Notice]]:
     """What stays together: near duplicates, or exact ones alone where else a class of one template had no test row.
+
+    Args:
+        examples: All rows that will be split.
+        splits: Names of the parts, each of which needs every class.
+        path: The file, for the message.
+        remedy: What one can do about classes that are too small, for the message.
+
+    Returns:
+        The group of each row, and what to tell the user.
 
     Raises:
         DataError: A class has too few different texts.
     """
     exact, near = exact_groups(examples), twin_groups(examples)
-    check_classes(examples, exact, splits, path)
+    check_classes(examples, exact, splits, path, remedy)
     scarce = scarce_classes(examples, near, len(splits))
     if not scarce:
         return near, twin_notices(examples, near)
@@ -179,7 +245,7 @@ def _imbalance(train: tuple[Example, ...], metric: str) -> list[Notice]:
     return [Notice(code="imbalance", message=message, count=largest)]
 
 
-def _limited(
+def limit_train(
     train: tuple[Example, ...], rows: int | None, rng: np.random.Generator
 ) -> tuple[tuple[Example, ...], list[Notice]]:
     """The training rows to use, and which they are.

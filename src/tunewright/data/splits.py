@@ -73,8 +73,17 @@ def scarce_classes(examples: Sequence[Example], groups: Sequence[int], least: in
     return {label: count for label, count in sorted(distinct.items()) if count < least}
 
 
-def check_classes(examples: Sequence[Example], groups: Sequence[int], splits: Sequence[str], path: str) -> None:
+def check_classes(
+    examples: Sequence[Example], groups: Sequence[int], splits: Sequence[str], path: str, remedy: str
+) -> None:
     """Refuses classes that cannot be in every split, before any split is made.
+
+    Args:
+        examples: Labelled rows.
+        groups: For each row its group.
+        splits: Their names.
+        path: The file, for the message.
+        remedy: What one can do beside mending the rows, for the message.
 
     Raises:
         DataError: With each such class (the first `SHOWN`), its count and the need.
@@ -88,7 +97,7 @@ def check_classes(examples: Sequence[Example], groups: Sequence[int], splits: Se
         meant = "Different means by more than case, punctuation and spaces. " if same else ""
         raise DataError(
             f"{path}: class {', '.join(said)}{more}; need {len(splits)}, one each for {', '.join(splits)}. {meant}"
-            "Add rows, merge or remove the class, or give the splits as files with --dev and --test."
+            f"Add rows, merge or remove the class, or {remedy}."
         )
 
 

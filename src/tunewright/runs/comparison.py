@@ -52,7 +52,7 @@ class BackboneSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedResult:
-    """One refit of a finalist."""
+    """One refit of a finalist; in a cross-validation one repeat, with the mean over its folds."""
 
     seed: int
     dev: float | None
@@ -172,7 +172,7 @@ class Candidate:
     seeds: tuple[SeedResult, ...] = ()
     dev: Estimate | None = None
     test: Estimate | None = None
-    """Of the shipped artefact, as `dev`."""
+    """Of the shipped artefact, as `dev`; in a cross-validation of the method, and `dev` is None."""
     cost: Cost = Cost()
     calibration: Calibration | None = None
     slices: tuple[Slice, ...] = ()
@@ -185,6 +185,11 @@ class Candidate:
     def shipped_seed(self) -> int | None:
         """The seed whose artefact is judged and served; None where there is none."""
         return next((seed.seed for seed in self.seeds if seed.shipped), None)
+
+    @property
+    def judged_seed(self) -> int | None:
+        """The seed whose answers stand for the candidate: the shipped one; else, in folds, the first repeat."""
+        return self.shipped_seed if self.shipped_seed is not None else next((s.seed for s in self.seeds), None)
 
     @property
     def reads_text(self) -> bool:

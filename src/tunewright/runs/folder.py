@@ -6,8 +6,10 @@
     trials.jsonl            one line for each finished trial of the search
     finalists.jsonl         one line for each refitted finalist (candidate, seed)
     adapters/<candidate>/seed-<k>/   what each refit produced
-    test.jsonl              the test rows: id, text, text_pair, label
-    predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line
+    test.jsonl              the test rows: id, text, text_pair, label; all rows in a cross-validation
+    predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line; of repeat k in a cross-validation
+    folds/r<i>-f<j>/        cross-validation: fold j of repeat i, with its own trials, finalists, predictions
+    folds/all/              and the trials and finalists of what is shipped, trained on all rows
     comparison.json         the result, schema 1
     elapsed.json            seconds of all sessions so far
     log.txt                 what was said on the terminal
@@ -29,6 +31,11 @@ _BEGINNINGS = ("environment.json", "test.jsonl", "data.json")
 def adapter_folder(run_dir: Path, candidate: str, seed: int) -> Path:
     """Where a refit's adapter is."""
     return run_dir / "adapters" / candidate / f"seed-{seed}"
+
+
+def fold_folder(run_dir: Path, name: str) -> Path:
+    """Where the files of a fold are."""
+    return run_dir / "folds" / name
 
 
 def predictions_file(run_dir: Path, candidate: str, seed: int, split: str = "test") -> Path:

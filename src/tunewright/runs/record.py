@@ -31,7 +31,8 @@ class RunRecord:
     rows: tuple[Example, ...]
     """The test rows."""
     answers: Mapping[str, Mapping[str, str]]
-    """Candidate -> row id -> label, of its shipped artefact; without those that stored nothing."""
+    """Candidate -> row id -> label, of its shipped artefact or, in folds, of the first repeat; without those that
+    stored nothing."""
 
     @property
     def winner(self) -> Candidate | None:
@@ -95,8 +96,8 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
 
 
 def _answers(run_dir: Path, candidate: Candidate) -> dict[str, str]:
-    """Row id -> label by the shipped seed; empty where nothing is stored."""
-    seed = candidate.shipped_seed
+    """Row id -> label by the seed that is judged; empty where nothing is stored."""
+    seed = candidate.judged_seed
     if seed is None:
         return {}
     lines = _lines(predictions_file(run_dir, candidate.id, seed))

@@ -38,6 +38,8 @@ def prepare(
     dev_rows: Sequence[Example],
     metric: Metric,
     limit: int,
+    *,
+    store: FeatureStore | None = None,
 ) -> Workshop:
     """Tokenises the rows.
 
@@ -48,12 +50,13 @@ def prepare(
         dev_rows: What they are tuned on.
         metric: Of the task.
         limit: Most tokens of an input.
+        store: Features of the base that are known already; none when absent.
     """
     rows, dev = label_rows(task, backbone, train_rows, limit), label_rows(task, backbone, dev_rows, limit)
     material = Material(
         task=task,
         backbone=backbone,
-        store=FeatureStore(backbone),
+        store=FeatureStore(backbone) if store is None else store,
         examples=train_rows,
         rows=rows,
         max_tokens=limit,

@@ -21,6 +21,7 @@ from tunewright.runs.comparison import (
     Comparison,
     Decision,
     Pair,
+    Protocol,
     Provenance,
     TaskSummary,
 )
@@ -56,45 +57,91 @@ def conclude(
     for name, given in outside.stored(session, dataset).items():
         measured.append(outside.entered(session, name, given, scorer, price=None))
         answers[name] = [given.predicted_N]
-    chosen, pairs = _decide(session, measured, missing, answers, scorer)
-    result = Comparison(
-        task=_task(dataset, scorer),
+    chosen, pairs = _decide(session, measured, answers, scorer)
+    chosen = None if chosen is None else name_missing(chosen, missing)
+    candidates = (*measured, *missing)
+    result = assemble(
+        session, dataset, candidates, pairs, chosen, protocol=Protocol(), started=started, command=command
+    )
+    return dataclasses.replace(result, checks=run_checks(facts(session, [effort], dataset, result)))
+
+
+def assemble(
+    session: Session,
+    dataset: Dataset,
+    candidates: Sequence[Candidate],
+    pairs: Sequence[Pair],
+    chosen: Decision | None,
+    *,
+    protocol: Protocol,
+    started: str,
+    command: str,
+) -> Comparison:
+    """The result of a run from what was found out.
+
+    Args:
+        session: The run.
+        dataset: Its rows; `test` are those that were answered.
+        candidates: All of them.
+        pairs: Of those that were measured.
+        chosen: The decision.
+        protocol: How the answers were obtained.
+        started: When the run began, ISO 8601.
+        command: What was typed.
+    """
+    return Comparison(
+        task=_task(dataset, row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.test)),
         backbones=tuple(_backbone(name, workshop) for name, workshop in session.workshops.items()),
-        candidates=(*measured, *missing),
-        pairs=pairs,
+        candidates=tuple(candidates),
+        pairs=tuple(pairs),
         decision=chosen,
         test_reads=1 + _earlier_reads(session.out, dataset),
         provenance=_provenance(session, dataset, started, command),
+        protocol=protocol,
     )
-    return dataclasses.replace(result, checks=run_checks(_facts(session, effort, dataset, result)))
 
 
-def _facts(session: Session, effort: Effort, dataset: Dataset, result: Comparison) -> Facts:
+def facts(session: Session, efforts: Sequence[Effort], dataset: Dataset, result: Comparison) -> Facts:
+    """What the checks look at.
+
+    Args:
+        session: The run.
+        efforts: Of its search, or of that of each fold.
+        dataset: Its rows.
+        result: What was found out.
+    """
     return Facts(
         comparison=result,
         notices=dataset.notices,
         train_labels={str(row.label) for row in dataset.splits.train},
         test_labels=[str(row.label) for row in dataset.splits.test],
-        spent=_spent(session, effort),
-        unit="seconds" if effort.trials is None else "trials",
+        spent=_spent(session, efforts),
+        unit="seconds" if efforts[0].trials is None else "trials",
     )
 
 
-def _spent(session: Session, effort: Effort) -> dict[Family, float]:
+def _spent(session: Session, efforts: Sequence[Effort]) -> dict[Family, float]:
     """What each family with something left to tune has spent, in trials or, where time alone decides, in seconds."""
     spent: dict[Family, float] = {}
     for family in dict.fromkeys(entrant.family for entrant in session.entrants):
         mine = [entrant for entrant in session.entrants if entrant.family == family]
-        if any(len(effort.of(entrant)) < size(entrant.space) for entrant in mine):
-            tuned = [trial for entrant in mine for trial in effort.of(entrant) if trial.params]
-            spent[family] = sum(1.0 if effort.trials is not None else trial.seconds for trial in tuned)
+        if any(len(effort.of(entrant)) < size(entrant.space) for effort in efforts for entrant in mine):
+            tuned = [t for effort in efforts for entrant in mine for t in effort.of(entrant) if t.params]
+            spent[family] = sum(1.0 if efforts[0].trials is not None else trial.seconds for trial in tuned)
     return spent
+
+
+def name_missing(chosen: Decision, missing: Sequence[Candidate]) -> Decision:
+    """The decision, with who took no part in it."""
+    if not missing:
+        return chosen
+    names = ", ".join(candidate.id for candidate in missing)
+    return dataclasses.replace(chosen, reason=f"{chosen.reason} Not measured: {names}.")
 
 
 def _decide(
     session: Session,
     measured: Sequence[Candidate],
-    missing: Sequence[Candidate],
     answers: Mapping[str, Sequence[IntArray]],
     scorer: Scorer,
 ) -> tuple[Decision | None, tuple[Pair, ...]]:
@@ -103,9 +150,6 @@ def _decide(
     entries = [_entry(candidate, answers[candidate.id]) for candidate in measured]
     rng = generator(session.config.seed, "decision")
     chosen, pairs = decision.decide(entries, scorer, rng, margin_points=session.config.margin)
-    if missing:
-        names = ", ".join(c.id for c in missing)
-        chosen = dataclasses.replace(chosen, reason=f"{chosen.reason} Not measured: {names}.")
     return chosen, compare_methods(pairs, answers, scorer, generator(session.config.seed, "methods"))
 
 

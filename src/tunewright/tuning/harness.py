@@ -3,12 +3,12 @@
     data -> search (trials.jsonl) -> refit (finalists.jsonl, adapters/) -> one pass over test (predictions/)
          -> comparison.json
 
-Each arrow is a file; a killed run goes on from what is there.
+Each arrow is a file; a killed run goes on from what is there. In a cross-validation all but the last arrow happen in
+each fold; see `folds`.
 """
 
 import dataclasses
 import json
-import math
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -20,23 +20,22 @@ import yaml
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
 from tunewright.config import RunConfig, choose
-from tunewright.data.load import load_dataset, test_sha256
+from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
 from tunewright.errors import ConfigError, RunError, unknown
 from tunewright.evaluation.metrics import METRICS
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods import METHODS
 from tunewright.runs import comparison
-from tunewright.runs.fits import refits, trials
 from tunewright.runs.folder import open_run
 from tunewright.runtime import device, environment
-from tunewright.tuning import conclusion, finals, outside
-from tunewright.tuning.attempt import Workshop, prepare
-from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning import conclusion, finals, outside, protocol
+from tunewright.tuning.attempt import Workshop
+from tunewright.tuning.folds import cross_validate
 from tunewright.tuning.progress import Clock, Journal, Listener
-from tunewright.tuning.search import run_search
-from tunewright.tuning.session import Session
-from tunewright.types import Dataset, Notice
+from tunewright.tuning.protocol import Plan, make_plan
+from tunewright.tuning.stage import open_stage
+from tunewright.types import Dataset, Notice, Splits
 
 
 def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequence[str] = ()) -> comparison.Comparison:
@@ -52,8 +51,9 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         TunewrightError: On any mistake of the user's; see `errors`.
     """
     begun = time.monotonic()
-    methods = _check_names(config)
-    dataset = load_dataset(config)
+    _check_settings(config)
+    plan = make_plan(config, read_rows(config))
+    dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
     checkpoints = {name: load_checkpoint(name) for name in config.model}
     begun_before = open_run(out, resume=config.resume)
@@ -64,60 +64,43 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         "outside": {name: answers_sha256(predictions) for name, predictions in answered.items()},
     }
     if not begun_before:
-        _record_start(config, dataset, hashes, out, command)
+        _record_start(config, plan, hashes, out, command)
     known = _check_start(config, dataset, hashes, out)
     journal.note(f"Run folder: {out}")
     for notice in dataset.notices:
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
-    workshops = {
-        name: _prepare(config, dataset, Encoder(checkpoint, dtype=dtype, device=device()))
-        for name, checkpoint in checkpoints.items()
-    }
-    cut = _note_cut_texts(dataset, workshops, out)
+    encoders = {name: Encoder(checkpoint, dtype=dtype, device=device()) for name, checkpoint in checkpoints.items()}
+    stage = open_stage(config, dataset, plan.folder(out), clock, journal, encoders, {})
+    cut = _note_cut_texts(dataset, stage.session.workshops, out)
     for notice in cut:
         journal.note(notice.message)
     dataset = dataclasses.replace(dataset, notices=(*dataset.notices, *cut))
-    entrants, skipped = _entrants(methods, workshops)
-    effort = Effort(
-        trials=config.num_trials,
-        pruning=config.pruning,
-        seed=config.seed,
-        slack=dev_noise(len(dataset.splits.dev)),
-        history=trials(out),
-    )
-    session = Session(
-        config=config,
-        out=out,
-        columns=dataset.columns,
-        clock=clock,
-        journal=journal,
-        workshops=workshops,
-        entrants=entrants,
-    )
-    if not refits(out):  # once finalists are refitted, time that a kill gave back must not change them
-        run_search(session, effort)
-    finals.refit(session, effort)
-    finals.read_test(session, dataset)
     outside.store(out, answered)
     started, typed = str(known["started"]), str(known["command"])
-    result = conclusion.conclude(session, effort, dataset, skipped, started=started, command=typed)
+    if plan.folds:
+        result = cross_validate(stage, dataclasses.replace(plan, dataset=dataset), out, started=started, command=typed)
+    else:
+        stage.run()
+        stage.read_test()
+        result = conclusion.conclude(
+            stage.session, stage.effort, dataset, stage.refused, started=started, command=typed
+        )
     comparison.save(result, out)
     finals.drop_unshipped(out, result)
     clock.save()
     return result
 
 
-def _check_names(config: RunConfig) -> tuple[str, ...]:
-    """The methods to run.
+def _check_settings(config: RunConfig) -> None:
+    """Refuses what no field can tell on its own.
 
     Raises:
-        ConfigError: Every unknown method and metric, at once.
+        ConfigError: Every unknown method and metric, every setting without effect, at once.
     """
     faults: list[str] = []
-    methods: tuple[str, ...] = ()
     try:
-        methods = choose("method", config.methods, tuple(METHODS))
+        choose("method", config.methods, tuple(METHODS))
     except ConfigError as error:
         faults += error.faults
     try:
@@ -130,9 +113,9 @@ def _check_names(config: RunConfig) -> tuple[str, ...]:
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
     elif len({Path(name).name for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
+    faults += protocol.faults(config)
     if faults:
         raise ConfigError(faults)
-    return methods
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
@@ -170,12 +153,12 @@ def _as_json(value: object) -> object:
     return json.loads(json.dumps(value))
 
 
-def _record_start(config: RunConfig, dataset: Dataset, hashes: Hashes, out: Path, command: Sequence[str]) -> None:
+def _record_start(config: RunConfig, plan: Plan, hashes: Hashes, out: Path, command: Sequence[str]) -> None:
     """Writes what the run is about."""
+    dataset = plan.dataset
     started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     write_json(out / "environment.json", environment())
-    splits = dataclasses.asdict(dataset.splits)
-    write_text(out / "test.jsonl", dump_lines(splits["test"]))
+    write_text(out / "test.jsonl", dump_lines(dataclasses.asdict(row) for row in dataset.splits.test))
     write_json(
         out / "data.json",
         {
@@ -187,23 +170,26 @@ def _record_start(config: RunConfig, dataset: Dataset, hashes: Hashes, out: Path
             "test_sha256": test_sha256(dataset),
             "columns": dict(dataset.columns),
             "notices": [dataclasses.asdict(notice) for notice in dataset.notices],
-            "splits": {name: [row["id"] for row in rows] for name, rows in splits.items()},
+            "splits": _ids(dataset.splits),
+            "folds": {fold.name: _ids(fold.splits) for fold in plan.folds},
         },
     )
     # Last, because its presence is what makes the folder a run that can be resumed.
     write_text(out / "run.yaml", yaml.safe_dump(_settings(config), sort_keys=False, allow_unicode=True))
 
 
+def _ids(splits: Splits) -> dict[str, list[str]]:
+    return {
+        "train": [e.id for e in splits.train],
+        "dev": [e.id for e in splits.dev],
+        "test": [e.id for e in splits.test],
+    }
+
+
 def _check_same(before: dict[str, object], now: dict[str, object]) -> None:
     changed = [f"`{key}` was {before.get(key)!r}, now {now[key]!r}" for key in now if before.get(key) != now[key]]
     if changed:
         raise RunError(f"cannot resume with other settings: {'; '.join(changed)}. Repeat them or choose another --out.")
-
-
-def _prepare(config: RunConfig, dataset: Dataset, base: Encoder) -> Workshop:
-    limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
-    splits = dataset.splits
-    return prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit)
 
 
 def _note_cut_texts(dataset: Dataset, workshops: dict[str, Workshop], out: Path) -> list[Notice]:
@@ -217,7 +203,7 @@ def _note_cut_texts(dataset: Dataset, workshops: dict[str, Workshop], out: Path)
 def _cut_texts(dataset: Dataset, workshop: Workshop) -> list[Notice]:
     """What is said where texts of any split are longer than the base takes."""
     splits, material = dataset.splits, workshop.material
-    examples = (*splits.train, *splits.dev, *splits.test)
+    examples = tuple({e.id: e for e in (*splits.train, *splits.dev, *splits.test)}.values())
     encodings = material.backbone.encode(examples, material.max_tokens)
     ids = tuple(e.id for e, encoding in zip(examples, encodings, strict=True) if encoding.num_cut)
     if not ids:
@@ -227,33 +213,3 @@ def _cut_texts(dataset: Dataset, workshop: Workshop) -> list[Notice]:
         f"{Path(material.backbone.identity.name).name} and were cut (first: {', '.join(ids[:5])})."
     )
     return [Notice(code="cut-texts", message=message, count=len(ids), ids=ids[:20])]
-
-
-def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[list[Entrant], list[Entrant]]:
-    """Candidates that can run, and those that cannot."""
-    able: list[Entrant] = []
-    unable: list[Entrant] = []
-    for base, workshop in workshops.items():
-        for name in methods:
-            method = METHODS[name]
-            reason = method.refuses(workshop.material.backbone)
-            entrant = Entrant(
-                id=candidate_id(name, base, len(workshops)),
-                method=name,
-                family=method.family,
-                backbone=base,
-                space={} if reason is not None else method.space(workshop.material),
-                refused=reason,
-            )
-            (able if reason is None else unable).append(entrant)
-    return able, unable
-
-
-def dev_noise(num_dev: int) -> float:
-    """Largest standard error of a proportion on so many rows."""
-    return 0.5 / math.sqrt(num_dev)
-
-
-def candidate_id(method: str, base: str, num_bases: int) -> str:
-    """`lora`, or `lora@base` where several bases are compared. Also a folder's name."""
-    return method if num_bases == 1 else f"{method}@{Path(base).name}"

@@ -1,5 +1,6 @@
 """What is said while a run goes on, to whoever listens and to the run's log."""
 
+import copy
 import math
 import time
 from dataclasses import dataclass, replace
@@ -103,6 +104,12 @@ class Clock:
     def left_s(self) -> float:
         """Seconds to the end of the budget; infinite without one."""
         return float("inf") if self.budget_s is None else self.budget_s - self.elapsed_s
+
+    def until(self, budget_s: float | None) -> "Clock":
+        """The same clock for a part of the run that has to end earlier."""
+        part = copy.copy(self)
+        part.budget_s = budget_s
+        return part
 
     def beat(self) -> None:
         """Keeps the time on disk, every few seconds."""

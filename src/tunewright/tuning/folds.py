@@ -1,0 +1,243 @@
+"""Cross-validation: the whole procedure, search included, in each fold; then once on all rows for what is shipped.
+
+Shapes: R repeats, N rows, C labels; J folds of all repeats, in order.
+"""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tunewright.adapters import folder
+from tunewright.evaluation.answers import Answers
+from tunewright.evaluation.checks import run_checks
+from tunewright.evaluation.cross_validation import FoldEntry, decide_folds, fold_estimate
+from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, row_scorer
+from tunewright.files import dump_lines, write_text
+from tunewright.runs.comparison import Candidate, Comparison, Decision, Pair, SeedResult
+from tunewright.runs.fits import Refit, refits, shipped
+from tunewright.runs.folder import adapter_folder, fold_folder, predictions_file
+from tunewright.runtime import generator
+from tunewright.tuning import conclusion, outside
+from tunewright.tuning.candidates import finished, unfinished
+from tunewright.tuning.effort import Entrant
+from tunewright.tuning.progress import Clock
+from tunewright.tuning.protocol import Plan
+from tunewright.tuning.results import Finalist, read_finalists
+from tunewright.tuning.stage import Stage
+from tunewright.types import Prediction
+
+_NOTHING_KEPT = "There was no time left to train it on all rows, so no model is kept: raise --budget."
+
+
+def cross_validate(stage: Stage, plan: Plan, out: Path, *, started: str, command: str) -> Comparison:
+    """The whole result.
+
+    Args:
+        stage: On all rows: it lends the folds its bases, and ends in what is shipped.
+        plan: The folds.
+        out: The run folder.
+        started: When the run began, ISO 8601.
+        command: What was typed.
+    """
+    task, rows, config = plan.dataset.task, plan.dataset.splits.test, stage.session.config
+    for workshop in stage.session.workshops.values():  # all rows at once: the same batches in a resumed run
+        workshop.material.store(workshop.material.backbone.encode(rows, workshop.material.max_tokens))
+    stages = [_run_fold(stage, plan, position, out) for position in range(len(plan.folds))]
+    scorer = row_scorer(task.metric, task.labels, rows)
+    fold_RN = _in_order(plan, [np.full(len(fold.splits.test), fold.number) for fold in plan.folds])
+    held_out = _held_out(stages, plan)
+    for held in held_out:
+        _write(held, plan, out)
+    measured = [_candidate(held, stages[0], plan, fold_RN, scorer) for held in held_out]
+    missing = _missing(stages, held_out)
+    entries = [_entry(candidate, held.predicted_RN) for candidate, held in zip(measured, held_out, strict=True)]
+    session = dataclasses.replace(stage.session, out=out)
+    for name, given in outside.stored(session, plan.dataset).items():
+        given_RN = np.tile(given.predicted_N, (plan.protocol.repeats, 1))
+        entered = outside.entered(session, name, given, scorer, price=None)
+        measured.append(dataclasses.replace(entered, test=fold_estimate(given_RN, fold_RN, scorer)))
+        entries.append(_entry(measured[-1], given_RN))
+    chosen: Decision | None = None
+    pairs: tuple[Pair, ...] = ()
+    if entries:
+        rng = generator(config.seed, "decision")
+        chosen, pairs = decide_folds(entries, scorer, fold_RN, rng, margin_points=config.margin)
+        chosen = conclusion.name_missing(chosen, missing)
+        is_outside = chosen.recommended not in {held.entrant.id for held in held_out}
+        refit = None if is_outside else _train_on_all(stage, stages[0], chosen.recommended, out)
+        if refit is None and not is_outside:
+            chosen = dataclasses.replace(chosen, reason=f"{chosen.reason} {_NOTHING_KEPT}")
+        elif refit is not None:
+            measured = [_with_shipped(c, refit) if c.id == chosen.recommended else c for c in measured]
+    result = conclusion.assemble(
+        session,
+        plan.dataset,
+        (*measured, *missing),
+        pairs,
+        chosen,
+        protocol=plan.protocol,
+        started=started,
+        command=command,
+    )
+    found = conclusion.facts(session, [each.effort for each in stages], plan.dataset, result)
+    return dataclasses.replace(result, checks=run_checks(found))
+
+
+def _run_fold(stage: Stage, plan: Plan, position: int, out: Path) -> Stage:
+    """Searches, refits and answers the held-out rows, or goes on with that.
+
+    One refit of each finalist: folds and repeats are the replicates. The adapters of the first fold are kept, to be
+    weighed and timed.
+    """
+    fold, session = plan.folds[position], stage.session
+    place = fold_folder(out, fold.name)
+    if not refits(place):
+        session.journal.note(f"Fold {fold.number + 1} of {plan.protocol.folds}, repeat {fold.repeat + 1}:")
+    seed = int(generator(session.config.seed, "fold", fold.name).integers(2**31))
+    there = stage.elsewhere(
+        session.config.model_copy(update={"seed": seed, "seeds": 1}),
+        dataclasses.replace(plan.dataset, splits=fold.splits),
+        place,
+        _share(session.clock, 1 + len(plan.folds) - position),
+    )
+    there.run()
+    there.read_test()
+    if position > 0:
+        shutil.rmtree(place / "adapters", ignore_errors=True)
+    return there
+
+
+def _share(clock: Clock, parts: int) -> Clock:
+    """The clock of the next of so many parts that share what is left."""
+    return clock if clock.budget_s is None else clock.until(clock.elapsed_s + max(0.0, clock.left_s) / parts)
+
+
+def _train_on_all(stage: Stage, fold: Stage, candidate: str, out: Path) -> Refit | None:
+    """The same procedure on all rows, with the trials the candidate had in a fold, and as many refits as asked for.
+
+    Returns:
+        What is shipped: the refit that is best on dev. None where the time did not suffice.
+    """
+    num_trials = sum(t.candidate == candidate for t in fold.effort.history)
+    alone = stage.of(candidate, None if stage.effort.trials is None else num_trials)
+    if alone.session.entrants and not refits(alone.session.out):
+        alone.session.journal.note(f"{candidate} on all rows:")
+    alone.run()
+    place = alone.session.out
+    found = refits(place)
+    if not found:
+        return None
+    best, target = shipped(found), adapter_folder(out, candidate, 0)
+    if not target.exists():
+        adapter = folder.load(adapter_folder(place, candidate, best.seed))
+        folder.save(adapter.with_about({**adapter.about, "tested": False}), target)
+    shutil.rmtree(place / "adapters", ignore_errors=True)
+    return best
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class HeldOut:
+    """A candidate's answers to all rows, each given while the row was held out."""
+
+    entrant: Entrant
+    finalists: Sequence[Finalist]
+    """Of each fold [J]."""
+    predicted_RN: IntArray
+    probabilities_RNC: FloatArray
+
+
+def _held_out(stages: Sequence[Stage], plan: Plan) -> list[HeldOut]:
+    """The candidates that answered in every fold."""
+    found = [read_finalists(s.session.out, s.session.entrants, s.effort, s.dataset) for s in stages]
+    by_fold = [{finalist.entrant.id: finalist for finalist in finalists} for finalists in found]
+    return [
+        HeldOut(
+            entrant=entrant,
+            finalists=(mine := [finalists[entrant.id] for finalists in by_fold]),
+            predicted_RN=_in_order(plan, [f.shipped_test.predicted_N for f in mine]),
+            probabilities_RNC=_in_order(plan, [f.shipped_test.probabilities_NC for f in mine]),
+        )
+        for entrant in stages[0].session.entrants
+        if all(entrant.id in finalists for finalists in by_fold)
+    ]
+
+
+def _in_order(plan: Plan, values_J: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Values of the held-out rows of each fold, as [R, N, ...] in the order of all rows."""
+    place = {row.id: k for k, row in enumerate(plan.dataset.splits.test)}
+    flat = np.concatenate(values_J)
+    ordered = np.empty_like(flat)
+    ordered[[fold.repeat * len(place) + place[row.id] for fold in plan.folds for row in fold.splits.test]] = flat
+    return ordered.reshape(plan.protocol.repeats, len(place), *flat.shape[1:])
+
+
+def _write(held: HeldOut, plan: Plan, out: Path) -> None:
+    """The answers to all rows, a file for each repeat."""
+    labels, rows = plan.dataset.task.labels, plan.dataset.splits.test
+    for repeat, answers_N in enumerate(zip(held.predicted_RN.tolist(), held.probabilities_RNC.tolist(), strict=True)):
+        predictions = [
+            Prediction(id=row.id, label=labels[k], probabilities=tuple(p))
+            for row, k, p in zip(rows, *answers_N, strict=True)
+        ]
+        write_text(predictions_file(out, held.entrant.id, repeat), dump_lines(map(asdict, predictions)))
+
+
+def _candidate(held: HeldOut, first: Stage, plan: Plan, fold_RN: IntArray, scorer: Scorer) -> Candidate:
+    """A candidate that answered every row; what it takes to serve is that of its model in the first fold."""
+    splits = dataclasses.replace(first.dataset.splits, test=plan.dataset.splits.test)
+    answers = Answers(predicted_N=held.predicted_RN[0], probabilities_NC=held.probabilities_RNC[0])
+    trials = [trial for finalist in held.finalists for trial in finalist.trials]
+    finalist = dataclasses.replace(held.finalists[0], trials=trials, test=[answers])
+    candidate = finished(first.session, finalist, dataclasses.replace(plan.dataset, splits=splits), scorer)
+    num_folds = plan.protocol.folds
+    devs = [finalist.shipped.dev for finalist in held.finalists]
+    seeds = tuple(
+        SeedResult(
+            seed=repeat,
+            dev=fmean(devs[repeat * num_folds :][:num_folds]),
+            test=scorer.value(predicted_N),
+            shipped=False,
+        )
+        for repeat, predicted_N in enumerate(held.predicted_RN)
+    )
+    test = fold_estimate(held.predicted_RN, fold_RN, scorer)
+    return dataclasses.replace(candidate, seeds=seeds, dev=None, test=test)
+
+
+def _with_shipped(candidate: Candidate, refit: Refit) -> Candidate:
+    """The recommended one, with what was trained on all rows."""
+    first, *others = candidate.seeds
+    seeds = (dataclasses.replace(first, shipped=True), *others)
+    return dataclasses.replace(candidate, params=refit.params, seeds=seeds)
+
+
+def _missing(stages: Sequence[Stage], held_out: Sequence[HeldOut]) -> list[Candidate]:
+    """Those that did not answer in every fold, with what happened in the first that lacks them."""
+    done, budget = {held.entrant.id for held in held_out}, stages[0].session.config.budget
+    found = {entrant.id: unfinished(entrant, stages[0].effort, budget) for entrant in stages[0].refused}
+    for stage in stages:
+        answered = {refit.candidate for refit in refits(stage.session.out)}
+        for entrant in stage.session.entrants:
+            if entrant.id not in done | answered | set(found):
+                found[entrant.id] = unfinished(entrant, stage.effort, budget)
+    return list(found.values())
+
+
+def _entry(candidate: Candidate, predicted_RN: IntArray) -> FoldEntry:
+    return FoldEntry(
+        id=candidate.id,
+        method=candidate.method,
+        family=candidate.family,
+        backbone=candidate.backbone,
+        predicted_RN=predicted_RN,
+        price=math.inf if candidate.cost.price is None else candidate.cost.price,
+        is_floor=not candidate.reads_text,
+    )

@@ -1,0 +1,132 @@
+"""A stage: one split of the rows, with the search on it and the refits. A run is one stage, or one for each fold."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.inference import FeatureStore
+from tunewright.config import RunConfig, choose
+from tunewright.evaluation.metrics import METRICS
+from tunewright.methods import METHODS
+from tunewright.runs.fits import refits, trials
+from tunewright.tuning import finals
+from tunewright.tuning.attempt import Workshop, prepare
+from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning.progress import Clock, Journal
+from tunewright.tuning.search import run_search
+from tunewright.tuning.session import Session
+from tunewright.types import Dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A search and its refits."""
+
+    session: Session
+    effort: Effort
+    dataset: Dataset
+    refused: Sequence[Entrant]
+    """Candidates their base cannot run."""
+
+    def elsewhere(self, config: RunConfig, dataset: Dataset, out: Path, clock: Clock) -> "Stage":
+        """The same bases, with their known features, on other rows and in another folder."""
+        materials = {name: workshop.material for name, workshop in self.session.workshops.items()}
+        bases = {name: material.backbone for name, material in materials.items()}
+        stores = {name: material.store for name, material in materials.items()}
+        return open_stage(config, dataset, out, clock, self.session.journal, bases, stores)
+
+    def of(self, candidate: str, num_trials: int | None) -> "Stage":
+        """The same for one candidate alone."""
+        entrants = [entrant for entrant in self.session.entrants if entrant.id == candidate]
+        effort = dataclasses.replace(self.effort, trials=num_trials)
+        return dataclasses.replace(self, session=dataclasses.replace(self.session, entrants=entrants), effort=effort)
+
+    def run(self) -> None:
+        """Searches and refits, or goes on with that."""
+        if not refits(self.session.out):  # once finalists are refitted, time a kill gave back must not change them
+            run_search(self.session, self.effort)
+        finals.refit(self.session, self.effort)
+
+    def read_test(self) -> None:
+        """Every refit answers the test rows."""
+        finals.read_test(self.session, self.dataset)
+
+
+def open_stage(
+    config: RunConfig,
+    dataset: Dataset,
+    out: Path,
+    clock: Clock,
+    journal: Journal,
+    bases: Mapping[str, Encoder],
+    stores: Mapping[str, FeatureStore],
+) -> Stage:
+    """A stage with what is left of it in its folder.
+
+    Args:
+        config: The settings.
+        dataset: The rows.
+        out: Where its files are.
+        clock: Its time.
+        journal: Hears of progress.
+        bases: Name -> base.
+        stores: Name -> its features that are known already.
+    """
+    workshops = {name: _prepare(config, dataset, base, stores.get(name)) for name, base in bases.items()}
+    entrants, refused = _entrants(choose("method", config.methods, tuple(METHODS)), workshops)
+    session = Session(
+        config=config,
+        out=out,
+        columns=dataset.columns,
+        clock=clock,
+        journal=journal,
+        workshops=workshops,
+        entrants=entrants,
+    )
+    effort = Effort(
+        trials=config.num_trials,
+        pruning=config.pruning,
+        seed=config.seed,
+        slack=dev_noise(len(dataset.splits.dev)),
+        history=trials(out),
+    )
+    return Stage(session=session, effort=effort, dataset=dataset, refused=refused)
+
+
+def _prepare(config: RunConfig, dataset: Dataset, base: Encoder, store: FeatureStore | None) -> Workshop:
+    splits = dataset.splits
+    limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
+    return prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit, store=store)
+
+
+def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[list[Entrant], list[Entrant]]:
+    """Candidates that can run, and those that cannot."""
+    able: list[Entrant] = []
+    unable: list[Entrant] = []
+    for base, workshop in workshops.items():
+        for name in methods:
+            method = METHODS[name]
+            reason = method.refuses(workshop.material.backbone)
+            entrant = Entrant(
+                id=candidate_id(name, base, len(workshops)),
+                method=name,
+                family=method.family,
+                backbone=base,
+                space={} if reason is not None else method.space(workshop.material),
+                refused=reason,
+            )
+            (able if reason is None else unable).append(entrant)
+    return able, unable
+
+
+def dev_noise(num_dev: int) -> float:
+    """Largest standard error of a proportion on so many rows."""
+    return 0.5 / math.sqrt(num_dev)
+
+
+def candidate_id(method: str, base: str, num_bases: int) -> str:
+    """`lora`, or `lora@base` where several bases are compared. Also a folder's name."""
+    return method if num_bases == 1 else f"{method}@{Path(base).name}"
