@@ -48,6 +48,7 @@ def run(data: Path, tiny_folder: Callable[[str], Path], tmp_path_factory: pytest
         methods="majority,linear-probe",
         trials=1,
         seeds=2,
+        folds=1,
         predictions={"today": whole(data, folder / "today.csv", 10), "rule": whole(data, folder / "rule.csv", 2)},
         out=str(folder / "run"),
         listener=Silent(),
