@@ -271,14 +271,15 @@ def summary(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Worst cells and means; power is compared where the peer makes at least 100 claims."""
     cells = [rates(row) for row in rows]
     errors = [(error, cell) for cell in cells for error in cell["familywise_error"].values() if error is not None]
-    coverages = [cell["coverage"] for cell in cells]
+    paths = sorted({cell["path"] for cell in cells})
+    coverages = {path: [cell["coverage"] for cell in cells if cell["path"] == path] for path in paths}
     powers = [cell["relative_power"] for cell in cells if cell["path"] == "holdout" and cell["found_max_t"] >= 100]
     return {
         "familywise_error": max(error for error, _ in errors),
         "limit": limit(min(cell["comparisons"] for cell in cells)),
         "within_limits": all(error <= limit(cell["comparisons"]) for error, cell in errors),
-        "coverage": min(coverages),
-        "mean_coverage": float(np.mean(coverages)),
+        "coverage": min(map(min, coverages.values())),
+        "mean_coverage": {path: float(np.mean(found)) for path, found in coverages.items()},
         "method_coverage": min((c["method_coverage"] for c in cells if c["method_coverage"] is not None), default=None),
         "relative_power": min(powers, default=None),
         "cells": cells,
