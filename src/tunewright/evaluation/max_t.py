@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.random import Generator
+from scipy import special
 
 from tunewright.evaluation.metrics import CountArray, FloatArray, IntArray
 from tunewright.evaluation.statistics import ROUNDING
@@ -60,11 +61,16 @@ def by_sign_flips(
     return step_down(np.abs(sums_K[a_P] - sums_K[b_P]) / size_P, np.concatenate(null_RP))
 
 
-def by_resamples(values_RP: FloatArray, values_P: FloatArray) -> FloatArray:
-    """Adjusted p-values of differences of any metric from their shared resamples, moved to the null: [P]."""
+def by_resamples(values_RP: FloatArray, values_P: FloatArray, n: int) -> FloatArray:
+    """Adjusted p-values of differences of any metric from their shared resamples of n units, moved to the null: [P].
+
+    What was observed is brought in to where a t quantile with n - 1 degrees of freedom and the divisor n - 1 would put
+    it, as the expanded percentiles of `bootstrap.quantile` move the tails out.
+    """
     error_P = values_RP.std(axis=0, ddof=1)
     error_P = np.where(error_P < ROUNDING, np.inf, error_P)
-    return step_down(np.abs(values_P) / error_P, np.abs(values_RP - values_P) / error_P)
+    expected_P = -special.ndtri(special.stdtr(max(1, n - 1), -np.abs(values_P) / error_P * np.sqrt((n - 1) / n)))
+    return step_down(np.minimum(expected_P, np.abs(values_P) / error_P), np.abs(values_RP - values_P) / error_P)
 
 
 def _flips(n: int, rng: Generator, num_flips: int) -> Iterator[CountArray]:
