@@ -106,9 +106,10 @@ def answers(rng: Generator, accuracies: Floats) -> IntArray:
     Rows, methods and models have their own share in what is hard.
     """
     K, M, N = accuracies.shape
-    latent = math.sqrt(DIFFICULTY) * rng.standard_normal(N) + math.sqrt(METHOD) * rng.standard_normal((K, 1, N))
-    latent = latent + math.sqrt(OWN) * rng.standard_normal((K, M, N))
-    wrong: IntArray = (latent > special.ndtri(accuracies)).astype(np.int64)
+    row_N, method_K1N, model_KMN = (rng.standard_normal(shape, np.float32) for shape in (N, (K, 1, N), (K, M, N)))
+    shared_K1N = math.sqrt(DIFFICULTY) * row_N + math.sqrt(METHOD) * method_K1N
+    latent_KMN = shared_K1N + math.sqrt(OWN) * model_KMN
+    wrong: IntArray = (latent_KMN > special.ndtri(accuracies)).astype(np.int64)
     return wrong
 
 
@@ -135,8 +136,7 @@ def tally_power(cell: Cell, pairs: Sequence[Pair], right_KN: Floats, signs_RN: S
     half = cell.candidates // 2
     across = [pair for pair in pairs if int(pair.a) < half <= int(pair.b)]
     holm = dict(zip(pairs, statistics.holm([pair.p_value for pair in pairs]), strict=True))
-    a_P, b_P = (np.array([int(name) for name in names]) for names in zip(*((p.a, p.b) for p in pairs), strict=True))
-    max_t = dict(zip(pairs, permutation_max_t(right_KN[a_P] - right_KN[b_P], signs_RN), strict=True))
+    max_t = dict(zip(pairs, permutation_max_t(pairs, right_KN, signs_RN), strict=True))
     tally.real += len(across)
     for pair in across:
         if pair.difference < 0:
@@ -145,11 +145,13 @@ def tally_power(cell: Cell, pairs: Sequence[Pair], right_KN: Floats, signs_RN: S
             tally.found_max_t += max_t[pair] < statistics.ALPHA
 
 
-def permutation_max_t(differences_PN: Floats, signs_RN: Signs) -> list[float]:
+def permutation_max_t(pairs: Sequence[Pair], right_KN: Floats, signs_RN: Signs) -> list[float]:
     """Step-down max-T p-values, one pair after the other: the peer that power is measured against."""
-    size_P = np.sqrt(np.maximum(1.0, np.square(differences_PN).sum(axis=1)))
-    observed_P = np.abs(differences_PN.sum(axis=1)) / size_P
-    null_RP = np.abs(signs_RN @ differences_PN.T.astype(np.float32)) / size_P
+    a_P, b_P = (np.array([int(name) for name in names]) for names in zip(*((p.a, p.b) for p in pairs), strict=True))
+    size_P = np.sqrt(np.maximum(1.0, np.square(right_KN[a_P] - right_KN[b_P]).sum(axis=1)))
+    observed_P = np.abs(right_KN.sum(axis=1)[a_P] - right_KN.sum(axis=1)[b_P]) / size_P
+    flipped_RK = signs_RN @ right_KN.T.astype(np.float32)
+    null_RP = np.abs(flipped_RK[:, a_P] - flipped_RK[:, b_P]) / size_P
     order = np.argsort(observed_P)
     p_values, largest_R, found = np.ones(order.size), np.zeros(len(signs_RN)), []
     for k in order:
@@ -271,14 +273,15 @@ def summary(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Worst cells and means; power is compared where the peer makes at least 100 claims."""
     cells = [rates(row) for row in rows]
     errors = [(error, cell) for cell in cells for error in cell["familywise_error"].values() if error is not None]
-    coverages = [cell["coverage"] for cell in cells]
+    paths = sorted({cell["path"] for cell in cells})
+    coverages = {path: [cell["coverage"] for cell in cells if cell["path"] == path] for path in paths}
     powers = [cell["relative_power"] for cell in cells if cell["path"] == "holdout" and cell["found_max_t"] >= 100]
     return {
         "familywise_error": max(error for error, _ in errors),
         "limit": limit(min(cell["comparisons"] for cell in cells)),
         "within_limits": all(error <= limit(cell["comparisons"]) for error, cell in errors),
-        "coverage": min(coverages),
-        "mean_coverage": float(np.mean(coverages)),
+        "coverage": min(map(min, coverages.values())),
+        "mean_coverage": {path: float(np.mean(found)) for path, found in coverages.items()},
         "method_coverage": min((c["method_coverage"] for c in cells if c["method_coverage"] is not None), default=None),
         "relative_power": min(powers, default=None),
         "cells": cells,

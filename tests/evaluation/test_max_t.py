@@ -53,7 +53,7 @@ def test_one_pair_is_mcnemars_exact_test() -> None:
 def test_nothing_to_tell_apart_is_no_claim() -> None:
     same_KN = np.ones((3, 20), dtype=bool)
     assert max_t.by_sign_flips(same_KN, np.triu_indices(3, 1), np.random.default_rng(3), 50).tolist() == [1, 1, 1]
-    assert max_t.by_resamples(np.zeros((50, 3)), np.zeros(3)).tolist() == [1, 1, 1]
+    assert max_t.by_resamples(np.zeros((50, 3)), np.zeros(3), 20).tolist() == [1, 1, 1]
 
 
 def test_resamples_of_normal_differences_are_tukeys_range() -> None:
@@ -62,6 +62,13 @@ def test_resamples_of_normal_differences_are_tukeys_range() -> None:
     a_P, b_P = np.triu_indices(4, 1)
     values_K = np.array([0.0, 1.0, 2.5, 4.0])
     values_RK = values_K + rng.normal(size=(40_000, 4))
-    found = max_t.by_resamples(values_RK[:, a_P] - values_RK[:, b_P], values_K[a_P] - values_K[b_P])
+    found = max_t.by_resamples(values_RK[:, a_P] - values_RK[:, b_P], values_K[a_P] - values_K[b_P], 10**9)
     largest = int(np.argmax(np.abs(values_K[a_P] - values_K[b_P])))
     assert found[largest] == pytest.approx(stats.studentized_range.sf(4.0, 4, np.inf), rel=0.1)
+
+
+def test_few_rows_widen_it_as_students_t() -> None:
+    """One difference of ten units, normal resamples: the p-value of t with nine degrees of freedom."""
+    values_R1 = 2.0 + np.random.default_rng(5).normal(size=(200_000, 1))
+    (found,) = max_t.by_resamples(values_R1, np.array([2.0]), 10)
+    assert found == pytest.approx(2 * stats.t.sf(2.0 * np.sqrt(0.9), 9), rel=0.02)

@@ -47,7 +47,7 @@ def decide(
         rng: Source of randomness.
         margin_points: Points, out of 100, that a cheaper candidate may lose.
         num_resamples: Of the paired bootstrap, or sign flips of the rows.
-        num_replicates: Of the choice, for its stability and corrected value.
+        num_replicates: Of the choice, for its stability and corrected value; at most as many as resamples.
         prices: What the entries' prices were made with, for the record; the defaults when None.
 
     Returns:
@@ -58,7 +58,8 @@ def decide(
     """
     check(candidates)
     evidence = weigh(candidates, scorer, rng, num_resamples)
-    decided = conclude(evidence, scorer, rng, margin_points, num_replicates=num_replicates, prices=prices)
+    at_most = min(num_replicates, num_resamples)
+    decided = conclude(evidence, scorer, rng, margin_points, num_replicates=at_most, prices=prices)
     return decided, evidence.pairs
 
 

@@ -261,7 +261,7 @@ def _by_resamples(
         disagreement = scorer.true_N.size * measured.standard_error**2 + value**2
         slack_ab, slack_ba = value - low, high - value
         duels.append(Duel(a=a, b=b, measured=measured, slack_ab=slack_ab, slack_ba=slack_ba, disagreement=disagreement))
-    return duels, max_t.by_resamples(values_RP, values_P)
+    return duels, max_t.by_resamples(values_RP, values_P, scorer.num_units)
 
 
 def _pair(entries: Sequence[Standing], duel: Duel, p_adjusted: float) -> Pair:

@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.random import Generator
+from scipy import special
 
-from tunewright.evaluation.metrics import FloatArray, IntArray
+from tunewright.evaluation.metrics import CountArray, FloatArray, IntArray
 from tunewright.evaluation.statistics import ROUNDING
 
-_CHUNK_SIGNS = 4_000_000
+_CHUNK = 4_000_000
 
 
 def step_down(observed_P: FloatArray, null_RP: FloatArray) -> FloatArray:
@@ -51,26 +52,31 @@ def by_sign_flips(
     """
     a_P, b_P = pairs
     differs_KN = is_right_KN[:, is_right_KN.any(axis=0) & ~is_right_KN.all(axis=0)].astype(np.float32)
+    sums_K = differs_KN.sum(axis=1)
     size_P = np.sqrt(np.maximum(1.0, np.square(differs_KN[a_P] - differs_KN[b_P]).sum(axis=1)))
-    observed_P = np.abs(differs_KN.sum(axis=1)[a_P] - differs_KN.sum(axis=1)[b_P]) / size_P
-    null_RP = np.concatenate(
-        [
-            np.abs(sums_RK[:, a_P] - sums_RK[:, b_P]) / size_P
-            for sums_RK in (signs_RN @ differs_KN.T for signs_RN in _signs(differs_KN.shape[1], rng, num_flips))
-        ]
-    )
-    return step_down(observed_P, null_RP)
+    null_RP = []
+    for is_flipped_RN in _flips(differs_KN.shape[1], rng, num_flips):
+        flipped_RK = sums_K - 2 * (is_flipped_RN @ differs_KN.T)
+        null_RP.append(np.abs(flipped_RK[:, a_P] - flipped_RK[:, b_P]) / size_P)
+    return step_down(np.abs(sums_K[a_P] - sums_K[b_P]) / size_P, np.concatenate(null_RP))
 
 
-def by_resamples(values_RP: FloatArray, values_P: FloatArray) -> FloatArray:
-    """Adjusted p-values of differences of any metric from their shared resamples, moved to the null: [P]."""
+def by_resamples(values_RP: FloatArray, values_P: FloatArray, n: int) -> FloatArray:
+    """Adjusted p-values of differences of any metric from their shared resamples of n units, moved to the null: [P].
+
+    What was observed is brought in to where a t quantile with n - 1 degrees of freedom and the divisor n - 1 would put
+    it, as the expanded percentiles of `bootstrap.quantile` move the tails out.
+    """
     error_P = values_RP.std(axis=0, ddof=1)
     error_P = np.where(error_P < ROUNDING, np.inf, error_P)
-    return step_down(np.abs(values_P) / error_P, np.abs(values_RP - values_P) / error_P)
+    expected_P = -special.ndtri(special.stdtr(max(1, n - 1), -np.abs(values_P) / error_P * np.sqrt((n - 1) / n)))
+    return step_down(np.minimum(expected_P, np.abs(values_P) / error_P), np.abs(values_RP - values_P) / error_P)
 
 
-def _signs(n: int, rng: Generator, num_flips: int) -> Iterator[np.ndarray[tuple[int, int], np.dtype[np.float32]]]:
-    """Rows of -1 and 1 in pieces of bounded memory."""
-    size = max(1, _CHUNK_SIGNS // max(1, n))
+def _flips(n: int, rng: Generator, num_flips: int) -> Iterator[CountArray]:
+    """Zeros and ones [R, N] by the throw of a coin, in pieces of bounded memory."""
+    size = max(1, _CHUNK // max(1, n))
     for start in range(0, num_flips, size):
-        yield rng.integers(2, size=(min(size, num_flips - start), n), dtype=np.int8).astype(np.float32) * 2 - 1
+        shape = min(size, num_flips - start), -(-n // 8)
+        bits_RN = np.unpackbits(rng.integers(256, size=shape, dtype=np.uint8), axis=1, count=n)
+        yield bits_RN.astype(np.float32)
