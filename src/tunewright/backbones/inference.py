@@ -32,9 +32,7 @@ def by_length(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Itera
         yield batch
 
 
-def _run(
-    run: Callable[[list[int]], Tensor], lengths: Sequence[int], width: int, between: Callable[[], None]
-) -> Tensor:
+def _run(run: Callable[[list[int]], Tensor], lengths: Sequence[int], width: int, between: Callable[[], None]) -> Tensor:
     result = torch.zeros(len(lengths), width)
     with torch.no_grad():
         for members in by_length(lengths):
@@ -52,9 +50,7 @@ class FeatureStore:
         between: Called before each batch of any pass over this base; what it raises ends the pass.
     """
 
-    def __init__(
-        self, backbone: Backbone, *, keeps: bool = True, between: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, backbone: Backbone, *, keeps: bool = True, between: Callable[[], None] = lambda: None) -> None:
         self.backbone = backbone
         self.between = between
         self._keeps = keeps

@@ -101,6 +101,7 @@ def read_prices(
         numbers["requests_per_month"] = requests_per_day * _DAYS_PER_MONTH
     if months is not None:
         numbers["months"] = months
+    prices = Prices()
     try:
         prices = Prices(**numbers)
     except ConfigError as error:

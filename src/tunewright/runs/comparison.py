@@ -4,8 +4,6 @@ Readers ignore unknown keys; a change of meaning raises the number. None stands 
 """
 
 import dataclasses
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,7 +235,8 @@ class Decision:
     """What to take, and how sure that is."""
 
     best: str
-    recommended: str
+    recommended: str | None
+    """None where no candidate that meets the user's requirements can be recommended."""
     margin: float
     """Points of the metric, out of 100, that a cheaper candidate may lose."""
     prices: Mapping[str, float]

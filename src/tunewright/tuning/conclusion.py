@@ -25,7 +25,9 @@ from tunewright.runs.comparison import (
 from tunewright.runtime import environment, generator
 from tunewright.tuning.attempt import Workshop
 from tunewright.tuning.candidates import finished, unfinished
+from tunewright.tuning.choice import choose
 from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning.ledger import family_effort
 from tunewright.tuning.results import Finalist, read_finalists
 from tunewright.tuning.session import Session
 from tunewright.types import Dataset
@@ -48,7 +50,7 @@ def conclude(
     finalists = read_finalists(session.out, session.entrants, effort, dataset)
     done = [f.entrant for f in finalists]
     measured = [finished(session, finalist, dataset, scorer) for finalist in finalists]
-    missing = [unfinished(e, effort, session.config.budget) for e in (*session.entrants, *refused) if e not in done]
+    missing = [unfinished(session, e, effort) for e in (*session.entrants, *refused) if e not in done]
     chosen, pairs = _decide(session, finalists, measured, missing, scorer)
     return Comparison(
         task=_task(dataset, scorer),
@@ -56,6 +58,7 @@ def conclude(
         candidates=(*measured, *missing),
         pairs=pairs,
         decision=chosen,
+        effort=family_effort((e.family for e in session.entrants), effort.history, session.price_list.prices),
         test_reads=1 + _earlier_reads(session.out, dataset),
         provenance=_provenance(session, dataset, started, command),
     )
@@ -72,11 +75,11 @@ def _decide(
         return None, ()
     entries = [_entry(candidate, finalist) for candidate, finalist in zip(measured, finalists, strict=True)]
     rng = generator(session.config.seed, "decision")
-    chosen, pairs = decision.decide(entries, scorer, rng, margin_points=session.config.margin)
+    chosen, pairs = choose(session, measured, entries, scorer, rng)
     if missing:
         names = ", ".join(c.id for c in missing)
         chosen = dataclasses.replace(chosen, reason=f"{chosen.reason} Not measured: {names}.")
-    answers = {f.entrant.id: [each.predicted_N for each in f.test] for f in finalists}
+    answers = {f.entrant.id: [each.predicted_N for each in f.test if each is not None] for f in finalists}
     return chosen, compare_methods(pairs, answers, scorer, generator(session.config.seed, "methods"))
 
 

@@ -22,23 +22,30 @@ from tunewright.backbones.encoder import Encoder
 from tunewright.config import RunConfig, choose
 from tunewright.data.load import load_dataset, test_sha256
 from tunewright.errors import ConfigError, RunError, unknown
-from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.cost import time_limit_s
+from tunewright.evaluation.metrics import METRICS, row_scorer
+from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods import METHODS
+from tunewright.methods.base import Choice, Range
 from tunewright.runs import comparison
 from tunewright.runs.fits import refits, trials
 from tunewright.runs.folder import open_run
 from tunewright.runtime import device, environment
 from tunewright.tuning import conclusion, finals
 from tunewright.tuning.attempt import Workshop, prepare
+from tunewright.tuning.choice import rehearse
 from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.progress import Clock, Journal, Listener
+from tunewright.tuning.ledger import ledger
+from tunewright.tuning.progress import Clock, Journal, Listener, OutOfTime, Start
 from tunewright.tuning.search import run_search
-from tunewright.tuning.session import Session
+from tunewright.tuning.session import Session, price_list
 from tunewright.types import Dataset, Notice
 
 
-def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequence[str] = ()) -> comparison.Comparison:
+def compare(
+    config: RunConfig, out: Path, listener: Listener, *, command: Sequence[str] = (), start: Start | None = None
+) -> comparison.Comparison:
     """Runs the whole comparison, or goes on with one.
 
     Args:
@@ -46,16 +53,17 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         out: The run folder.
         listener: Hears of progress.
         command: What was typed, for the record.
+        start: Since when the time counts; now when absent.
 
     Raises:
         TunewrightError: On any mistake of the user's; see `errors`.
     """
-    begun = time.monotonic()
+    start = Start.now() if start is None else start
     methods = _check_names(config)
     dataset = load_dataset(config)
     checkpoints = {name: load_checkpoint(name) for name in config.model}
     begun_before = open_run(out, resume=config.resume)
-    clock = Clock(out / "elapsed.json", config.budget, begun)
+    clock = Clock(out / "elapsed.json", _limit_s(config), start)
     journal = Journal(out / "log.txt", listener)
     bases = {name: checkpoint.identity.sha256 for name, checkpoint in checkpoints.items()}
     if not begun_before:
@@ -71,7 +79,10 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
     }
     for notice in _note_cut_texts(dataset, workshops, out):
         journal.note(notice.message)
-    entrants, skipped = _entrants(methods, workshops)
+    for workshop in workshops.values():
+        workshop.material.store.between = clock.check
+    with clock.bounded(clock.left_s / 2):
+        entrants, skipped = _entrants(methods, workshops)
     effort = Effort(
         trials=config.num_trials,
         pruning=config.pruning,
@@ -88,14 +99,17 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         workshops=workshops,
         entrants=entrants,
     )
+    scorer = row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.test)
+    rehearse(session, scorer, len(dataset.splits.dev) + len(dataset.splits.test))
     if not refits(out):  # once finalists are refitted, time that a kill gave back must not change them
         run_search(session, effort)
     finals.refit(session, effort)
     finals.read_test(session, dataset)
     started, typed = str(known["started"]), str(known["command"])
     result = conclusion.conclude(session, effort, dataset, skipped, started=started, command=typed)
-    comparison.save(result, out)
     finals.drop_unshipped(out, result)
+    result = dataclasses.replace(result, ledger=ledger(session, effort, result.candidates))
+    comparison.save(result, out)
     clock.save()
     return result
 
@@ -118,9 +132,18 @@ def _check_names(config: RunConfig) -> tuple[str, ...]:
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
     elif len({Path(name).name for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
+    for check in (_limit_s, lambda config: parse(config.require)):
+        try:
+            check(config)
+        except ConfigError as error:
+            faults += error.faults
     if faults:
         raise ConfigError(faults)
     return methods
+
+
+def _limit_s(config: RunConfig) -> float | None:
+    return time_limit_s(config.budget, config.max_cost, price_list(config).prices)
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
@@ -142,6 +165,9 @@ def _check_start(config: RunConfig, dataset: Dataset, bases: Mapping[str, str], 
         )
     if known["task"] != _as_json(dataclasses.asdict(dataset.task)):
         raise RunError("labels or descriptions changed since the run began. Restore them or choose another --out.")
+    prices = _as_json(dataclasses.asdict(price_list(config)))
+    if known.get("prices", prices) != prices:
+        raise RunError("the prices changed since the run began. Restore the file or choose another --out.")
     if known["bases"] != bases:
         raise RunError(
             f"a model of {', '.join(bases)} changed since the run began. Restore it or choose another --out."
@@ -169,6 +195,7 @@ def _record_start(
             "command": shlex.join(command),
             "task": dataclasses.asdict(dataset.task),
             "bases": dict(bases),
+            "prices": dataclasses.asdict(price_list(config)),
             "sha256": dataset.sha256,
             "test_sha256": test_sha256(dataset),
             "columns": dict(dataset.columns),
@@ -222,13 +249,17 @@ def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[l
     for base, workshop in workshops.items():
         for name in methods:
             method = METHODS[name]
-            reason = method.refuses(workshop.material.backbone)
+            reason, space = method.refuses(workshop.material.backbone), dict[str, Range | Choice]()
+            try:
+                space |= {} if reason is not None else method.space(workshop.material)
+            except OutOfTime:
+                reason = "the budget has no time for the features of its training rows; raise --budget or set --rows"
             entrant = Entrant(
                 id=candidate_id(name, base, len(workshops)),
                 method=name,
                 family=method.family,
                 backbone=base,
-                space={} if reason is not None else method.space(workshop.material),
+                space=space,
                 refused=reason,
             )
             (able if reason is None else unable).append(entrant)

@@ -19,7 +19,7 @@ BATCHES = (1, 32)
 """Rows of a call whose time is taken."""
 _TIMED_S = 0.25
 """For each batch size; the fewest calls may take longer."""
-_CALLS = (5, 100)
+_CALLS = (3, 100)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -129,7 +129,7 @@ class Clock:
         kept = read_json(path) if path.exists() else {}
         self._before_s, self._cpu_before_s = float(kept.get("elapsed_s", 0.0)), float(kept.get("cpu_s", 0.0))
         self.test_s: dict[str, float] = dict(kept.get("test_s", {}))
-        """`candidate/seed` -> seconds of its pass over the test rows."""
+        """`candidate/seed` -> seconds of its pass over the test rows; a base's name -> of its bare features of them."""
         self._beaten, self._stop_at = time.monotonic(), math.inf
 
     @property

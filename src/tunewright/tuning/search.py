@@ -136,4 +136,3 @@ def _spoken(trial: Trial) -> str:
     return f"{trial.candidate} trial {trial.trial + 1}: {value} in {trial.seconds:.1f} s{end}" + (
         f" [{params}]" if params else ""
     )
-

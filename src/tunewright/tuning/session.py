@@ -55,10 +55,6 @@ class Session:
     entrants: list[Entrant]
     pace: Pace = field(default_factory=Pace)
 
-    def __post_init__(self) -> None:
-        for workshop in self.workshops.values():
-            workshop.material.store.between = self.clock.check
-
     @cached_property
     def price_list(self) -> PriceList:
         """The user's prices."""
