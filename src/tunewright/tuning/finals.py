@@ -43,9 +43,11 @@ def refit(session: Session, effort: Effort) -> None:
     for done, (seed, entrant, trial) in enumerate(jobs):
         if (entrant.id, seed) in finished:
             continue
-        urgent_s = session.urgent_s(session.least if seed == 0 else [], entrant)
-        allowed_s = max(session.clock.left_s - reserve_s, urgent_s)
-        if allowed_s <= 0 or trial.seconds > _SURE * max(allowed_s, urgent_s):
+        is_least = seed == 0 and entrant in session.least
+        allowed_s = session.clock.left_s - reserve_s
+        if is_least:
+            allowed_s = max(allowed_s, session.urgent_s([entrant], entrant))
+        if trial.seconds > _SURE * max(0.0, allowed_s) and not (is_least and _is_free(entrant)):
             left_out += 1
             continue
         step = Step(phase="refit", done=done, total=len(jobs), candidate=entrant.id, trial=f"seed {seed}")
@@ -53,6 +55,11 @@ def refit(session: Session, effort: Effort) -> None:
             _refit_one(session, entrant, trial, seed, step)
     if left_out:
         session.journal.note(f"budget spent: {left_out} of {len(jobs)} refits not done")
+
+
+def _is_free(entrant: Entrant) -> bool:
+    """A floor: it neither trains nor runs the base, so there is always time for it."""
+    return not entrant.space
 
 
 def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step: Step) -> None:
@@ -129,7 +136,7 @@ def read_test(session: Session, dataset: Dataset) -> None:
             continue
         entrant, is_shipped = entrants[record.candidate], record is best[record.candidate]
         allowed_s = session.clock.left_s - session.pace.tail_s + (session.clock.grace_s if is_shipped else 0.0)
-        if session.answering_s(entrant) > _SURE * max(0.0, allowed_s) and not (is_shipped and entrant.space == {}):
+        if session.answering_s(entrant) > _SURE * max(0.0, allowed_s) and not (is_shipped and _is_free(entrant)):
             session.journal.note(f"budget spent: {entrant.id} seed {record.seed} does not answer the test rows")
             continue
         step = Step(phase="test", done=done, total=len(jobs), candidate=entrant.id, trial=f"seed {record.seed}")
