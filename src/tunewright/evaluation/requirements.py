@@ -180,5 +180,5 @@ def _shown(value: float, unit: str) -> str:
         return f"{value:.4g}{unit}"
     for name, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= size:
-            return f"{value / size:.3g} {name}"
+            return f"{value / size:.4g} {name}"
     return f"{value:g} B"
