@@ -11,6 +11,7 @@ on from it.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,8 @@ class Kept:
 
 def budgets(count: int, least_s: float, most_s: float, seed: int) -> list[float]:
     """Random whole seconds, spread evenly on a logarithmic scale."""
-    return np.exp(np.random.default_rng(seed).uniform(np.log(least_s), np.log(most_s), count)).round().tolist()
+    logs = np.random.default_rng(seed).uniform(np.log(least_s), np.log(most_s), count)
+    return [float(budget_s) for budget_s in np.exp(logs).round()]
 
 
 def run(data: str, rows: int | None, budget_s: float, out: Path) -> Kept:
@@ -76,9 +78,6 @@ def run(data: str, rows: int | None, budget_s: float, out: Path) -> Kept:
         found = None
     if done.returncode != 0:
         print(done.stderr, file=sys.stderr)
-    load = (
-        float(Path("/proc/loadavg").read_text(encoding="ascii").split()[0]) if Path("/proc/loadavg").exists() else 0.0
-    )
     measured = [] if found is None else [c for c in found.candidates if c.test is not None]
     return Kept(
         data=data,
@@ -90,7 +89,7 @@ def run(data: str, rows: int | None, budget_s: float, out: Path) -> Kept:
         recommended=None if found is None or found.decision is None else found.decision.recommended,
         is_valid=done.returncode == 0 and found is not None and is_valid(found, out),
         not_done=0 if found is None or found.ledger is None else len(found.ledger.not_done),
-        load=load,
+        load=round(os.getloadavg()[0], 1),
     )
 
 
@@ -100,18 +99,15 @@ def is_valid(found: comparison.Comparison, out: Path) -> bool:
     if found.decision is None or found.ledger is None or not (out / "report.html").exists():
         return False
     has_reasons = all(c.reason for c in found.candidates if c.test is None)
-    has_all = all(
-        c.dev is not None and c.cost.price is not None and c.shipped_seed is not None for c in measured.values()
-    )
+    has_all = all(c.dev and c.cost.price is not None and c.shipped_seed is not None for c in measured.values())
     pairs = len(measured) * (len(measured) - 1) // 2
     return found.decision.recommended in measured and has_reasons and has_all and len(found.pairs) == pairs
 
 
 def table(found: Sequence[Kept]) -> str:
     """As a person reads it."""
-    lines = [
-        f"{'budget':>8} {'wall':>8} {'over':>7} {'kept':>5} {'valid':>6} {'measured':>9} {'not done':>9} {'load':>5}  recommended"
-    ]
+    names = {"budget": 8, "wall": 8, "over": 7, "kept": 5, "valid": 6, "measured": 9, "not done": 9, "load": 5}
+    lines = [" ".join(f"{name:>{width}}" for name, width in names.items()) + "  recommended"]
     lines += [
         f"{k.budget_s:7.0f}s {k.wall_s:7.1f}s {k.over_s:+6.1f}s {'yes' if k.is_kept else 'NO':>5} "
         f"{'yes' if k.is_valid else 'NO':>6} {k.finished:9d} {k.not_done:9d} {k.load:5.1f}  {k.recommended}"

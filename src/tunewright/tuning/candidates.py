@@ -52,7 +52,9 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
 
 def _estimate(session: Session, scorer: Scorer, answers: Answers, candidate: str, split: str) -> Estimate:
     rng = generator(session.config.seed, "interval", candidate, split)
-    return bootstrap.interval(scorer, answers.predicted_N, rng, num_resamples=num_resamples(session))
+    return bootstrap.interval(
+        scorer, answers.predicted_N, rng, num_resamples=num_resamples(session, len(session.entrants))
+    )
 
 
 def _cost(session: Session, finalist: Finalist, adapter: Adapter, dataset: Dataset) -> Cost:

@@ -1,6 +1,7 @@
 """The choice among the candidates that meet the user's requirements, and how long it will take."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 
@@ -38,7 +39,7 @@ def choose(
     eligible = [entry for entry in entries if entry.id not in failing]
     taking_part = [entry for entry in entries if entry.id not in failing or entry.is_floor] if eligible else entries
     margin, prices = session.config.margin, session.price_list.prices
-    resamples = num_resamples(session)
+    resamples = num_resamples(session, len(measured))
     chosen, pairs = decision.decide(
         taking_part, scorer, rng, margin_points=margin, prices=prices, num_resamples=resamples
     )
@@ -109,7 +110,7 @@ def rehearse(session: Session, scorer: Scorer, num_answers: int) -> None:
     """
     pace = session.pace
     pace.num_answers = num_answers
-    if session.clock.budget_s is None:
+    if session.clock.left_s == math.inf or session.clock.left_s < 0:
         return
     for name, workshop in session.workshops.items():
         encodings = workshop.exam.rows.encodings[:: max(1, len(workshop.exam.rows.encodings) // _PACE_ROWS)]
@@ -117,8 +118,9 @@ def rehearse(session: Session, scorer: Scorer, num_answers: int) -> None:
         start = time.monotonic()
         workshop.material.store(encodings)
         pace.note(name, time.monotonic() - start, len(set(encodings)))
-    decision_s = rehearse_s(scorer, len(session.entrants), generator(session.config.seed, "rehearsal"))
-    pace.tail_s = decision_s + _TIMING_S * len(session.entrants) + _REPORT_S
+    num_candidates = max(1, len(session.entrants))
+    decision_s = rehearse_s(scorer, num_candidates, generator(session.config.seed, "rehearsal"))
+    pace.candidate_s, pace.report_s = decision_s / num_candidates + _TIMING_S, _REPORT_S
 
 
 _PACE_ROWS = 48
@@ -126,11 +128,9 @@ _TIMING_S = 0.6
 """Timing the requests of a candidate."""
 
 
-def num_resamples(session: Session) -> int:
-    """As many as there is time for: all of them, or the share of them that the rest of the budget has time for."""
-    for_decision_s = session.pace.tail_s - _REPORT_S
-    left_s = session.clock.left_s - _REPORT_S + session.clock.grace_s
-    if for_decision_s <= left_s:
-        return bootstrap.NUM_RESAMPLES
-    share = max(0.0, left_s) / for_decision_s
-    return max(_FEWEST_RESAMPLES, int(bootstrap.NUM_RESAMPLES * share))
+def num_resamples(session: Session, num_candidates: int) -> int:
+    """Of every bootstrap at the end: all of them, or the share that the rest of the budget has time for."""
+    needed_s = num_candidates * session.pace.candidate_s
+    left_s = session.clock.left_s + session.clock.grace_s - _REPORT_S
+    share = 0.0 if left_s <= 0 else min(1.0, left_s / needed_s) if needed_s > 0 else 1.0
+    return max(_FEWEST_RESAMPLES, round(bootstrap.NUM_RESAMPLES * share))

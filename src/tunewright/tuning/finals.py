@@ -38,7 +38,7 @@ def refit(session: Session, effort: Effort) -> None:
     if session.clock.budget_s is not None:
         best.sort(key=lambda pair: pair[1].seconds)
     jobs = [(s, e, trial) for s in range(session.config.seeds) for e, trial in best]
-    reserve_s = session.ending_s + session.answering_s(*(entrant for entrant, _ in best))
+    reserve_s = session.ending_s(len(best)) + session.answering_s(*(entrant for entrant, _ in best))
     left_out = 0
     for done, (seed, entrant, trial) in enumerate(jobs):
         if (entrant.id, seed) in finished:
@@ -135,7 +135,7 @@ def read_test(session: Session, dataset: Dataset) -> None:
         if predictions_file(session.out, record.candidate, record.seed).exists():
             continue
         entrant, is_shipped = entrants[record.candidate], record is best[record.candidate]
-        allowed_s = session.clock.left_s - session.pace.tail_s + (session.clock.grace_s if is_shipped else 0.0)
+        allowed_s = session.clock.left_s - session.tail_s(len(best)) + (session.clock.grace_s if is_shipped else 0.0)
         if session.answering_s(entrant) > _SURE * max(0.0, allowed_s) and not (is_shipped and _is_free(entrant)):
             session.journal.note(f"budget spent: {entrant.id} seed {record.seed} does not answer the test rows")
             continue

@@ -29,8 +29,10 @@ def price_list(config: RunConfig) -> PriceList:
 class Pace:
     """How fast things go here, as far as this session has seen; what is still to be done is judged by it."""
 
-    tail_s: float = 8.0
-    """Decision, timing of requests and report; as it stands until they are rehearsed."""
+    report_s: float = 8.0
+    """What follows the decision; as it stands until the decision is rehearsed, with the decision."""
+    candidate_s: float = 0.0
+    """For each candidate: its part of the decision, its intervals, the timing of its requests."""
     num_answers: int = 0
     """Test and dev rows, which each shipped artefact answers at the end."""
     row_s: dict[str, float] = field(default_factory=dict)
@@ -79,16 +81,21 @@ class Session:
         """Seconds that one artefact of each takes to answer, beyond the features of the bare bases."""
         return self.pace.num_answers * sum(self.pace.row_s.get(e.id, 0.0) for e in entrants)
 
-    @property
-    def ending_s(self) -> float:
-        """Seconds that follow whatever is shipped: features of the bare bases, decision and report."""
-        return self.pace.tail_s + self.pace.num_answers * sum(self.pace.row_s.get(base, 0.0) for base in self.workshops)
+    def tail_s(self, num_candidates: int) -> float:
+        """Seconds for the decision among so many and the report."""
+        return self.pace.report_s + num_candidates * self.pace.candidate_s
+
+    def ending_s(self, num_candidates: int) -> float:
+        """Seconds that follow the refits whatever is shipped: features of the bare bases, decision and report."""
+        bare_s = sum(self.pace.row_s.get(base, 0.0) for base in self.workshops)
+        return self.pace.num_answers * bare_s + self.tail_s(num_candidates)
 
     def left_s(self, effort: Effort, num_seeds: int) -> float:
         """Seconds left when the finalists so far are refitted and judged so often, and for what follows."""
         found = [(entrant, finalist(effort.of(entrant))) for entrant in self.entrants]
         final_s = sum(_REFIT_SLACK * best.seconds + self.answering_s(e) for e, best in found if best is not None)
-        return self.clock.left_s - self.ending_s - num_seeds * final_s
+        num_candidates = sum(best is not None or not effort.of(e) for e, best in found)
+        return self.clock.left_s - self.ending_s(num_candidates) - num_seeds * final_s
 
     def open(self, effort: Effort) -> list[Entrant]:
         """Who may still be tried: all while there is time for every refit, then those without a trial for one each.
@@ -116,7 +123,7 @@ class Session:
 
     def urgent_s(self, urgent: list[Entrant], entrant: Entrant | None) -> float:
         """Seconds for what a decision cannot do without, which may use the grace."""
-        return self.clock.left_s + self.clock.grace_s - self.ending_s if entrant in urgent else 0.0
+        return self.clock.left_s + self.clock.grace_s - self.ending_s(len(self.least)) if entrant in urgent else 0.0
 
 
 class Watch:
