@@ -52,9 +52,8 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
 
 def _estimate(session: Session, scorer: Scorer, answers: Answers, candidate: str, split: str) -> Estimate:
     rng = generator(session.config.seed, "interval", candidate, split)
-    return bootstrap.interval(
-        scorer, answers.predicted_N, rng, num_resamples=num_resamples(session, len(session.entrants))
-    )
+    resamples = num_resamples(session, len(session.entrants))
+    return bootstrap.interval(scorer, answers.predicted_N, rng, num_resamples=resamples)
 
 
 def _cost(session: Session, finalist: Finalist, adapter: Adapter, dataset: Dataset) -> Cost:
@@ -62,7 +61,8 @@ def _cost(session: Session, finalist: Finalist, adapter: Adapter, dataset: Datas
     peaks = [r.peak_memory_bytes for r in finalist.refits if r.peak_memory_bytes is not None]
     tokens = sum(t.num_tokens for t in finalist.trials) + sum(r.num_tokens for r in finalist.refits)
     modelled = model(adapter, workshop, num_tokens=best.num_tokens, num_tuning_tokens=tokens - best.num_tokens)
-    timed = latency(adapter, dataset.splits.dev, workshop, allowed_s=session.clock.left_s + session.clock.grace_s)
+    spare_s = session.clock.left_s - session.pace.report_s
+    timed = latency(adapter, dataset.splits.dev, workshop, allowed_s=spare_s)
     return Cost(
         tune_s=round(sum(t.seconds for t in finalist.trials), 3),
         train_s=best.seconds,
