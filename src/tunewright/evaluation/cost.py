@@ -182,8 +182,9 @@ def price(*, serving_flops: float, training_flops: float, held_bytes: float, pri
     The frozen base is shared by all tasks and costs no memory here. `held_bytes` is what the candidate adds to it: its
     adapter, its retrieval pool, or, for full weights, a whole base of its own. The search that found the candidate is
     not in it: that is spent whatever is chosen. With the default prices, a base of 23 million parameters and inputs of
-    some 30 tokens the order is: majority, zero-shot, linear probe, prefix, few-shot with a pool of 1,000 rows, LoRA,
-    soft prompt of 20 vectors, full weights. Full weights cost less than some 270 extra tokens in each request cost.
+    some 30 tokens the order is: majority, zero-shot, linear probe, few-shot (with thousands of rows in its pool after
+    prefix), prefix, LoRA, soft prompt of 20 vectors, full weights. Full weights cost less than some 270 extra tokens in
+    each request cost.
     """
     flop = prices.usd_per_petaflop / _FLOPS_PER_PETAFLOP
     held = held_bytes * prices.usd_per_gigabyte_month / _BYTES_PER_GIGABYTE / prices.requests_per_month

@@ -1,7 +1,6 @@
 """The choice among the candidates that meet the user's requirements, and how long it will take."""
 
 import dataclasses
-import math
 import time
 from collections.abc import Sequence
 
@@ -20,7 +19,7 @@ _FEWEST_RESAMPLES = 1_000
 _REHEARSED = 500
 """Resamples of a rehearsal."""
 _REPORT_S = 2.5
-"""The page, the summary and the end of the process."""
+"""The page, the summary and the end of the process, on a core of its own."""
 
 
 def choose(
@@ -110,7 +109,10 @@ def rehearse(session: Session, scorer: Scorer, num_answers: int) -> None:
     """
     pace = session.pace
     pace.num_answers = num_answers
-    if session.clock.left_s == math.inf or session.clock.left_s < 0:
+    if session.clock.budget_s is None:
+        return
+    if session.clock.left_s <= 0:
+        session.journal.note(f"budget spent before the search began, after {session.clock.elapsed_s:.0f} s: loading")
         return
     for name, workshop in session.workshops.items():
         encodings = workshop.exam.rows.encodings[:: max(1, len(workshop.exam.rows.encodings) // _PACE_ROWS)]
@@ -120,7 +122,8 @@ def rehearse(session: Session, scorer: Scorer, num_answers: int) -> None:
         pace.note(name, time.monotonic() - start, len(set(encodings)))
     num_candidates = max(1, len(session.entrants))
     decision_s = rehearse_s(scorer, num_candidates, generator(session.config.seed, "rehearsal"))
-    pace.candidate_s, pace.report_s = decision_s / num_candidates + _TIMING_S, _REPORT_S
+    pace.candidate_s = decision_s / num_candidates + _TIMING_S
+    pace.report_s = _REPORT_S * session.clock.slowdown
 
 
 _PACE_ROWS = 48
@@ -131,6 +134,6 @@ _TIMING_S = 0.6
 def num_resamples(session: Session, num_candidates: int) -> int:
     """Of every bootstrap at the end: all of them, or the share that the rest of the budget has time for."""
     needed_s = num_candidates * session.pace.candidate_s
-    left_s = session.clock.left_s + session.clock.grace_s - _REPORT_S
+    left_s = session.clock.left_s + session.clock.grace_s - session.pace.report_s
     share = 0.0 if left_s <= 0 else min(1.0, left_s / needed_s) if needed_s > 0 else 1.0
     return max(_FEWEST_RESAMPLES, round(bootstrap.NUM_RESAMPLES * share))

@@ -143,6 +143,12 @@ class Clock:
         return self._cpu_before_s + time.process_time() - self._start.cpu_s
 
     @property
+    def slowdown(self) -> float:
+        """How many seconds one of a single core has taken so far: above 1 where others use the machine too."""
+        cpu_s = time.process_time() - self._start.cpu_s
+        return max(1.0, (time.monotonic() - self._start.wall_s) / max(cpu_s, 1e-3))
+
+    @property
     def left_s(self) -> float:
         """Seconds to the end of the budget; infinite without one."""
         return math.inf if self.budget_s is None else self.budget_s - self.elapsed_s
