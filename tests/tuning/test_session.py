@@ -95,12 +95,12 @@ def test_answers_and_the_decision_are_reserved_for(tmp_path: Path) -> None:
     among, as the third has no trial yet."""
     run = session(tmp_path, 1000)
     run.workshops["base"] = None  # type: ignore[assignment]  # only its name is read
-    run.pace.report_s, run.pace.candidate_s, run.pace.num_answers = 5.0, 2.0, 200
+    run.pace.report_s, run.pace.candidate_s, run.pace.num_test, run.pace.num_dev = 5.0, 2.0, 150, 50
     run.pace.note("base", 10.0, 100)
     run.pace.note("lora", 30.0, 100)
     run.pace.note("lora", 10.0, 100)  # faster: the slower one counts
     done = effort(trial("lora", 40.0), trial("probe", 10.0))
-    expected = 1000 - (5 + 3 * 2) - 200 * 0.1 - 3 * (1.15 * 50 + 200 * 0.3)
+    expected = 1000 - (5 + 3 * 2) - 150 * 0.1 - 3 * (1.15 * 50 + 200 * 0.3)
     assert run.left_s(done, 3) == pytest.approx(expected, abs=0.5)
 
 

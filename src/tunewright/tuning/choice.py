@@ -12,6 +12,7 @@ from tunewright.evaluation.reason import Verdict
 from tunewright.evaluation.requirements import NOT_MET, doubts, nearest_misses
 from tunewright.runs.comparison import Candidate, Decision, Pair
 from tunewright.runtime import generator
+from tunewright.tuning.attempt import Workshop
 from tunewright.tuning.session import Session
 from tunewright.types import Estimate
 
@@ -99,31 +100,42 @@ def rehearse_s(scorer: Scorer, num_candidates: int, rng: Generator) -> float:
     return (time.monotonic() - start) * scale / 2 + 2 * num_candidates * interval_s * scale
 
 
-def rehearse(session: Session, scorer: Scorer, num_answers: int) -> None:
-    """Measures, under a budget, what the end of the run will take: a few rows through each base, and the decision.
+def rehearse(session: Session, scorer: Scorer) -> None:
+    """Measures, under a budget, what the end of the run will take: a pass over each bare base, and the decision.
 
     Args:
         session: The run.
         scorer: Metric and true labels of the test rows.
-        num_answers: Test and dev rows.
     """
-    pace = session.pace
-    pace.num_answers = num_answers
-    if session.clock.budget_s is None:
+    pace, clock = session.pace, session.clock
+    if clock.budget_s is None:
         return
-    if session.clock.left_s <= 0:
-        session.journal.note(f"budget spent before the search began, after {session.clock.elapsed_s:.0f} s: loading")
+    if clock.left_s <= 0:
+        session.journal.note(f"budget spent before the search began, after {clock.elapsed_s:.0f} s: loading")
         return
+    pace.num_test = scorer.true_N.size
     for name, workshop in session.workshops.items():
-        encodings = workshop.exam.rows.encodings[:: max(1, len(workshop.exam.rows.encodings) // _PACE_ROWS)]
-        workshop.material.store(encodings[:1])  # the first pass warms up
-        start = time.monotonic()
-        workshop.material.store(encodings)
-        pace.note(name, time.monotonic() - start, len(set(encodings)))
+        pace.num_dev = len(workshop.dev_examples)
+        _time_base(session, name, workshop)
     num_candidates = max(1, len(session.entrants))
     decision_s = rehearse_s(scorer, num_candidates, generator(session.config.seed, "rehearsal"))
     pace.candidate_s = decision_s / num_candidates + _TIMING_S
-    pace.report_s = _REPORT_S * session.clock.slowdown
+    pace.report_s = _REPORT_S * clock.slowdown
+
+
+def _time_base(session: Session, name: str, workshop: Workshop) -> None:
+    """Times a few rows, then, if there is time, all of dev, whose features most candidates need anyway."""
+    encodings, store = workshop.exam.rows.encodings, workshop.material.store
+    few = encodings[:: max(1, len(encodings) // _PACE_ROWS)]
+    store(few[:1])  # the first pass warms up
+    start = time.monotonic()
+    store(few)
+    session.pace.note(name, time.monotonic() - start, len(few))
+    rest = [encoding for encoding in dict.fromkeys(encodings) if encoding not in few]
+    if session.pace.row_s[name] * len(rest) < session.clock.left_s / 4:
+        start = time.monotonic()
+        store(rest)
+        session.pace.row_s[name] = (time.monotonic() - start) / max(1, len(rest))
 
 
 _PACE_ROWS = 48

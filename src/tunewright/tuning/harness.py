@@ -100,7 +100,7 @@ def compare(
         entrants=entrants,
     )
     scorer = row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.test)
-    rehearse(session, scorer, len(dataset.splits.dev) + len(dataset.splits.test))
+    rehearse(session, scorer)
     if not refits(out):  # once finalists are refitted, time that a kill gave back must not change them
         run_search(session, effort)
     finals.refit(session, effort)

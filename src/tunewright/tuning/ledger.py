@@ -49,9 +49,9 @@ def ledger(session: Session, effort: Effort, candidates: Sequence[Candidate]) ->
     tuning_s, refits_s = sum(t.seconds for t in effort.history), sum(r.seconds for r in found)
     test_s = sum(clock.test_s.values())
     peaks = [r.peak_memory_bytes for r in found if r.peak_memory_bytes is not None]
-    wall_s = clock.elapsed_s
+    wall_s = round(clock.elapsed_s, 3)
     return Ledger(
-        wall_s=round(wall_s, 3),
+        wall_s=wall_s,
         tuning_s=round(tuning_s, 3),
         refits_s=round(refits_s, 3),
         test_s=round(test_s, 3),

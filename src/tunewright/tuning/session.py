@@ -33,8 +33,9 @@ class Pace:
     """What follows the decision; as it stands until the decision is rehearsed, with the decision."""
     candidate_s: float = 0.0
     """For each candidate: its part of the decision, its intervals, the timing of its requests."""
-    num_answers: int = 0
-    """Test and dev rows, which each shipped artefact answers at the end."""
+    num_test: int = 0
+    num_dev: int = 0
+    """Rows that each shipped artefact answers at the end; the bare base's features of the latter are known by then."""
     row_s: dict[str, float] = field(default_factory=dict)
     """Base -> seconds to compute the features of a row; candidate -> seconds to answer one beyond those."""
 
@@ -79,7 +80,7 @@ class Session:
 
     def answering_s(self, *entrants: Entrant) -> float:
         """Seconds that one artefact of each takes to answer, beyond the features of the bare bases."""
-        return self.pace.num_answers * sum(self.pace.row_s.get(e.id, 0.0) for e in entrants)
+        return (self.pace.num_test + self.pace.num_dev) * sum(self.pace.row_s.get(e.id, 0.0) for e in entrants)
 
     def tail_s(self, num_candidates: int) -> float:
         """Seconds for the decision among so many and the report."""
@@ -88,7 +89,7 @@ class Session:
     def ending_s(self, num_candidates: int) -> float:
         """Seconds that follow the refits whatever is shipped: features of the bare bases, decision and report."""
         bare_s = sum(self.pace.row_s.get(base, 0.0) for base in self.workshops)
-        return self.pace.num_answers * bare_s + self.tail_s(num_candidates)
+        return self.pace.num_test * bare_s + self.tail_s(num_candidates)
 
     def left_s(self, effort: Effort, num_seeds: int) -> float:
         """Seconds left when the finalists so far are refitted and judged so often, and for what follows."""
