@@ -47,6 +47,8 @@ class Kept:
     not_done: int
     load: float
     """Processes that wanted a core in the last minute, this run among them."""
+    cpu_s: float | None = None
+    """Processor time of the run until its report. Wall-clock far above it is other programs' doing."""
 
     @property
     def over_s(self) -> float:
@@ -90,6 +92,7 @@ def run(data: str, rows: int | None, budget_s: float, out: Path) -> Kept:
         is_valid=done.returncode == 0 and found is not None and is_valid(found, out),
         not_done=0 if found is None or found.ledger is None else len(found.ledger.not_done),
         load=round(os.getloadavg()[0], 1),
+        cpu_s=None if found is None or found.ledger is None else found.ledger.cpu_s,
     )
 
 
@@ -106,11 +109,21 @@ def is_valid(found: comparison.Comparison, out: Path) -> bool:
 
 def table(found: Sequence[Kept]) -> str:
     """As a person reads it."""
-    names = {"budget": 8, "wall": 8, "over": 7, "kept": 5, "valid": 6, "measured": 9, "not done": 9, "load": 5}
+    names = {
+        "budget": 8,
+        "wall": 8,
+        "over": 7,
+        "kept": 5,
+        "valid": 6,
+        "measured": 9,
+        "not done": 9,
+        "load": 5,
+        "cpu": 7,
+    }
     lines = [" ".join(f"{name:>{width}}" for name, width in names.items()) + "  recommended"]
     lines += [
         f"{k.budget_s:7.0f}s {k.wall_s:7.1f}s {k.over_s:+6.1f}s {'yes' if k.is_kept else 'NO':>5} "
-        f"{'yes' if k.is_valid else 'NO':>6} {k.finished:9d} {k.not_done:9d} {k.load:5.1f}  {k.recommended}"
+        f"{'yes' if k.is_valid else 'NO':>6} {k.finished:9d} {k.not_done:9d} {k.load:5.1f} {k.cpu_s or 0:6.1f}s  {k.recommended}"
         for k in found
     ]
     kept, valid = sum(k.is_kept for k in found), sum(k.is_valid for k in found)
