@@ -109,23 +109,23 @@ def is_valid(found: comparison.Comparison, out: Path) -> bool:
 
 def table(found: Sequence[Kept]) -> str:
     """As a person reads it."""
-    names = {
-        "budget": 8,
-        "wall": 8,
-        "over": 7,
-        "kept": 5,
-        "valid": 6,
-        "measured": 9,
-        "not done": 9,
-        "load": 5,
-        "cpu": 7,
-    }
-    lines = [" ".join(f"{name:>{width}}" for name, width in names.items()) + "  recommended"]
-    lines += [
-        f"{k.budget_s:7.0f}s {k.wall_s:7.1f}s {k.over_s:+6.1f}s {'yes' if k.is_kept else 'NO':>5} "
-        f"{'yes' if k.is_valid else 'NO':>6} {k.finished:9d} {k.not_done:9d} {k.load:5.1f} {k.cpu_s or 0:6.1f}s  {k.recommended}"
+    head = ("budget", "wall", "over", "kept", "valid", "measured", "not done", "load", "cpu", "recommended")
+    rows = [
+        (
+            f"{k.budget_s:.0f} s",
+            f"{k.wall_s:.1f} s",
+            f"{k.over_s:+.1f} s",
+            "yes" if k.is_kept else "NO",
+            "yes" if k.is_valid else "NO",
+            str(k.finished),
+            str(k.not_done),
+            f"{k.load:.1f}",
+            "" if k.cpu_s is None else f"{k.cpu_s:.1f} s",
+            str(k.recommended),
+        )
         for k in found
     ]
+    lines = ["  ".join(f"{cell:>8}" for cell in row) for row in (head, *rows)]
     kept, valid = sum(k.is_kept for k in found), sum(k.is_valid for k in found)
     return "\n".join([*lines, f"{kept} of {len(found)} budgets kept, {valid} of {len(found)} decisions valid"])
 
