@@ -98,7 +98,8 @@ def test_ten_kills_at_random_moments(given: list[str], tmp_path: Path) -> None:
     effort = ["--trials", "4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert finish(spawn(*given, *effort, "--out", whole)).code == 0
-    working_s = json.loads((whole / "elapsed.json").read_text(encoding="utf-8"))["elapsed_s"]
+    ledger = json.loads((whole / "comparison.json").read_text(encoding="utf-8"))["ledger"]
+    working_s = ledger["tuning_s"] + ledger["refits_s"] + ledger["test_s"]
     rng = np.random.default_rng(11)
     seen: set[tuple[int, int]] = set()
     kills = 0
@@ -123,7 +124,7 @@ def test_ten_kills_at_random_moments(given: list[str], tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_budget_is_kept_over_kills(given: list[str], tmp_path: Path) -> None:
     """Three kills; time of all sessions stays within the budget but for what a kill leaves unwritten."""
-    folder, budget_s = tmp_path / "run", 40.0
+    folder, budget_s = tmp_path / "run", 120.0
     rng = np.random.default_rng(5)
     sessions = []
     for kill in range(3):
@@ -140,8 +141,8 @@ def test_a_budget_is_kept_over_kills(given: list[str], tmp_path: Path) -> None:
     assert done.code == 0, done.out
     elapsed = json.loads((folder / "elapsed.json").read_text(encoding="utf-8"))["elapsed_s"]
     assert kept < elapsed <= kept + last_s
-    # The last session had what was left, not the whole; imports before the clock starts come on top.
-    assert elapsed <= budget_s + 5
+    # The last session had what was left, not the whole. The imports of all four count.
+    assert elapsed <= budget_s + 10
     found = result(folder)
     assert found["decision"] is not None
     finished = [c for c in found["candidates"] if c["status"] == "ok"]
