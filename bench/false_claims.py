@@ -120,6 +120,7 @@ def false(pair: Pair, truth: dict[str, float], difference: float) -> bool:
 
 
 def is_margin_claim_false(cell: Cell, decision: Decision, truth: dict[str, float]) -> bool:
+    assert decision.recommended is not None, "no requirements here"
     lost = truth[decision.best] - truth[decision.recommended]
     return decision.verdict == Verdict.CHEAPER.value and lost >= cell.margin_points / 100 - 1e-12
 

@@ -14,7 +14,7 @@ from tunewright.report.build import build_report
 from tunewright.runs import comparison
 from tunewright.runs.comparison import Comparison, Decision
 from tunewright.runs.folder import adapter_folder
-from tunewright.tuning.progress import Listener
+from tunewright.tuning.progress import Listener, Start
 from tunewright.tuning.terminal import terminal
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def compare(
     *,
     listener: Listener | None = None,
     command: tuple[str, ...] = (),
+    start: Start | None = None,
     **settings: Any,
 ) -> Run:
     """Compares the methods on the user's data and writes a run folder with a report.
@@ -115,11 +116,13 @@ def compare(
         data: File, folder or dataset name; or a whole `RunConfig`; None to resume a run.
         listener: Hears of progress; the terminal when absent, `progress.Silent()` for nobody.
         command: What was typed, for the record.
+        start: Since when the time of a budget counts; now when absent.
         settings: Any other field of `RunConfig`; None means "not given". They go on top of those of `data`.
 
     Raises:
         TunewrightError: On any mistake of the user's, in one line.
     """
+    start = Start.now() if start is None else start
     from tunewright.tuning import harness  # torch takes seconds to load; bad settings are told before
 
     config = _config(data, settings)
@@ -128,7 +131,7 @@ def compare(
     out = Path(config.out) if config.out is not None else default_folder(config)
     call = command or ("tw.compare", config.data)
     with terminal(sys.stderr) if listener is None else nullcontext(listener) as hears:
-        harness.compare(config, out, hears, command=call)
+        harness.compare(config, out, hears, command=call, start=start)
     build_report(out)
     return Run(out)
 

@@ -64,9 +64,11 @@ class RunConfig(BaseModel):
     trials: int | None = Field(default=None, ge=1, description="tuning trials for each family of methods (default 12)")
     budget: Seconds | None = Field(default=None, gt=0, description="time for the whole run, such as 90s, 10m or 2h")
     max_cost: float | None = Field(default=None, gt=0, description="modelled US dollars for the whole run, at most")
-    prices: str | None = Field(default=None, description="YAML file with your own prices")
-    requests_per_day: float | None = Field(default=None, gt=0, description="your volume, for the cost of ownership")
-    months: float = Field(default=12, gt=0, description="how long the candidate is to serve")
+    prices: str | None = Field(default=None, description="YAML file with your own prices; see the guide on cost")
+    requests_per_day: float | None = Field(
+        default=None, gt=0, description="your volume, for prices and the cost of ownership (default 3,288)"
+    )
+    months: float | None = Field(default=None, gt=0, description="how long the candidate is to serve (default 12)")
     seeds: int = Field(default=3, ge=1, description="refits of each method's best setting; with folds, of what is kept")
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
     metric: str = Field(default="accuracy", description="accuracy or macro-f1")
@@ -98,7 +100,7 @@ class RunConfig(BaseModel):
     @property
     def num_trials(self) -> int | None:
         """Trials for each family; None where time alone decides."""
-        if self.trials is None and self.budget is None:
+        if self.trials is None and self.budget is None and self.max_cost is None:
             return DEFAULT_TRIALS
         return self.trials
 

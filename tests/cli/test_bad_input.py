@@ -213,6 +213,17 @@ SETTINGS: dict[str, tuple[list[str], list[str]]] = {
     "no budget": (["--budget", "0"], ["`budget` must be greater than 0", "such as 90s, 10m or 2h"]),
     "negative budget": (["--budget", "-5m"], ["`budget` must be greater than 0", "Got '-5m'"]),
     "a budget in weeks": (["--budget", "2w"], ["`budget` must be", "Got '2w'", "such as 90s, 10m or 2h"]),
+    "no cost": (["--max-cost", "0"], ["`max_cost` must be greater than 0", "US dollars"]),
+    "no requests": (["--requests-per-day", "0"], ["`requests_per_day` must be greater than 0", "Got '0'"]),
+    "no months": (["--months", "-1"], ["`months` must be greater than 0", "Got '-1'"]),
+    "an unknown requirement": (
+        ["--require", "local,qualty>=0.9"],
+        ["unknown requirement 'qualty'", "Did you mean 'quality'?", "latency_p95_ms"],
+    ),
+    "a requirement the wrong way round": (
+        ["--require", "bytes>=5MB"],
+        ["`require`: bytes needs <=", "Got 'bytes>=5MB'", "Write bytes<=5MB"],
+    ),
     "no rows": (["--rows", "0"], ["`rows` must be greater than or equal to 1"]),
     "negative margin": (["--margin", "-1"], ["`margin` must be greater than or equal to 0"]),
     "few tokens": (["--max-tokens", "2"], ["`max_tokens` must be greater than or equal to 8"]),
@@ -257,6 +268,28 @@ def test_all_unknown_names_at_once(call: Call, tmp_path: Path) -> None:
     assert len(said) == len(phrases)
     for line, phrase in zip(said, phrases, strict=True):
         assert phrase in line
+
+
+def test_prices_with_every_fault(call: Call, tmp_path: Path) -> None:
+    data, prices = write_topics(tmp_path / "d.csv"), write_yaml(tmp_path / "p.yaml", {"usd_per_huor": 1, "months": -1})
+    given: list[str | Path] = ["--prices", prices, "--require", "bytes=5", "--methods", "lara"]
+    said = refused(call, "compare", data, *given, where=tmp_path).splitlines()
+    near = "unknown price 'usd_per_huor'. Did you mean 'usd_per_hour'?"
+    phrases = ["unknown method 'lara'", near, "`months`", "bytes"]
+    assert len(said) == len(phrases)
+    for line, phrase in zip(said, phrases, strict=True):
+        assert phrase in line
+
+
+def test_a_limit_of_the_cost_of_a_free_machine(call: Call, tmp_path: Path) -> None:
+    data, prices = write_topics(tmp_path / "d.csv"), write_yaml(tmp_path / "p.yaml", {"usd_per_hour": 0})
+    said = refused(call, "compare", data, "--prices", prices, "--max-cost", "5", where=tmp_path)
+    assert "`max_cost` has no effect: `usd_per_hour` of the prices is 0." in said
+
+
+def test_no_price_file(call: Call, tmp_path: Path) -> None:
+    said = refused(call, "compare", write_topics(tmp_path / "d.csv"), "--prices", tmp_path / "p.yaml", where=tmp_path)
+    assert f"no such file: {tmp_path}/p.yaml" in said
 
 
 YAMLS: dict[str, tuple[str, list[str]]] = {

@@ -1,23 +1,24 @@
 """The modelled price: by hand, in its order, and without the machine."""
 
+from pathlib import Path
+
 import pytest
 
 from tunewright.errors import ConfigError
 from tunewright.evaluation.cost import (
-    FORWARD,
     FROZEN_TRAINING,
     FULL_TRAINING,
     Prices,
+    ownership,
     price,
+    read_prices,
     search_flops,
     serving_flops,
+    time_limit_s,
     training_flops,
 )
 
-BASE, WIDTH, LAYERS, TOKENS = 22_700_000, 384, 6, 30.0
-SEEN_TOKENS = 1_000 * 5 * TOKENS
-LORA = 6 * LAYERS * 2 * 8 * WIDTH
-PREFIX = LAYERS * 2 * 20 * WIDTH
+BASE, TOKENS = 22_700_000, 30.0
 
 
 def test_flops_by_hand() -> None:
@@ -34,30 +35,9 @@ def test_price_by_hand() -> None:
     assert got == pytest.approx(a_thousand_requests + a_month_of_memory + a_share_of_training, rel=1e-12)
 
 
-def priced(*, adapter: int = 0, extra: float = 0, held: float = 0, trained: float = 0, search: float = 0) -> float:
-    serving = serving_flops(backbone_parameters=BASE, adapter_parameters=adapter, tokens=TOKENS, extra_tokens=extra)
-    return price(serving_flops=serving + search, training_flops=trained, held_bytes=held, prices=Prices())
-
-
-def trained(factor: int, extra: float = 0) -> float:
-    tokens = SEEN_TOKENS * (TOKENS + extra) / TOKENS
-    return training_flops(parameters=BASE, tokens=tokens, flops_per_parameter=factor)
-
-
-def test_order_of_the_methods() -> None:
-    """A 22.7M encoder, 30 tokens, 1000 rows for 5 epochs: from no base at all to a base of one's own."""
-    majority = price(serving_flops=0, training_flops=0, held_bytes=64, prices=Prices())
-    zero_shot = priced(held=8 * WIDTH * 4)
-    probe = priced(adapter=8 * WIDTH, held=8 * WIDTH * 4 + 8, trained=trained(FORWARD) / 5)
-    prefix = priced(adapter=PREFIX, held=PREFIX * 4, trained=trained(FROZEN_TRAINING))
-    lora = priced(adapter=LORA, held=LORA * 4, trained=trained(FROZEN_TRAINING))
-    soft_prompt = priced(extra=20, held=20 * WIDTH * 4, trained=trained(FROZEN_TRAINING, extra=20))
-    pool_search = search_flops(pool_rows=1_000, dimensions=WIDTH)
-    few_shot = priced(extra=4 * TOKENS, held=1_000 * (WIDTH * 4 + 200), search=pool_search)
-    full = priced(held=BASE * 4, trained=trained(FULL_TRAINING))
-    in_order = [majority, zero_shot, probe, prefix, lora, soft_prompt, few_shot, full]
-    assert in_order == sorted(in_order)
-    assert len(set(in_order)) == len(in_order)
+def priced(*, extra: float = 0, held: float = 0) -> float:
+    serving = serving_flops(backbone_parameters=BASE, adapter_parameters=0, tokens=TOKENS, extra_tokens=extra)
+    return price(serving_flops=serving, training_flops=0, held_bytes=held, prices=Prices())
 
 
 def test_full_weights_cost_as_much_as_270_extra_tokens() -> None:
@@ -84,3 +64,87 @@ def test_all_faults_at_once() -> None:
 def test_free_things_are_free() -> None:
     prices = Prices(usd_per_petaflop=0, usd_per_gigabyte_month=0)
     assert price(serving_flops=1e15, training_flops=1e18, held_bytes=1e9, prices=prices) == 0
+
+
+# --- cost of ownership ------------------------------------------------------------------------------------------------
+
+
+def test_ownership_by_ten_naive_lines() -> None:
+    """Month by month and request by request, as a bill would have it."""
+    prices = Prices(usd_per_petaflop=2.0, usd_per_gigabyte_month=5.0, requests_per_month=1_000, months=10)
+    got = ownership(serving_flops=3e12, tuning_flops=7e15, training_flops=4e15, held_bytes=6e9, prices=prices)
+    bill = 0.0
+    bill += 7 * prices.usd_per_petaflop  # every trial, and the refits that are not shipped
+    bill += 4 * prices.usd_per_petaflop  # the shipped one
+    for _month in range(10):
+        bill += 6 * prices.usd_per_gigabyte_month
+        for _request in range(1_000):
+            bill += 3e12 / 1e15 * prices.usd_per_petaflop
+    assert got == pytest.approx(bill, rel=1e-9)
+
+
+def test_ownership_without_the_search_is_the_price_of_all_requests() -> None:
+    prices = Prices(requests_per_month=5_000, months=7)
+    given = {"serving_flops": 2e9, "training_flops": 3e15, "held_bytes": 4e7, "prices": prices}
+    whole = ownership(tuning_flops=0, **given)  # type: ignore[arg-type]
+    assert whole == pytest.approx(price(**given) * 5_000 * 7 / 1000, rel=1e-12)  # type: ignore[arg-type]
+
+
+# --- the user's prices ------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_file_replaces_some_prices_and_the_volume_comes_on_top(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.yaml", "usd_per_hour: 3\nmonths: 6\nrequests_per_month: 7\noutside: {gpt: 0.5, 12: 0}\n")
+    found = read_prices(path)
+    assert found.prices == Prices(usd_per_hour=3, months=6, requests_per_month=7)
+    assert found.outside == {"gpt": 0.5, "12": 0.0}
+    volume = read_prices(path, requests_per_day=20_000, months=24).prices
+    assert volume.requests_per_month == pytest.approx(20_000 * 365 / 12)
+    assert (volume.months, volume.usd_per_hour) == (24, 3)
+    assert read_prices().prices == Prices()
+
+
+def test_all_faults_of_a_file_at_once(tmp_path: Path) -> None:
+    text = (
+        "usd_per_huor: 3\nusd_per_petaflop: cheap\nmonths: 0\nusd_per_gigabyte_month: -1\noutside: {a: -1, b: dear}\n"
+    )
+    path = write(tmp_path / "p.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        read_prices(path)
+    allowed = "usd_per_petaflop, usd_per_gigabyte_month, usd_per_hour, requests_per_month, months, outside"
+    assert caught.value.faults == (
+        f"{path}: unknown price 'usd_per_huor'. Did you mean 'usd_per_hour'? Allowed: {allowed}.",
+        f"{path}: `usd_per_petaflop` must be a number. Got 'cheap'.",
+        f"{path}: `outside: a` must be >= 0. Got -1.",
+        f"{path}: `outside: b` must be >= 0. Got 'dear'.",
+        f"{path}: `usd_per_gigabyte_month` must be >= 0. Got -1.",
+        f"{path}: `months` must be > 0. Got 0.",
+    )
+
+
+def test_outside_must_be_a_mapping(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`outside` must hold `NAME: US dollars for 1000 requests` lines\. Got 3\."):
+        read_prices(write(tmp_path / "p.yaml", "outside: 3\n"))
+
+
+# --- a limit of the cost ----------------------------------------------------------------------------------------------
+
+
+def test_a_limit_of_the_cost_is_one_of_the_time() -> None:
+    prices = Prices(usd_per_hour=2.0)
+    assert prices.machine(1800) == 1.0
+    assert time_limit_s(None, None, prices) is None
+    assert time_limit_s(90.0, None, prices) == 90.0
+    assert time_limit_s(None, 0.5, prices) == 900.0
+    assert time_limit_s(600.0, 0.5, prices) == 600.0
+    assert time_limit_s(1200.0, 0.5, prices) == 900.0
+
+
+def test_a_limit_of_the_cost_of_a_free_machine_has_no_effect() -> None:
+    with pytest.raises(ConfigError, match="`max_cost` has no effect: `usd_per_hour` of the prices is 0"):
+        time_limit_s(None, 0.5, Prices(usd_per_hour=0))

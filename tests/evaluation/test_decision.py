@@ -264,6 +264,7 @@ def test_regret_is_small() -> None:
     for _ in range(80):
         candidates = [entry(str(k), x_N, k) for k, x_N in enumerate(correlated(rng, 300))]
         decision, pairs = decide(candidates, zeros(300), rng, num_resamples=200)
+        assert decision.recommended is not None
         ours.append(max(ACCURACIES) - ACCURACIES[int(decision.recommended)])
         theirs.append(max(ACCURACIES) - ACCURACIES[cheapest_not_worse(decision, pairs)])
     assert np.mean(ours) < 0.01

@@ -30,7 +30,7 @@ def entry(name: str, predicted_N: IntArray, price: float, *, is_floor: bool = Fa
     )
 
 
-def verdict_on(entries: list[Entry], true_N: IntArray, metric: str, rng: np.random.Generator) -> tuple[str, str]:
+def verdict_on(entries: list[Entry], true_N: IntArray, metric: str, rng: np.random.Generator) -> tuple[str, str | None]:
     scorer = Scorer(metric=METRICS[metric], true_N=true_N, num_labels=2)
     estimated = [replace(e, test=interval(scorer, e.predicted_N, rng, num_resamples=50)) for e in entries]
     decision, _ = decide(estimated, scorer, rng, num_resamples=199, num_replicates=1)

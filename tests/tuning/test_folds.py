@@ -203,7 +203,7 @@ def test_a_method_trained_on_shuffled_labels_is_not_shown_to_work(given: dict[st
 
 def test_what_is_kept_was_trained_on_all_rows_and_says_that_it_was_not_tested(whole: Path) -> None:
     run = tw.Run(whole)
-    kept = run.decision.recommended
+    kept = str(run.decision.recommended)
     assert list(run) == [kept]
     shipped = {c.id: [s.seed for s in c.seeds if s.shipped] for c in run.comparison.candidates}
     assert shipped == {name: [0] if name == kept else [] for name in METHODS}

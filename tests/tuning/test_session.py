@@ -1,5 +1,7 @@
 """Who may still be tried, and for how long, when time is short."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,7 @@ from tunewright.config import RunConfig
 from tunewright.methods.base import Choice
 from tunewright.runs.fits import Trial, TrialStatus
 from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.progress import Clock, Journal, Silent
+from tunewright.tuning.progress import Clock, Journal, OutOfTime, Silent, Start
 from tunewright.tuning.session import Session
 
 NAMES = ("probe", "lora", "full")
@@ -34,7 +36,7 @@ def session(folder: Path, budget_s: float | None, *, seeds: int = 3) -> Session:
         config=RunConfig(data="d.csv", seeds=seeds),
         out=folder,
         columns={},
-        clock=Clock(folder / "elapsed.json", budget_s, time.monotonic()),
+        clock=Clock(folder / "elapsed.json", budget_s, Start.now()),
         journal=Journal(folder / "log.txt", Silent()),
         workshops={},
         entrants=[entrant(name) for name in NAMES],
@@ -83,3 +85,83 @@ def test_who_takes_too_long_or_only_fails_drops_out() -> None:
     again = effort(*history).next(entrants)
     assert again is not None
     assert again.id == "full", "one failure is no verdict"
+
+
+# --- the end is reserved for ------------------------------------------------------------------------------------------
+
+
+def test_answers_and_the_decision_are_reserved_for(tmp_path: Path) -> None:
+    """Three seeds of each answer all rows; the features of the base are computed once; three may have to be decided
+    among, as the third has no trial yet."""
+    run = session(tmp_path, 1000)
+    run.workshops["base"] = None  # type: ignore[assignment]  # only its name is read
+    run.pace.report_s, run.pace.candidate_s, run.pace.num_test, run.pace.num_dev = 5.0, 2.0, 150, 50
+    run.pace.note("base", 10.0, 100)
+    run.pace.note("lora", 30.0, 100)
+    run.pace.note("lora", 10.0, 100)  # faster: the slower one counts
+    done = effort(trial("lora", 40.0), trial("probe", 10.0))
+    expected = 1000 - (5 + 3 * 2) - 150 * 0.1 - 3 * (1.15 * 50 + 200 * 0.3)
+    assert run.left_s(done, 3) == pytest.approx(expected, abs=0.5)
+
+
+def test_with_no_time_at_all_the_floor_and_a_quick_one_are_tried(tmp_path: Path) -> None:
+    run = session(tmp_path, 1.0)
+    space = {"neighbours": _OPTIONS}
+    floor = Entrant(id="majority", method="majority", family="no training", backbone="base", space={})
+    quick = [Entrant(id=n, method=n, family="no training", backbone="base", space=space) for n in ("zero", "few")]
+    run.entrants[:] = [*quick, entrant("lora"), floor]
+    assert ids(run.open(effort())) == ["majority", "zero"]
+    assert ids(run.open(effort(trial("majority", 0.0)))) == ["zero"]
+    assert run.open(effort(trial("majority", 0.0), trial("zero", 1.0, "cut"))) == []
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("budget_s", "grace_s"), [(5.0, 5.0), (200.0, 5.0), (1000.0, 25.0), (None, 0.0)])
+def test_grace_is_half_of_what_is_promised(budget_s: float | None, grace_s: float, tmp_path: Path) -> None:
+    assert Clock(tmp_path / "elapsed.json", budget_s, Start.now()).grace_s == grace_s
+
+
+def test_work_is_interrupted_by_the_tightest_bound(tmp_path: Path) -> None:
+    clock = Clock(tmp_path / "elapsed.json", None, Start.now())
+    clock.check()
+    with clock.bounded(60.0):
+        with clock.bounded(0.01):
+            time.sleep(0.02)
+            with pytest.raises(OutOfTime):
+                clock.check()
+        with clock.bounded(600.0):
+            clock.check()
+        assert not clock.is_out
+    with clock.bounded(-1.0), clock.bounded(60.0), pytest.raises(OutOfTime):
+        clock.check()  # an inner bound cannot give more time
+    clock.check()
+
+
+def test_a_process_begins_before_its_first_line() -> None:
+    """Imports count, and so does the processor time they took."""
+    code = (
+        f"import time; time.sleep(0.5); begun = time.monotonic(); import sys; sys.path[:] = {sys.path!r};"
+        "from tunewright.tuning.progress import Start; start = Start.of_process();"
+        "print(begun - start.wall_s, start.cpu_s)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before_s, cpu_s = map(float, done.stdout.split())
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system does not say when a process began")
+    assert 0.5 <= before_s < 30
+    assert cpu_s == 0
+
+
+def test_processor_time_goes_on_over_sessions(tmp_path: Path) -> None:
+    path = tmp_path / "elapsed.json"
+    first = Clock(path, None, Start.now())
+    begun = time.process_time()
+    while time.process_time() - begun < 0.2:
+        pass
+    first.test_s["lora/0"] = 1.5
+    first.save()
+    second = Clock(path, None, Start.now())
+    assert 0.2 <= second.cpu_s < 0.2 + (time.process_time() - begun)
+    assert second.test_s == {"lora/0": 1.5}

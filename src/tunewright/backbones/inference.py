@@ -32,10 +32,11 @@ def by_length(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Itera
         yield batch
 
 
-def _run(run: Callable[[list[int]], Tensor], lengths: Sequence[int], width: int) -> Tensor:
+def _run(run: Callable[[list[int]], Tensor], lengths: Sequence[int], width: int, between: Callable[[], None]) -> Tensor:
     result = torch.zeros(len(lengths), width)
     with torch.no_grad():
         for members in by_length(lengths):
+            between()
             result[members] = run(members).float().cpu()
     return result
 
@@ -46,10 +47,12 @@ class FeatureStore:
     Args:
         backbone: The base.
         keeps: Whether features outlive the call; a service that hears ever new texts would fill its memory.
+        between: Called before each batch of any pass over this base; what it raises ends the pass.
     """
 
-    def __init__(self, backbone: Backbone, *, keeps: bool = True) -> None:
+    def __init__(self, backbone: Backbone, *, keeps: bool = True, between: Callable[[], None] = lambda: None) -> None:
         self.backbone = backbone
+        self.between = between
         self._keeps = keeps
         self._bare = Adapter(base=backbone.identity, labels=(), max_tokens=backbone.max_tokens)
         self._known: dict[Encoding, Tensor] = {}
@@ -60,7 +63,8 @@ class FeatureStore:
         missing = list(dict.fromkeys(e for e in encodings if e not in known))
         rows = [Row(encoding=e, adapter=self._bare) for e in missing]
         lengths = [len(e.ids) for e in missing]
-        found = _run(lambda members: self.backbone.features([rows[k] for k in members]), lengths, self.backbone.width)
+        width = self.backbone.width
+        found = _run(lambda members: self.backbone.features([rows[k] for k in members]), lengths, width, self.between)
         known.update(zip(missing, found.unbind(), strict=True))
         if not encodings:
             return torch.zeros(0, self.backbone.width)
@@ -74,7 +78,8 @@ def features(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStor
     rows = [Row(encoding=e, adapter=adapter) for e in encodings]
     lengths = [len(e.ids) + adapter.prefix_tokens for e in encodings]
     backbone = store.backbone
-    return _run(lambda members: backbone.features([rows[k] for k in members]), lengths, backbone.width)
+    width = backbone.width
+    return _run(lambda members: backbone.features([rows[k] for k in members]), lengths, width, store.between)
 
 
 def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> Tensor:

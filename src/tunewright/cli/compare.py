@@ -60,6 +60,7 @@ def compare(
     settings = load_config(config, given)
     from tunewright.api import compare as run_comparison  # torch
     from tunewright.cli.summary import print_summary
+    from tunewright.tuning.progress import Start
 
-    run = run_comparison(settings, command=("tunewright", *sys.argv[1:]))
+    run = run_comparison(settings, command=("tunewright", *sys.argv[1:]), start=Start.of_process())
     print_summary(run, Path.cwd())

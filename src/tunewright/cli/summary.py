@@ -33,7 +33,7 @@ def print_summary(run: Run, here: Path) -> None:
             console.print(f"{candidate.id}: {candidate.status}, {candidate.reason}", markup=False)
     if result.decision is not None:
         console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
-        if result.decision.recommended in run:
+        if result.decision.recommended is not None and result.decision.recommended in run:
             shipped = _shown(run.adapter_folder(result.decision.recommended), here)
             console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
     for line in _failed(result.checks):

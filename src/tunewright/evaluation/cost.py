@@ -3,9 +3,13 @@
 Modelled, so that the decision does not flip with the machine's mood; measured seconds stand beside it.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
-from tunewright.errors import ConfigError
+from tunewright.config import read_yaml
+from tunewright.errors import ConfigError, unknown
 
 FORWARD = 2
 """FLOPs per parameter and token: one multiplication and one addition."""
@@ -16,6 +20,8 @@ FULL_TRAINING = 6
 
 _FLOPS_PER_PETAFLOP = 1e15
 _BYTES_PER_GIGABYTE = 1e9
+_SECONDS_PER_HOUR = 3600.0
+_DAYS_PER_MONTH = 365 / 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,27 +36,108 @@ class Prices:
     """10**15 floating point operations: a 2-core virtual machine at 0.08 USD an hour that does 100 GFLOP/s."""
     usd_per_gigabyte_month: float = 3.0
     """10**9 bytes held in a server's memory for a month."""
+    usd_per_hour: float = 0.08
+    """The machine that the comparison runs on."""
     requests_per_month: float = 100_000
     """Volume over which what is held in memory is shared."""
     months: float = 12
     """Life of a candidate, over which its training is shared."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"`{name}` must be >= 0. Got {value:g}."
-            for name, value in (
-                ("usd_per_petaflop", self.usd_per_petaflop),
-                ("usd_per_gigabyte_month", self.usd_per_gigabyte_month),
-            )
-            if not value >= 0
-        ]
+        faults = [_not_a_price(name, value) for name in _PRICES if not _is_price(value := getattr(self, name))]
         faults += [
             f"`{name}` must be > 0. Got {value:g}."
-            for name, value in (("requests_per_month", self.requests_per_month), ("months", self.months))
-            if not value > 0
+            for name in _VOLUMES
+            if not 0 < (value := getattr(self, name)) < math.inf
         ]
         if faults:
             raise ConfigError(faults)
+
+    def machine(self, seconds: float) -> float:
+        """US dollars for so many seconds of the machine that the comparison runs on."""
+        return seconds * self.usd_per_hour / _SECONDS_PER_HOUR
+
+
+_PRICES = ("usd_per_petaflop", "usd_per_gigabyte_month", "usd_per_hour")
+_VOLUMES = ("requests_per_month", "months")
+_OUTSIDE = "outside"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriceList:
+    """All prices of a run."""
+
+    prices: Prices = field(default_factory=Prices)
+    outside: Mapping[str, float] = field(default_factory=dict)
+    """Name of a candidate that is answered elsewhere -> US dollars for 1000 requests."""
+
+
+def read_prices(
+    path: str | None = None, *, requests_per_day: float | None = None, months: float | None = None
+) -> PriceList:
+    """The user's prices: defaults, with the file on top, with the two volumes on top of that.
+
+    Args:
+        path: YAML file with any field of `Prices`, and `outside: {NAME: US dollars for 1000 requests}`.
+        requests_per_day: Replaces `requests_per_month`; a month has 365 / 12 days.
+        months: Replaces `months`.
+
+    Raises:
+        ConfigError: With every fault at once: no such file, unknown keys (the nearest name offered), no numbers,
+            numbers out of range.
+    """
+    given = {} if path is None else read_yaml(Path(path))
+    found = given.pop(_OUTSIDE, {})
+    outside = found if isinstance(found, dict) else {}
+    allowed = [f.name for f in fields(Prices)]
+    faults = [f"{path}: {unknown('price', name, [*allowed, _OUTSIDE])}" for name in given if name not in allowed]
+    if not isinstance(found, dict):
+        faults.append(f"{path}: `outside` must hold `NAME: US dollars for 1000 requests` lines. Got {found!r}.")
+    numbers = {name: value for name, value in given.items() if name in allowed}
+    faults += [f"{path}: `{k}` must be a number. Got {v!r}." for k, v in numbers.items() if not _is_number(v)]
+    numbers = {name: value for name, value in numbers.items() if _is_number(value)}
+    faults += [f"{path}: {_not_a_price(f'outside: {k}', v)}" for k, v in outside.items() if not _is_price(v)]
+    if requests_per_day is not None:
+        numbers["requests_per_month"] = requests_per_day * _DAYS_PER_MONTH
+    if months is not None:
+        numbers["months"] = months
+    prices = Prices()
+    try:
+        prices = Prices(**numbers)
+    except ConfigError as error:
+        faults += error.faults if path is None else [f"{path}: {fault}" for fault in error.faults]
+    if faults:
+        raise ConfigError(faults)
+    return PriceList(prices=prices, outside={str(name): float(usd) for name, usd in outside.items()})
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_price(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _not_a_price(name: str, value: object) -> str:
+    got = f"{value:g}" if isinstance(value, float) else f"{value!r}"
+    return f"`{name}` must be >= 0. Got {got}."
+
+
+def time_limit_s(budget_s: float | None, max_cost: float | None, prices: Prices) -> float | None:
+    """Seconds that a run may take: its budget, or what `max_cost` buys of the machine, whichever is less.
+
+    Raises:
+        ConfigError: A limit of the cost where the machine costs nothing.
+    """
+    if max_cost is None:
+        return budget_s
+    if prices.usd_per_hour == 0:
+        raise ConfigError(
+            "`max_cost` has no effect: `usd_per_hour` of the prices is 0. Give a price above 0 or use --budget."
+        )
+    affordable_s = max_cost / prices.usd_per_hour * _SECONDS_PER_HOUR
+    return affordable_s if budget_s is None else min(budget_s, affordable_s)
 
 
 def serving_flops(
@@ -94,11 +181,34 @@ def price(*, serving_flops: float, training_flops: float, held_bytes: float, pri
 
     The frozen base is shared by all tasks and costs no memory here. `held_bytes` is what the candidate adds to it: its
     adapter, its retrieval pool, or, for full weights, a whole base of its own. The search that found the candidate is
-    not in it: that is spent whatever is chosen. With the default prices and inputs of some 30 tokens the order is:
-    majority, zero-shot, linear probe, prefix and LoRA, soft prompt of 20 vectors, retrieved demonstrations with their
-    pool, full weights. Full weights cost less than some 270 extra tokens in each request cost.
+    not in it: that is spent whatever is chosen. With the default prices, a base of 23 million parameters and inputs of
+    some 30 tokens the order is: majority, zero-shot, linear probe, few-shot (with thousands of rows in its pool after
+    prefix), prefix, LoRA, soft prompt of 20 vectors, full weights. Full weights cost less than some 270 extra tokens in
+    each request cost.
     """
     flop = prices.usd_per_petaflop / _FLOPS_PER_PETAFLOP
     held = held_bytes * prices.usd_per_gigabyte_month / _BYTES_PER_GIGABYTE / prices.requests_per_month
     training = training_flops * flop / (prices.requests_per_month * prices.months)
     return 1000 * (serving_flops * flop + held + training)
+
+
+def ownership(
+    *, serving_flops: float, tuning_flops: float, training_flops: float, held_bytes: float, prices: Prices
+) -> float:
+    """US dollars for everything: finding a candidate, training it and serving it for its life.
+
+        (tuning_flops + training_flops) x usd_per_flop
+        + held_bytes x usd_per_byte_month x months
+        + serving_flops x usd_per_flop x requests_per_month x months
+
+    Args:
+        serving_flops: Of one request.
+        tuning_flops: Of all trials and refits of the candidate but the shipped one: its share of the run.
+        training_flops: Of the shipped one.
+        held_bytes: As in `price`.
+        prices: Prices and volume.
+    """
+    flop = prices.usd_per_petaflop / _FLOPS_PER_PETAFLOP
+    memory = held_bytes / _BYTES_PER_GIGABYTE * prices.usd_per_gigabyte_month * prices.months
+    requests = prices.requests_per_month * prices.months
+    return (tuning_flops + training_flops) * flop + memory + serving_flops * flop * requests

@@ -240,7 +240,8 @@ class Decision:
     """What to take, and how sure that is."""
 
     best: str
-    recommended: str
+    recommended: str | None
+    """None where no candidate that meets the user's requirements can be recommended."""
     margin: float
     """Points of the metric, out of 100, that a cheaper candidate may lose."""
     prices: Mapping[str, float]

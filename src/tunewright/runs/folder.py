@@ -11,7 +11,7 @@
     folds/r<i>-f<j>/        cross-validation: fold j of repeat i, with its own trials, finalists, predictions
     folds/all/              and the trials and finalists of what is shipped, trained on all rows
     comparison.json         the result, schema 1
-    elapsed.json            seconds of all sessions so far
+    elapsed.json            seconds of all sessions so far, of wall and cores, and of the passes over test
     log.txt                 what was said on the terminal
     report.html             the page made from all the above
 

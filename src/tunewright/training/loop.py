@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
 from tunewright.backbones.base import Dropout, Encoding, Row
-from tunewright.backbones.inference import FeatureStore, features
+from tunewright.backbones.inference import FeatureStore, features, predict
 from tunewright.errors import OutOfMemory
 from tunewright.runtime import is_out_of_memory, torch_generator
 from tunewright.training.batching import epoch_batches, micro_batches
@@ -86,7 +86,7 @@ class Exam:
 
 def evaluate(adapter: Adapter, exam: Exam, store: FeatureStore) -> DevScore:
     """The score of an adapter that does not train, as epoch 0."""
-    return _score(adapter, features(adapter, exam.rows.encodings, store), exam, store, epoch=0)
+    return _scored(predict(adapter, exam.rows.encodings, store), exam, epoch=0)
 
 
 def train(
@@ -166,6 +166,10 @@ def _leaves(adapter: Adapter, rates: Sequence[Rates]) -> dict[str, Tensor]:
 def _score(adapter: Adapter, features_ND: Tensor, exam: Exam, store: FeatureStore, *, epoch: int) -> DevScore:
     with torch.no_grad():
         logits_NC = store.backbone.answer(adapter, features_ND).float().cpu()
+    return _scored(logits_NC, exam, epoch=epoch)
+
+
+def _scored(logits_NC: Tensor, exam: Exam, *, epoch: int) -> DevScore:
     loss = cross_entropy(logits_NC, exam.rows.labels_N)
     value = exam.score(logits_NC, exam.rows.labels_N)
     return DevScore(epoch=epoch, value=value, loss=float(loss.total) / loss.count)

@@ -1,15 +1,20 @@
 """What came of each candidate: its scores and costs, or why it has none."""
 
+import dataclasses
+
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.metrics import Scorer, row_scorer
+from tunewright.evaluation.requirements import unmet
 from tunewright.runs.comparison import Candidate, Cost, SeedResult, Status
+from tunewright.runs.fits import refits
 from tunewright.runs.folder import adapter_folder
 from tunewright.runtime import generator
+from tunewright.tuning.choice import num_resamples
 from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.price import latency_ms, modelled_price
+from tunewright.tuning.price import latency, model
 from tunewright.tuning.results import Finalist
 from tunewright.tuning.session import Session
 from tunewright.types import Dataset, Estimate
@@ -20,7 +25,7 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
     entrant, best = finalist.entrant, finalist.shipped
     adapter = folder.load(adapter_folder(session.out, entrant.id, best.seed))
     dev_scorer = row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.dev)
-    return Candidate(
+    found = Candidate(
         id=entrant.id,
         method=entrant.method,
         family=entrant.family,
@@ -30,23 +35,39 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
         parts=tuple(adapter.parts()),
         trials=len(finalist.trials),
         seeds=tuple(
-            SeedResult(seed=r.seed, dev=r.dev, test=scorer.value(answers.predicted_N), shipped=r is best)
+            SeedResult(
+                seed=r.seed,
+                dev=r.dev,
+                test=None if answers is None else scorer.value(answers.predicted_N),
+                shipped=r is best,
+            )
             for r, answers in zip(finalist.refits, finalist.test, strict=True)
         ),
         dev=_estimate(session, dev_scorer, finalist.dev, entrant.id, "dev"),
         test=_estimate(session, scorer, finalist.shipped_test, entrant.id, "test"),
         cost=_cost(session, finalist, adapter, dataset),
     )
+    return judged(session, found)
+
+
+def judged(session: Session, candidate: Candidate) -> Candidate:
+    """The candidate with what it fails of the user's requirements."""
+    return dataclasses.replace(candidate, unmet=unmet(session.requirements, candidate))
 
 
 def _estimate(session: Session, scorer: Scorer, answers: Answers, candidate: str, split: str) -> Estimate:
     rng = generator(session.config.seed, "interval", candidate, split)
-    return bootstrap.interval(scorer, answers.predicted_N, rng)
+    resamples = num_resamples(session, len(session.entrants))
+    return bootstrap.interval(scorer, answers.predicted_N, rng, num_resamples=resamples)
 
 
 def _cost(session: Session, finalist: Finalist, adapter: Adapter, dataset: Dataset) -> Cost:
-    best, workshop = finalist.shipped, session.workshop(finalist.entrant)
+    best, workshop, prices = finalist.shipped, session.workshop(finalist.entrant), session.price_list.prices
     peaks = [r.peak_memory_bytes for r in finalist.refits if r.peak_memory_bytes is not None]
+    tokens = sum(t.num_tokens for t in finalist.trials) + sum(r.num_tokens for r in finalist.refits)
+    modelled = model(adapter, workshop, num_tokens=best.num_tokens, num_tuning_tokens=tokens - best.num_tokens)
+    spare_s = session.clock.left_s - session.pace.report_s
+    timed = latency(adapter, dataset.splits.dev, workshop, allowed_s=spare_s)
     return Cost(
         tune_s=round(sum(t.seconds for t in finalist.trials), 3),
         train_s=best.seconds,
@@ -54,15 +75,27 @@ def _cost(session: Session, finalist: Finalist, adapter: Adapter, dataset: Datas
         adapter_bytes=best.adapter_bytes,
         trainable_parameters=best.trainable,
         extra_tokens_per_request=float(0 if adapter.soft_prompt is None else adapter.soft_prompt.length),
-        latency_ms=round(latency_ms(adapter, dataset.splits.dev, workshop), 3),
-        price=modelled_price(adapter, workshop, num_tokens=best.num_tokens),
+        latency_ms=next((each.p50_ms for each in timed if each.batch == 1), None),
+        price=modelled.price(prices),
+        predict_s=_predict_s(session, finalist, adapter),
+        tokens=tokens,
+        latency=timed,
+        ownership=modelled.ownership(prices),
     )
 
 
-def unfinished(entrant: Entrant, effort: Effort, budget: float | None) -> Candidate:
+def _predict_s(session: Session, finalist: Finalist, adapter: Adapter) -> float | None:
+    """Of the shipped one, with the bare base's features where it answers from those."""
+    taken, entrant = session.clock.test_s, finalist.entrant
+    own_s = taken.get(f"{entrant.id}/{finalist.shipped.seed}")
+    shares = adapter.needs_features and not adapter.has_body
+    return None if own_s is None else round(own_s + (taken.get(entrant.backbone, 0.0) if shares else 0.0), 3)
+
+
+def unfinished(session: Session, entrant: Entrant, effort: Effort) -> Candidate:
     """A candidate without a test value, and why it has none."""
     trials = effort.of(entrant)
-    status, reason = _why(entrant, effort, budget)
+    status, reason = _why(session, entrant, effort)
     return Candidate(
         id=entrant.id,
         method=entrant.method,
@@ -75,7 +108,7 @@ def unfinished(entrant: Entrant, effort: Effort, budget: float | None) -> Candid
     )
 
 
-def _why(entrant: Entrant, effort: Effort, budget: float | None) -> tuple[Status, str]:
+def _why(session: Session, entrant: Entrant, effort: Effort) -> tuple[Status, str]:
     trials = effort.of(entrant)
     statuses = {t.status for t in trials}
     if entrant.refused is not None:
@@ -86,6 +119,13 @@ def _why(entrant: Entrant, effort: Effort, budget: float | None) -> tuple[Status
         return "failed", f"no trial reached a dev score: {trials[-1].reason}"
     if "complete" not in statuses:
         return "skipped", "none of its trials could be finished in the time; raise --budget"
-    if budget is None:
+    return _why_no_answers(session, entrant)
+
+
+def _why_no_answers(session: Session, entrant: Entrant) -> tuple[Status, str]:
+    """Of a candidate whose search ended well."""
+    if session.clock.budget_s is None:
         return "failed", "none of its refits reached a dev score; log.txt says why"
+    if any(refit.candidate == entrant.id for refit in refits(session.out)):
+        return "skipped", "it did not answer the test rows before the budget was spent; raise --budget"
     return "skipped", "not refitted before the budget was spent; raise --budget"

@@ -29,7 +29,9 @@ from tunewright.runtime import environment, generator
 from tunewright.tuning import outside
 from tunewright.tuning.attempt import Workshop
 from tunewright.tuning.candidates import finished, unfinished
+from tunewright.tuning.choice import choose, num_resamples
 from tunewright.tuning.effort import Effort, Entrant, size
+from tunewright.tuning.ledger import family_effort
 from tunewright.tuning.results import read_finalists
 from tunewright.tuning.session import Session
 from tunewright.types import Dataset, Family
@@ -52,16 +54,22 @@ def conclude(
     finalists = read_finalists(session.out, session.entrants, effort, dataset)
     done = [f.entrant for f in finalists]
     measured = [finished(session, finalist, dataset, scorer) for finalist in finalists]
-    missing = [unfinished(e, effort, session.config.budget) for e in (*session.entrants, *refused) if e not in done]
-    answers = {f.entrant.id: [each.predicted_N for each in f.test] for f in finalists}
+    missing = [unfinished(session, e, effort) for e in (*session.entrants, *refused) if e not in done]
+    answers = {f.entrant.id: [None if each is None else each.predicted_N for each in f.test] for f in finalists}
     for name, given in outside.stored(session, dataset).items():
-        measured.append(outside.entered(session, name, given, scorer, price=None))
+        measured.append(outside.entered(session, name, given, scorer))
         answers[name] = [given.predicted_N]
     chosen, pairs = _decide(session, measured, answers, scorer)
     chosen = None if chosen is None else name_missing(chosen, missing)
-    candidates = (*measured, *missing)
     result = assemble(
-        session, dataset, candidates, pairs, chosen, protocol=Protocol(), started=started, command=command
+        session,
+        dataset,
+        (*measured, *missing),
+        (chosen, pairs),
+        efforts=[effort],
+        protocol=Protocol(),
+        started=started,
+        command=command,
     )
     return dataclasses.replace(result, checks=run_checks(facts(session, [effort], dataset, result)))
 
@@ -70,9 +78,9 @@ def assemble(
     session: Session,
     dataset: Dataset,
     candidates: Sequence[Candidate],
-    pairs: Sequence[Pair],
-    chosen: Decision | None,
+    decided: tuple[Decision | None, Sequence[Pair]],
     *,
+    efforts: Sequence[Effort],
     protocol: Protocol,
     started: str,
     command: str,
@@ -83,8 +91,8 @@ def assemble(
         session: The run.
         dataset: Its rows; `test` are those that were answered.
         candidates: All of them.
-        pairs: Of those that were measured.
-        chosen: The decision.
+        decided: The decision, and the pairs it rests on.
+        efforts: Of its search, or of that of each fold.
         protocol: How the answers were obtained.
         started: When the run began, ISO 8601.
         command: What was typed.
@@ -93,8 +101,11 @@ def assemble(
         task=_task(dataset, row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.test)),
         backbones=tuple(_backbone(name, workshop) for name, workshop in session.workshops.items()),
         candidates=tuple(candidates),
-        pairs=tuple(pairs),
-        decision=chosen,
+        pairs=tuple(decided[1]),
+        decision=decided[0],
+        effort=family_effort(
+            (e.family for e in session.entrants), [each.history for each in efforts], session.price_list.prices
+        ),
         test_reads=1 + _earlier_reads(session.out, dataset),
         provenance=_provenance(session, dataset, started, command),
         protocol=protocol,
@@ -142,27 +153,35 @@ def name_missing(chosen: Decision, missing: Sequence[Candidate]) -> Decision:
 def _decide(
     session: Session,
     measured: Sequence[Candidate],
-    answers: Mapping[str, Sequence[IntArray]],
+    answers: Mapping[str, Sequence[IntArray | None]],
     scorer: Scorer,
 ) -> tuple[Decision | None, tuple[Pair, ...]]:
     if not measured:
         return None, ()
     entries = [_entry(candidate, answers[candidate.id]) for candidate in measured]
-    rng = generator(session.config.seed, "decision")
-    chosen, pairs = decision.decide(entries, scorer, rng, margin_points=session.config.margin)
-    return chosen, compare_methods(pairs, answers, scorer, generator(session.config.seed, "methods"))
+
+    def decide(entries: Sequence[decision.Entry]) -> tuple[Decision, tuple[Pair, ...]]:
+        rng = generator(session.config.seed, "decision")
+        margin, prices = session.config.margin, session.price_list.prices
+        resamples = num_resamples(session, len(measured))
+        return decision.decide(entries, scorer, rng, margin_points=margin, prices=prices, num_resamples=resamples)
+
+    chosen, pairs = choose(session, measured, entries, decide)
+    known = {name: [each for each in by_seed if each is not None] for name, by_seed in answers.items()}
+    return chosen, compare_methods(pairs, known, scorer, generator(session.config.seed, "methods"))
 
 
-def _entry(candidate: Candidate, answers: Sequence[IntArray]) -> decision.Entry:
+def _entry(candidate: Candidate, answers: Sequence[IntArray | None]) -> decision.Entry:
     """As the decision sees it: an unknown price is the dearest. `answers` are those of each seed."""
     assert candidate.test is not None
-    is_shipped = [seed.shipped for seed in candidate.seeds]
+    shipped_N = answers[[seed.shipped for seed in candidate.seeds].index(True)]
+    assert shipped_N is not None, "a measured candidate's shipped artefact has answered"
     return decision.Entry(
         id=candidate.id,
         method=candidate.method,
         family=candidate.family,
         backbone=candidate.backbone,
-        predicted_N=answers[is_shipped.index(True)],
+        predicted_N=shipped_N,
         price=math.inf if candidate.cost.price is None else candidate.cost.price,
         test=candidate.test,
         is_floor=not candidate.reads_text,

@@ -1,6 +1,7 @@
 """The finals: each candidate's best setting is fitted again with several seeds, and answers the test rows once."""
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,13 +18,12 @@ from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import Outcome, attempt
 from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.progress import Step
-from tunewright.tuning.search import OUT_OF_TIME
-from tunewright.tuning.session import Session
+from tunewright.tuning.progress import OutOfTime, Step
+from tunewright.tuning.session import OUT_OF_TIME, Session, Watch
 from tunewright.types import Dataset, DevScore, Prediction
 
-_TEST_S = 5.0
-"""Kept for the test pass and the report while refitting."""
+_SURE = 1.3
+"""A refit that is expected to take more than its time by this factor is not begun."""
 
 
 def refit(session: Session, effort: Effort) -> None:
@@ -35,30 +35,41 @@ def refit(session: Session, effort: Effort) -> None:
     finished = {(r.candidate, r.seed) for r in refits(session.out)}
     found = [(entrant, finalist(effort.of(entrant))) for entrant in session.entrants]
     best = [(entrant, trial) for entrant, trial in found if trial is not None]
-    if session.config.budget is not None:
+    if session.clock.budget_s is not None:
         best.sort(key=lambda pair: pair[1].seconds)
     jobs = [(s, e, trial) for s in range(session.config.seeds) for e, trial in best]
+    reserve_s = session.ending_s(len(best)) + session.answering_s(*(entrant for entrant, _ in best))
+    left_out = 0
     for done, (seed, entrant, trial) in enumerate(jobs):
         if (entrant.id, seed) in finished:
             continue
-        if session.clock.left_s <= _TEST_S:
-            session.journal.note(f"budget spent: {len(jobs) - done} of {len(jobs)} refits not done")
-            break
+        is_least = seed == 0 and entrant in session.least
+        allowed_s = session.clock.left_s - reserve_s
+        if is_least:
+            allowed_s = max(allowed_s, session.urgent_s([entrant], entrant))
+        if trial.seconds > _SURE * max(0.0, allowed_s) and not (is_least and _is_free(entrant)):
+            left_out += 1
+            continue
         step = Step(phase="refit", done=done, total=len(jobs), candidate=entrant.id, trial=f"seed {seed}")
-        _refit_one(session, entrant, trial, seed, step)
+        with session.clock.bounded(allowed_s):
+            _refit_one(session, entrant, trial, seed, step)
+    if left_out:
+        session.journal.note(f"budget spent: {left_out} of {len(jobs)} refits not done")
+
+
+def _is_free(entrant: Entrant) -> bool:
+    """A floor: it neither trains nor runs the base, so there is always time for it."""
+    return not entrant.space
 
 
 def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step: Step) -> None:
-    def observe(epochs: float, score: DevScore | None) -> str | None:
-        session.journal.step(step.moved(epochs, None if score is None else score.value, session.clock.left_s))
-        session.clock.beat()
-        return OUT_OF_TIME if session.clock.left_s <= _TEST_S else None
-
     rng = generator(session.config.seed, entrant.id, "refit", seed)
+    watch = Watch(session, entrant, step)
     try:
-        outcome = attempt(METHODS[entrant.method], trial.params, session.workshop(entrant), rng, observe)
-    except OutOfMemory:
-        session.journal.note(f"{entrant.id} seed {seed}: nothing to keep (out of memory)")
+        outcome = attempt(METHODS[entrant.method], trial.params, session.workshop(entrant), rng, watch)
+    except (OutOfMemory, OutOfTime) as error:
+        why = "out of memory" if isinstance(error, OutOfMemory) else OUT_OF_TIME
+        session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({why})")
         return
     session.note_memory(entrant, outcome)
     best, stopped = outcome.trained.best, outcome.trained.stopped
@@ -110,25 +121,60 @@ def _record(entrant: Entrant, trial: Trial, seed: int, outcome: Outcome, best: D
 
 
 def read_test(session: Session, dataset: Dataset) -> None:
-    """One pass over the test rows for every refit, from the adapters on disk; dev too for what is shipped."""
+    """One pass over the test rows for every refit, from the adapters on disk; dev too for what is shipped.
+
+    Under a budget the shipped ones first, the quick ones of them first; what does not fit has no answers.
+    """
     found = refits(session.out)
-    backbones = {entrant.id: entrant for entrant in session.entrants}
-    for done, record in enumerate(found):
-        file = predictions_file(session.out, record.candidate, record.seed)
-        if file.exists():
+    entrants = {entrant.id: entrant for entrant in session.entrants}
+    best = {name: shipped([r for r in found if r.candidate == name]) for name in {r.candidate for r in found}}
+    jobs = list(found)
+    if session.clock.budget_s is not None:
+        jobs.sort(key=lambda r: (r is not best[r.candidate], session.answering_s(entrants[r.candidate])))
+    for done, record in enumerate(jobs):
+        if predictions_file(session.out, record.candidate, record.seed).exists():
             continue
-        is_shipped = shipped([r for r in found if r.candidate == record.candidate]) is record
-        workshop = session.workshop(backbones[record.candidate])
-        session.journal.step(
-            Step(phase="test", done=done, total=len(found), candidate=record.candidate, trial=f"seed {record.seed}")
-        )
-        adapter = folder.load(adapter_folder(session.out, record.candidate, record.seed))
-        workshop.material.backbone.check(adapter)
-        if is_shipped:
-            dev = answer(adapter, dataset.splits.dev, workshop.material.store)
-            _write(predictions_file(session.out, record.candidate, record.seed, "dev"), dev)
-        _write(file, answer(adapter, dataset.splits.test, workshop.material.store))
+        entrant, is_shipped = entrants[record.candidate], record is best[record.candidate]
+        allowed_s = session.clock.left_s - session.tail_s(len(best)) + (session.clock.grace_s if is_shipped else 0.0)
+        if session.answering_s(entrant) > _SURE * max(0.0, allowed_s) and not (is_shipped and _is_free(entrant)):
+            session.journal.note(f"budget spent: {entrant.id} seed {record.seed} does not answer the test rows")
+            continue
+        step = Step(phase="test", done=done, total=len(jobs), candidate=entrant.id, trial=f"seed {record.seed}")
+        session.journal.step(step)
+        with session.clock.bounded(allowed_s):
+            try:
+                _answer_one(session, dataset, entrant, record, is_shipped=is_shipped)
+            except OutOfTime:
+                session.journal.note(f"budget spent: {entrant.id} seed {record.seed} has not answered all test rows")
         session.clock.beat()
+
+
+def _answer_one(session: Session, dataset: Dataset, entrant: Entrant, record: Refit, *, is_shipped: bool) -> None:
+    """Answers of one artefact. The test rows last: their file says that all is there."""
+    store = session.workshop(entrant).material.store
+    adapter = folder.load(adapter_folder(session.out, entrant.id, record.seed))
+    session.workshop(entrant).material.backbone.check(adapter)
+    if is_shipped:
+        dev = answer(adapter, dataset.splits.dev, store)
+        _write(predictions_file(session.out, entrant.id, record.seed, "dev"), dev)
+    if adapter.needs_features and not adapter.has_body:
+        _share_features(session, dataset, entrant)
+    start = time.monotonic()
+    test = answer(adapter, dataset.splits.test, store)
+    session.clock.test_s[f"{entrant.id}/{record.seed}"] = round(time.monotonic() - start, 3)
+    _write(predictions_file(session.out, entrant.id, record.seed), test)
+
+
+def _share_features(session: Session, dataset: Dataset, entrant: Entrant) -> None:
+    """The bare base's features of the test rows, which several candidates share, timed apart from their answers."""
+    taken = session.clock.test_s
+    if entrant.backbone in taken:
+        return
+    material = session.workshop(entrant).material
+    encodings = material.backbone.encode(dataset.splits.test, material.max_tokens)
+    start = time.monotonic()
+    material.store(encodings)
+    taken[entrant.backbone] = round(time.monotonic() - start, 3)
 
 
 def _write(file: Path, predictions: Sequence[Prediction]) -> None:

@@ -26,19 +26,23 @@ from tunewright.runs.fits import Refit, refits, shipped
 from tunewright.runs.folder import adapter_folder, fold_folder, predictions_file
 from tunewright.runtime import generator
 from tunewright.tuning import conclusion, outside
-from tunewright.tuning.candidates import finished, unfinished
+from tunewright.tuning.candidates import finished, judged, unfinished
+from tunewright.tuning.choice import choose
 from tunewright.tuning.effort import Entrant
 from tunewright.tuning.progress import Clock
 from tunewright.tuning.protocol import Plan
 from tunewright.tuning.results import Finalist, read_finalists
+from tunewright.tuning.session import Session
 from tunewright.tuning.stage import Stage
 from tunewright.types import Prediction
 
 _NOTHING_KEPT = "There was no time left to train it on all rows, so no model is kept: raise --budget."
 
 
-def cross_validate(stage: Stage, plan: Plan, out: Path, *, started: str, command: str) -> Comparison:
-    """The whole result.
+def cross_validate(
+    stage: Stage, plan: Plan, out: Path, *, started: str, command: str
+) -> tuple[Comparison, list[Stage]]:
+    """The whole result, and the stages it took.
 
     Args:
         stage: On all rows: it lends the folds its bases, and ends in what is shipped.
@@ -47,7 +51,7 @@ def cross_validate(stage: Stage, plan: Plan, out: Path, *, started: str, command
         started: When the run began, ISO 8601.
         command: What was typed.
     """
-    task, rows, config = plan.dataset.task, plan.dataset.splits.test, stage.session.config
+    task, rows = plan.dataset.task, plan.dataset.splits.test
     for workshop in stage.session.workshops.values():  # all rows at once: the same batches in a resumed run
         workshop.material.store(workshop.material.backbone.encode(rows, workshop.material.max_tokens))
     stages = [_run_fold(stage, plan, position, out) for position in range(len(plan.folds))]
@@ -56,39 +60,56 @@ def cross_validate(stage: Stage, plan: Plan, out: Path, *, started: str, command
     held_out = _held_out(stages, plan)
     for held in held_out:
         _write(held, plan, out)
-    measured = [_candidate(held, stages[0], plan, fold_RN, scorer) for held in held_out]
-    missing = _missing(stages, held_out)
-    entries = [_entry(candidate, held.predicted_RN) for candidate, held in zip(measured, held_out, strict=True)]
     session = dataclasses.replace(stage.session, out=out)
+    measured = [_candidate(held, stages[0], plan, fold_RN, scorer) for held in held_out]
+    entries = [_entry(candidate, held.predicted_RN) for candidate, held in zip(measured, held_out, strict=True)]
     for name, given in outside.stored(session, plan.dataset).items():
         given_RN = np.tile(given.predicted_N, (plan.protocol.repeats, 1))
-        entered = outside.entered(session, name, given, scorer, price=None)
-        measured.append(dataclasses.replace(entered, test=fold_estimate(given_RN, fold_RN, scorer)))
+        entered, test = outside.entered(session, name, given, scorer), fold_estimate(given_RN, fold_RN, scorer)
+        measured.append(judged(session, dataclasses.replace(entered, test=test)))
         entries.append(_entry(measured[-1], given_RN))
-    chosen: Decision | None = None
-    pairs: tuple[Pair, ...] = ()
-    if entries:
-        rng = generator(config.seed, "decision")
-        chosen, pairs = decide_folds(entries, scorer, fold_RN, rng, margin_points=config.margin)
+    missing = _missing(stages, held_out)
+    chosen, pairs = _decide(session, measured, entries, scorer, fold_RN)
+    searched = [each.effort for each in stages]
+    if chosen is not None:
         chosen = conclusion.name_missing(chosen, missing)
-        is_outside = chosen.recommended not in {held.entrant.id for held in held_out}
-        refit = None if is_outside else _train_on_all(stage, stages[0], chosen.recommended, out)
-        if refit is None and not is_outside:
-            chosen = dataclasses.replace(chosen, reason=f"{chosen.reason} {_NOTHING_KEPT}")
-        elif refit is not None:
+        if chosen.recommended in {held.entrant.id for held in held_out}:
+            alone = _alone(stage, stages[0], str(chosen.recommended))
+            stages.append(alone)
+            refit = _train_on_all(alone, str(chosen.recommended), out)
             measured = [_with_shipped(c, refit) if c.id == chosen.recommended else c for c in measured]
+            untold = "" if refit is not None else f" {_NOTHING_KEPT}"
+            chosen = dataclasses.replace(chosen, reason=chosen.reason + untold)
     result = conclusion.assemble(
         session,
         plan.dataset,
         (*measured, *missing),
-        pairs,
-        chosen,
+        (chosen, pairs),
+        efforts=searched,
         protocol=plan.protocol,
         started=started,
         command=command,
     )
-    found = conclusion.facts(session, [each.effort for each in stages], plan.dataset, result)
-    return dataclasses.replace(result, checks=run_checks(found))
+    found = conclusion.facts(session, searched, plan.dataset, result)
+    return dataclasses.replace(result, checks=run_checks(found)), stages
+
+
+def _decide(
+    session: Session,
+    measured: Sequence[Candidate],
+    entries: Sequence[FoldEntry],
+    scorer: Scorer,
+    fold_RN: IntArray,
+) -> tuple[Decision | None, tuple[Pair, ...]]:
+    if not entries:
+        return None, ()
+
+    def decide(taking_part: Sequence[FoldEntry]) -> tuple[Decision, tuple[Pair, ...]]:
+        rng, prices = generator(session.config.seed, "decision"), session.price_list.prices
+        margin = session.config.margin
+        return decide_folds(taking_part, scorer, fold_RN, rng, margin_points=margin, prices=prices)
+
+    return choose(session, measured, entries, decide)
 
 
 def _run_fold(stage: Stage, plan: Plan, position: int, out: Path) -> Stage:
@@ -120,18 +141,22 @@ def _share(clock: Clock, parts: int) -> Clock:
     return clock if clock.budget_s is None else clock.until(clock.elapsed_s + max(0.0, clock.left_s) / parts)
 
 
-def _train_on_all(stage: Stage, fold: Stage, candidate: str, out: Path) -> Refit | None:
-    """The same procedure on all rows, with the trials the candidate had in a fold, and as many refits as asked for.
+def _alone(stage: Stage, fold: Stage, candidate: str) -> Stage:
+    """The stage on all rows for one candidate, with the trials that it had in a fold."""
+    num_trials = sum(trial.candidate == candidate for trial in fold.effort.history)
+    return stage.of(candidate, None if stage.effort.trials is None else num_trials)
+
+
+def _train_on_all(alone: Stage, candidate: str, out: Path) -> Refit | None:
+    """The same procedure on all rows, with as many refits as asked for.
 
     Returns:
         What is shipped: the refit that is best on dev. None where the time did not suffice.
     """
-    num_trials = sum(t.candidate == candidate for t in fold.effort.history)
-    alone = stage.of(candidate, None if stage.effort.trials is None else num_trials)
-    if alone.session.entrants and not refits(alone.session.out):
+    place = alone.session.out
+    if not refits(place):
         alone.session.journal.note(f"{candidate} on all rows:")
     alone.run()
-    place = alone.session.out
     found = refits(place)
     if not found:
         return None
@@ -209,11 +234,14 @@ def _candidate(held: HeldOut, first: Stage, plan: Plan, fold_RN: IntArray, score
         for repeat, predicted_N in enumerate(held.predicted_RN)
     )
     test = fold_estimate(held.predicted_RN, fold_RN, scorer)
-    return dataclasses.replace(candidate, seeds=seeds, dev=None, test=test)
+    cost = dataclasses.replace(candidate.cost, predict_s=None)
+    return judged(first.session, dataclasses.replace(candidate, seeds=seeds, dev=None, test=test, cost=cost))
 
 
-def _with_shipped(candidate: Candidate, refit: Refit) -> Candidate:
+def _with_shipped(candidate: Candidate, refit: Refit | None) -> Candidate:
     """The recommended one, with what was trained on all rows."""
+    if refit is None:
+        return candidate
     first, *others = candidate.seeds
     seeds = (dataclasses.replace(first, shipped=True), *others)
     return dataclasses.replace(candidate, params=refit.params, seeds=seeds)
@@ -221,13 +249,13 @@ def _with_shipped(candidate: Candidate, refit: Refit) -> Candidate:
 
 def _missing(stages: Sequence[Stage], held_out: Sequence[HeldOut]) -> list[Candidate]:
     """Those that did not answer in every fold, with what happened in the first that lacks them."""
-    done, budget = {held.entrant.id for held in held_out}, stages[0].session.config.budget
-    found = {entrant.id: unfinished(entrant, stages[0].effort, budget) for entrant in stages[0].refused}
+    done, first = {held.entrant.id for held in held_out}, stages[0]
+    found = {entrant.id: unfinished(first.session, entrant, first.effort) for entrant in first.refused}
     for stage in stages:
         answered = {refit.candidate for refit in refits(stage.session.out)}
         for entrant in stage.session.entrants:
             if entrant.id not in done | answered | set(found):
-                found[entrant.id] = unfinished(entrant, stage.effort, budget)
+                found[entrant.id] = unfinished(stage.session, entrant, stage.effort)
     return list(found.values())
 
 

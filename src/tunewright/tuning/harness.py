@@ -23,7 +23,9 @@ from tunewright.config import RunConfig, choose
 from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
 from tunewright.errors import ConfigError, RunError, unknown
+from tunewright.evaluation.cost import time_limit_s
 from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods import METHODS
 from tunewright.runs import comparison
@@ -32,13 +34,17 @@ from tunewright.runtime import device, environment
 from tunewright.tuning import conclusion, finals, outside, protocol
 from tunewright.tuning.attempt import Workshop
 from tunewright.tuning.folds import cross_validate
-from tunewright.tuning.progress import Clock, Journal, Listener
+from tunewright.tuning.ledger import ledger
+from tunewright.tuning.progress import Clock, Journal, Listener, Start
 from tunewright.tuning.protocol import Plan, make_plan
+from tunewright.tuning.session import price_list
 from tunewright.tuning.stage import open_stage
 from tunewright.types import Dataset, Notice, Splits
 
 
-def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequence[str] = ()) -> comparison.Comparison:
+def compare(
+    config: RunConfig, out: Path, listener: Listener, *, command: Sequence[str] = (), start: Start | None = None
+) -> comparison.Comparison:
     """Runs the whole comparison, or goes on with one.
 
     Args:
@@ -46,18 +52,19 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         out: The run folder.
         listener: Hears of progress.
         command: What was typed, for the record.
+        start: Since when the time counts; now when absent.
 
     Raises:
         TunewrightError: On any mistake of the user's; see `errors`.
     """
-    begun = time.monotonic()
+    start = Start.now() if start is None else start
     _check_settings(config)
     plan = make_plan(config, read_rows(config))
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
     checkpoints = {name: load_checkpoint(name) for name in config.model}
     begun_before = open_run(out, resume=config.resume)
-    clock = Clock(out / "elapsed.json", config.budget, begun)
+    clock = Clock(out / "elapsed.json", _limit_s(config), start)
     journal = Journal(out / "log.txt", listener)
     hashes = {
         "bases": {name: checkpoint.identity.sha256 for name, checkpoint in checkpoints.items()},
@@ -79,15 +86,18 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
     outside.store(out, answered)
     started, typed = str(known["started"]), str(known["command"])
     if plan.folds:
-        result = cross_validate(stage, dataclasses.replace(plan, dataset=dataset), out, started=started, command=typed)
+        plan = dataclasses.replace(plan, dataset=dataset)
+        result, stages = cross_validate(stage, plan, out, started=started, command=typed)
     else:
         stage.run()
         stage.read_test()
+        stages = [stage]
         result = conclusion.conclude(
             stage.session, stage.effort, dataset, stage.refused, started=started, command=typed
         )
-    comparison.save(result, out)
     finals.drop_unshipped(out, result)
+    result = dataclasses.replace(result, ledger=ledger(out, stages, result.candidates))
+    comparison.save(result, out)
     clock.save()
     return result
 
@@ -114,8 +124,17 @@ def _check_settings(config: RunConfig) -> None:
     elif len({Path(name).name for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
+    for check in (_limit_s, lambda config: parse(config.require)):
+        try:
+            check(config)
+        except ConfigError as error:
+            faults += error.faults
     if faults:
         raise ConfigError(faults)
+
+
+def _limit_s(config: RunConfig) -> float | None:
+    return time_limit_s(config.budget, config.max_cost, price_list(config).prices)
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
@@ -141,6 +160,9 @@ def _check_start(config: RunConfig, dataset: Dataset, hashes: Hashes, out: Path)
         )
     if known["task"] != _as_json(dataclasses.asdict(dataset.task)):
         raise RunError("labels or descriptions changed since the run began. Restore them or choose another --out.")
+    prices = _as_json(dataclasses.asdict(price_list(config)))
+    if known.get("prices", prices) != prices:
+        raise RunError("the prices changed since the run began. Restore the file or choose another --out.")
     for what, said in (("bases", "a model of"), ("outside", "the answers of")):
         if known.get(what, {}) != hashes[what]:
             names = ", ".join(hashes[what])
@@ -166,6 +188,7 @@ def _record_start(config: RunConfig, plan: Plan, hashes: Hashes, out: Path, comm
             "command": shlex.join(command),
             "task": dataclasses.asdict(dataset.task),
             **hashes,
+            "prices": dataclasses.asdict(price_list(config)),
             "sha256": dataset.sha256,
             "test_sha256": test_sha256(dataset),
             "columns": dict(dataset.columns),

@@ -13,6 +13,7 @@ from tunewright.methods import METHODS
 from tunewright.runs.comparison import Candidate, Cost, SeedResult
 from tunewright.runs.folder import predictions_file
 from tunewright.runtime import generator
+from tunewright.tuning.candidates import judged
 from tunewright.tuning.session import Session
 from tunewright.types import Dataset, Prediction
 
@@ -53,7 +54,7 @@ def stored(session: Session, dataset: Dataset) -> dict[str, Answers]:
     }
 
 
-def entered(session: Session, name: str, answers: Answers, scorer: Scorer, price: float | None) -> Candidate:
+def entered(session: Session, name: str, answers: Answers, scorer: Scorer) -> Candidate:
     """A candidate of which only its answers are known.
 
     Args:
@@ -61,11 +62,10 @@ def entered(session: Session, name: str, answers: Answers, scorer: Scorer, price
         name: Of the candidate.
         answers: To the test rows.
         scorer: Of the test rows.
-        price: US dollars for 1000 requests; None where nobody said.
     """
     rng = generator(session.config.seed, "interval", name, "test")
     test = bootstrap.interval(scorer, answers.predicted_N, rng)
-    return Candidate(
+    found = Candidate(
         id=name,
         method="outside",
         family="outside",
@@ -73,5 +73,6 @@ def entered(session: Session, name: str, answers: Answers, scorer: Scorer, price
         status="ok",
         seeds=(SeedResult(seed=SEED, dev=None, test=test.value, shipped=True),),
         test=test,
-        cost=Cost(price=price),
+        cost=Cost(price=session.price_list.outside.get(name)),
     )
+    return judged(session, found)

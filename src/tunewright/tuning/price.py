@@ -1,28 +1,75 @@
-"""What a candidate costs to serve: modelled from its parts and its base, and timed here."""
+"""What a candidate costs to find, train and serve: modelled from its parts and its base, and timed here."""
 
-import statistics
+import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Row
 from tunewright.evaluation import cost
+from tunewright.evaluation.cost import Prices
+from tunewright.runs.comparison import Latency
 from tunewright.tuning.attempt import Workshop
 from tunewright.types import Example
 
-_LATENCY_RUNS = 9
+BATCHES = (1, 32)
+"""Rows of a call whose time is taken."""
+_TIMED_S = 0.25
+"""For each batch size; the fewest calls may take longer."""
+_CALLS = (3, 100)
 
 
-def modelled_price(adapter: Adapter, workshop: Workshop, *, num_tokens: int) -> float:
-    """US dollars for 1000 requests; see `cost.price`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Modelled:
+    """Operations and bytes of a candidate, from its parts: the same on every machine."""
+
+    serving_flops: float
+    """Of one request."""
+    tuning_flops: float
+    """Of all trials and refits but the shipped one."""
+    training_flops: float
+    """Of the shipped one."""
+    held_bytes: float
+    """What it adds to the shared base in a server's memory."""
+
+    def price(self, prices: Prices) -> float:
+        """US dollars for 1000 requests; see `cost.price`."""
+        return cost.price(
+            serving_flops=self.serving_flops,
+            training_flops=self.training_flops,
+            held_bytes=self.held_bytes,
+            prices=prices,
+        )
+
+    def ownership(self, prices: Prices) -> float:
+        """US dollars for everything; see `cost.ownership`."""
+        return cost.ownership(
+            serving_flops=self.serving_flops,
+            tuning_flops=self.tuning_flops,
+            training_flops=self.training_flops,
+            held_bytes=self.held_bytes,
+            prices=prices,
+        )
+
+
+def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_tokens: int = 0) -> Modelled:
+    """What a candidate takes.
+
+    Where the base's features do not change they are computed once, for all trials, refits and epochs together: they are
+    billed once, to the shipped fit. What is trained on them is billed by the row, of which it sees one vector.
 
     Args:
         adapter: What is served.
         workshop: Its base, and the rows that tell the length of a request.
-        num_tokens: Trained on.
+        num_tokens: The shipped fit trained on, virtual ones included.
+        num_tuning_tokens: All other trials and refits trained on.
     """
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
-    tokens = sum(len(e.ids) for e in encodings) / max(1, len(encodings))
+    total = sum(len(e.ids) for e in encodings)
+    tokens = total / max(1, len(encodings))
     extra = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
     own = sum(t.numel() for part in mixing for t in part.tensors().values())
@@ -31,29 +78,71 @@ def modelled_price(adapter: Adapter, workshop: Workshop, *, num_tokens: int) -> 
     if adapter.demonstrations is not None:
         pool_rows, dimensions = adapter.demonstrations.vectors_ND.shape
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
-    training = cost.training_flops(
-        parameters=runs + own,
-        tokens=num_tokens,
-        flops_per_parameter=_training_factor(adapter),
-    )
+    if adapter.has_body:
+        factor, once, by_token = _training_factor(adapter), 0.0, 1.0
+    else:
+        factor, by_token = cost.FULL_TRAINING, 1 / max(1.0, tokens)
+        once = cost.training_flops(parameters=runs, tokens=total, flops_per_parameter=cost.FORWARD)
+    trained = runs + own if adapter.has_body else own
+
+    def spent(seen: float) -> float:
+        return cost.training_flops(parameters=trained, tokens=seen * by_token, flops_per_parameter=factor)
+
     base_bytes = 0 if adapter.mixes else backbone.num_parameters * backbone.dtype.itemsize
-    held = adapter.num_bytes() + base_bytes
-    return cost.price(serving_flops=serving, training_flops=training, held_bytes=held, prices=cost.Prices())
+    return Modelled(
+        serving_flops=serving,
+        tuning_flops=spent(num_tuning_tokens),
+        training_flops=once + spent(num_tokens),
+        held_bytes=adapter.num_bytes() + base_bytes,
+    )
+
+
+def modelled_price(adapter: Adapter, workshop: Workshop, *, num_tokens: int, prices: Prices) -> float:
+    """US dollars for 1000 requests; see `model` and `cost.price`."""
+    return model(adapter, workshop, num_tokens=num_tokens).price(prices)
 
 
 def _training_factor(adapter: Adapter) -> int:
-    if adapter.weights is not None:
-        return cost.FULL_TRAINING
-    return cost.FROZEN_TRAINING if adapter.has_body else cost.FORWARD
+    return cost.FULL_TRAINING if adapter.weights is not None else cost.FROZEN_TRAINING
 
 
-def latency_ms(adapter: Adapter, examples: Sequence[Example], workshop: Workshop) -> float:
-    """Median wall-clock milliseconds of one request, from text to logits, one at a time."""
-    backbone = workshop.material.backbone
-    times = []
-    for k in range(_LATENCY_RUNS + 1):
+def latency(
+    adapter: Adapter, examples: Sequence[Example], workshop: Workshop, *, allowed_s: float = float("inf")
+) -> tuple[Latency, ...]:
+    """Wall-clock milliseconds of a call, from texts to logits, for each size of a batch.
+
+    Args:
+        adapter: What is served.
+        examples: Texts to take in turn.
+        workshop: Its base.
+        allowed_s: For all sizes together; a size for which no time is left is missing.
+    """
+    stop = time.perf_counter() + allowed_s
+    return tuple(
+        found
+        for batch in BATCHES
+        if time.perf_counter() < stop and (found := _timed(adapter, examples, workshop, batch, stop)) is not None
+    )
+
+
+def _timed(
+    adapter: Adapter, examples: Sequence[Example], workshop: Workshop, batch: int, stop: float
+) -> Latency | None:
+    backbone, rows = workshop.material.backbone, itertools.cycle(examples)
+    fewest, most = _CALLS
+    times_ms: list[float] = []
+    begun = time.perf_counter()
+    while len(times_ms) <= most:
+        texts = list(itertools.islice(rows, batch))
         start = time.perf_counter()
-        encodings = backbone.encode([examples[k % len(examples)]], adapter.max_tokens - adapter.prefix_tokens)
-        backbone.logits([Row(encoding=encodings[0], adapter=adapter)])
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times[1:])
+        encodings = backbone.encode(texts, adapter.max_tokens - adapter.prefix_tokens)
+        backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
+        end = time.perf_counter()
+        times_ms.append(1000 * (end - start))
+        if end > stop or (len(times_ms) > fewest and end - begun > _TIMED_S):
+            break
+    timed = times_ms[1:]  # the first warms up
+    if not timed:
+        return None
+    p50, p95 = np.quantile(timed, (0.5, 0.95)).tolist()
+    return Latency(batch=batch, p50_ms=round(p50, 3), p95_ms=round(p95, 3))

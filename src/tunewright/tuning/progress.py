@@ -1,8 +1,11 @@
 """What is said while a run goes on, to whoever listens and to the run's log."""
 
+import contextlib
 import copy
 import math
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -79,6 +82,38 @@ class Journal:
 
 
 _BEAT_S = 2.0
+_PROMISE_S, _PROMISE = 10.0, 0.05
+"""A budget is kept to within the larger of these seconds and this share of it."""
+
+
+class OutOfTime(Exception):
+    """Work was interrupted because the time for it is spent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Start:
+    """When a session began."""
+
+    wall_s: float
+    """By `time.monotonic`."""
+    cpu_s: float
+    """By `time.process_time`."""
+
+    @classmethod
+    def now(cls) -> "Start":
+        """A session that begins here, in a process that does other things too."""
+        return cls(wall_s=time.monotonic(), cpu_s=time.process_time())
+
+    @classmethod
+    def of_process(cls) -> "Start":
+        """A process that does nothing else: imports count. As `now` where the system does not tell."""
+        try:
+            stat = Path("/proc/self/stat").read_text(encoding="ascii")
+            ticks = int(stat.rpartition(")")[2].split()[19])
+            age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        except (OSError, AttributeError, IndexError, ValueError):
+            return cls.now()
+        return cls(wall_s=time.monotonic() - max(0.0, age_s), cpu_s=0.0)
 
 
 class Clock:
@@ -87,23 +122,66 @@ class Clock:
     Args:
         path: Where it is kept between sessions.
         budget_s: Of the whole run; None without limit.
-        begun: When this session began, by `time.monotonic`.
+        start: When this session began.
     """
 
-    def __init__(self, path: Path, budget_s: float | None, begun: float) -> None:
-        self._path, self.budget_s = path, budget_s
-        self._before_s = float(read_json(path)["elapsed_s"]) if path.exists() else 0.0
-        self._start, self._beaten = begun, time.monotonic()
+    def __init__(self, path: Path, budget_s: float | None, start: Start) -> None:
+        self._path, self.budget_s, self._start = path, budget_s, start
+        kept = read_json(path) if path.exists() else {}
+        self._before_s, self._cpu_before_s = float(kept.get("elapsed_s", 0.0)), float(kept.get("cpu_s", 0.0))
+        self.test_s: dict[str, float] = dict(kept.get("test_s", {}))
+        """`candidate/seed` -> seconds of its pass over the test rows; a base's name -> of its bare features of them."""
+        self._beaten, self._stop_at = time.monotonic(), math.inf
 
     @property
     def elapsed_s(self) -> float:
         """Seconds of all sessions so far."""
-        return self._before_s + time.monotonic() - self._start
+        return self._before_s + time.monotonic() - self._start.wall_s
+
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of all cores and sessions so far."""
+        return self._cpu_before_s + time.process_time() - self._start.cpu_s
+
+    @property
+    def slowdown(self) -> float:
+        """How many seconds one of a single core has taken so far: above 1 where others use the machine too."""
+        cpu_s = time.process_time() - self._start.cpu_s
+        return max(1.0, (time.monotonic() - self._start.wall_s) / max(cpu_s, 1e-3))
 
     @property
     def left_s(self) -> float:
         """Seconds to the end of the budget; infinite without one."""
-        return float("inf") if self.budget_s is None else self.budget_s - self.elapsed_s
+        return math.inf if self.budget_s is None else self.budget_s - self.elapsed_s
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds after the budget that what a decision cannot do without may take: half of what is promised."""
+        return 0.0 if self.budget_s is None else max(_PROMISE_S, _PROMISE * self.budget_s) / 2
+
+    @contextlib.contextmanager
+    def bounded(self, allowed_s: float) -> Iterator[None]:
+        """Work in here is interrupted by `check` when it takes longer."""
+        before, self._stop_at = self._stop_at, min(self._stop_at, time.monotonic() + allowed_s)
+        try:
+            yield
+        finally:
+            self._stop_at = before
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the work around has had its time."""
+        return time.monotonic() > self._stop_at
+
+    def check(self) -> None:
+        """Called between the batches of long work.
+
+        Raises:
+            OutOfTime: The work around has had its time.
+        """
+        self.beat()
+        if self.is_out:
+            raise OutOfTime
 
     def until(self, budget_s: float | None) -> "Clock":
         """The same clock for a part of the run that has to end earlier."""
@@ -119,4 +197,5 @@ class Clock:
     def save(self) -> None:
         """Keeps the time on disk now."""
         self._beaten = time.monotonic()
-        write_json(self._path, {"elapsed_s": round(self.elapsed_s, 3)})
+        kept = {"elapsed_s": round(self.elapsed_s, 3), "cpu_s": round(self.cpu_s, 3), "test_s": self.test_s}
+        write_json(self._path, kept)

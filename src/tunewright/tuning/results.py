@@ -18,8 +18,8 @@ class Finalist:
     entrant: Entrant
     trials: Sequence[Trial]
     refits: Sequence[Refit]
-    test: Sequence[Answers]
-    """Of each refit, in their order."""
+    test: Sequence[Answers | None]
+    """Of each refit, in their order; None where the budget was spent before it answered. Not of the shipped one."""
     dev: Answers
     """Of the shipped one."""
 
@@ -31,11 +31,13 @@ class Finalist:
     @property
     def shipped_test(self) -> Answers:
         """Its answers."""
-        return self.test[self.refits.index(self.shipped)]
+        found = self.test[self.refits.index(self.shipped)]
+        assert found is not None
+        return found
 
 
 def read_finalists(out: Path, entrants: Sequence[Entrant], effort: Effort, dataset: Dataset) -> list[Finalist]:
-    """Those that have at least one refit, in the order of the entrants."""
+    """Those whose best refit on dev has answered the test rows, in the order of the entrants."""
     found = refits(out)
     by_entrant = [(entrant, [r for r in found if r.candidate == entrant.id]) for entrant in entrants]
     return [
@@ -44,13 +46,20 @@ def read_finalists(out: Path, entrants: Sequence[Entrant], effort: Effort, datas
             trials=effort.of(entrant),
             refits=mine,
             test=[_answers(out, each, dataset, "test", dataset.splits.test) for each in mine],
-            dev=_answers(out, shipped(mine), dataset, "dev", dataset.splits.dev),
+            dev=_whole(_answers(out, shipped(mine), dataset, "dev", dataset.splits.dev)),
         )
         for entrant, mine in by_entrant
-        if mine
+        if mine and predictions_file(out, entrant.id, shipped(mine).seed).exists()
     ]
 
 
-def _answers(out: Path, refit: Refit, dataset: Dataset, split: str, rows: Sequence[Example]) -> Answers:
+def _whole(answers: Answers | None) -> Answers:
+    assert answers is not None, "a shipped artefact answers dev before test"
+    return answers
+
+
+def _answers(out: Path, refit: Refit, dataset: Dataset, split: str, rows: Sequence[Example]) -> Answers | None:
     file = predictions_file(out, refit.candidate, refit.seed, split)
+    if not file.exists():
+        return None
     return read_answers(file, dataset.task.labels, [row.id for row in rows])

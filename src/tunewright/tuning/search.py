@@ -10,11 +10,10 @@ from tunewright.runtime import generator, is_out_of_memory
 from tunewright.training.loop import Trained
 from tunewright.tuning.attempt import attempt
 from tunewright.tuning.effort import Effort, Entrant, Proposal, size
-from tunewright.tuning.progress import Step
-from tunewright.tuning.session import Session
+from tunewright.tuning.progress import OutOfTime, Step
+from tunewright.tuning.session import OUT_OF_TIME, Session, Watch
 from tunewright.types import DevScore, Family
 
-OUT_OF_TIME = "out of time"
 PRUNED = "behind the median of earlier trials"
 
 
@@ -67,10 +66,18 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
         candidate=entrant.id,
         trial=f"trial {number + 1}",
     )
-    watch = _Watch(session, effort, proposal, step)
+    watch = Watch(session, entrant, step)
+
+    def observe(epochs: float, score: DevScore | None) -> str | None:
+        stop = watch(epochs, score)
+        return PRUNED if stop is None and score is not None and proposal.should_prune(score) else stop
+
     start = time.monotonic()
     try:
-        outcome = attempt(METHODS[entrant.method], proposal.params, session.workshop(entrant), rng, watch)
+        with session.clock.bounded(session.trial_s(effort, entrant)):
+            outcome = attempt(METHODS[entrant.method], proposal.params, session.workshop(entrant), rng, observe)
+    except OutOfTime:
+        return as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=OUT_OF_TIME)
     except (OutOfMemory, RuntimeError) as error:
         if not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
             raise
@@ -83,19 +90,28 @@ _STATUSES: dict[str, TrialStatus] = {PRUNED: "pruned", OUT_OF_TIME: "cut"}
 """What the search itself stopped, by the reason it gave."""
 
 
-def as_trial(entrant: Entrant, number: int, proposal: Proposal, trained: Trained | None, seconds: float) -> Trial:
+def as_trial(
+    entrant: Entrant,
+    number: int,
+    proposal: Proposal,
+    trained: Trained | None,
+    seconds: float,
+    *,
+    reason: str = "out of memory, even one row at a time",
+) -> Trial:
     """What the search remembers of an attempt: the line on disk, and what later proposals and pruning are made from.
 
     Args:
         entrant: Who was tried.
         number: Of the trial, within the candidate.
         proposal: The setting.
-        trained: What came of it; None where not even one row fitted in memory.
+        trained: What came of it; None where nothing did.
         seconds: It took.
+        reason: Why nothing came of it.
     """
     scores = () if trained is None else trained.scores
     best = None if trained is None else trained.best
-    stopped = "out of memory, even one row at a time" if trained is None else trained.stopped
+    stopped = reason if trained is None else trained.stopped
     return Trial(
         candidate=entrant.id,
         method=entrant.method,
@@ -120,21 +136,3 @@ def _spoken(trial: Trial) -> str:
     return f"{trial.candidate} trial {trial.trial + 1}: {value} in {trial.seconds:.1f} s{end}" + (
         f" [{params}]" if params else ""
     )
-
-
-class _Watch:
-    """Listens to one trial of the search: passes progress on, prunes, and minds the time."""
-
-    def __init__(self, session: Session, effort: Effort, proposal: Proposal, step: Step) -> None:
-        self._session, self._proposal, self._step = session, proposal, step
-        self._start, self._allowed_s = time.monotonic(), session.trial_s(effort)
-
-    def __call__(self, epochs: float, score: DevScore | None) -> str | None:
-        session, step = self._session, self._step
-        best = step.dev if score is None else max(score.value, -1.0 if step.dev is None else step.dev)
-        self._step = step.moved(epochs, best, session.clock.left_s)
-        session.journal.step(self._step)
-        session.clock.beat()
-        if time.monotonic() - self._start > self._allowed_s:
-            return OUT_OF_TIME
-        return PRUNED if score is not None and self._proposal.should_prune(score) else None

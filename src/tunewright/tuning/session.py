@@ -1,18 +1,47 @@
-"""What the stages of a run share."""
+"""What the stages of a run share, and how they share the time."""
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from tunewright.config import RunConfig
+from tunewright.evaluation.cost import PriceList, read_prices
+from tunewright.evaluation.requirements import Requirement, parse
 from tunewright.runs.fits import finalist
 from tunewright.tuning.attempt import Outcome, Workshop
 from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.progress import Clock, Journal
+from tunewright.tuning.progress import Clock, Journal, Step
+from tunewright.types import DevScore
 
-_TAIL_S = 8.0
-"""Kept for the test pass, the decision and the report, beside what is estimated from the trials."""
+OUT_OF_TIME = "out of time"
+
 _REFIT_SLACK = 1.15
+
+
+def price_list(config: RunConfig) -> PriceList:
+    """The user's prices: the file, with volume and months on top."""
+    return read_prices(config.prices, requests_per_day=config.requests_per_day, months=config.months)
+
+
+@dataclass(kw_only=True)
+class Pace:
+    """How fast things go here, as far as this session has seen; what is still to be done is judged by it."""
+
+    report_s: float = 8.0
+    """What follows the decision; as it stands until the decision is rehearsed, with the decision."""
+    candidate_s: float = 0.0
+    """For each candidate: its part of the decision, its intervals, the timing of its requests."""
+    num_test: int = 0
+    num_dev: int = 0
+    """Rows that each shipped artefact answers at the end; the bare base's features of the latter are known by then."""
+    row_s: dict[str, float] = field(default_factory=dict)
+    """Base -> seconds to compute the features of a row; candidate -> seconds to answer one beyond those."""
+
+    def note(self, name: str, seconds: float, num_rows: int) -> None:
+        """Remembers the slowest pass: an estimate is there to keep a promise."""
+        self.row_s[name] = max(self.row_s.get(name, 0.0), seconds / max(1, num_rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +56,17 @@ class Session:
     journal: Journal
     workshops: dict[str, Workshop]
     entrants: list[Entrant]
+    pace: Pace = field(default_factory=Pace)
+
+    @cached_property
+    def price_list(self) -> PriceList:
+        """The user's prices."""
+        return price_list(self.config)
+
+    @cached_property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """What the user requires of a candidate."""
+        return parse(self.config.require)
 
     def workshop(self, entrant: Entrant) -> Workshop:
         """Base and rows of a candidate."""
@@ -38,21 +78,70 @@ class Session:
         if parts > 1:
             self.journal.note(f"{entrant.id}: out of memory; each step now runs in {parts} parts, same effective batch")
 
+    def answering_s(self, *entrants: Entrant) -> float:
+        """Seconds that one artefact of each takes to answer, beyond the features of the bare bases."""
+        return (self.pace.num_test + self.pace.num_dev) * sum(self.pace.row_s.get(e.id, 0.0) for e in entrants)
+
+    def tail_s(self, num_candidates: int) -> float:
+        """Seconds for the decision among so many and the report."""
+        return self.pace.report_s + num_candidates * self.pace.candidate_s
+
+    def ending_s(self, num_candidates: int) -> float:
+        """Seconds that follow the refits whatever is shipped: features of the bare bases, decision and report."""
+        bare_s = sum(self.pace.row_s.get(base, 0.0) for base in self.workshops)
+        return self.pace.num_test * bare_s + self.tail_s(num_candidates)
+
     def left_s(self, effort: Effort, num_seeds: int) -> float:
-        """Seconds left when the finalists so far are refitted so often, and for what follows."""
-        best = [finalist(effort.of(entrant)) for entrant in self.entrants]
-        refit_s = _REFIT_SLACK * sum(t.seconds for t in best if t is not None)
-        return self.clock.left_s - _TAIL_S - num_seeds * refit_s
+        """Seconds left when the finalists so far are refitted and judged so often, and for what follows."""
+        found = [(entrant, finalist(effort.of(entrant))) for entrant in self.entrants]
+        final_s = sum(_REFIT_SLACK * best.seconds + self.answering_s(e) for e, best in found if best is not None)
+        num_candidates = sum(best is not None or not effort.of(e) for e, best in found)
+        return self.clock.left_s - self.ending_s(num_candidates) - num_seeds * final_s
 
     def open(self, effort: Effort) -> list[Entrant]:
-        """Who may still be tried: all while there is time for every refit, then those without a trial for one each."""
+        """Who may still be tried: all while there is time for every refit, then those without a trial for one each.
+
+        With no time at all it is the floor and one candidate beside it that trains nothing, so that there is something
+        to decide.
+        """
         if self.left_s(effort, self.config.seeds) > 0:
             return self.entrants
-        return effort.untried(self.entrants) if self.left_s(effort, 1) > 0 else []
+        return effort.untried(self.entrants if self.left_s(effort, 1) > 0 else self.least)
 
-    def trial_s(self, effort: Effort) -> float:
+    @property
+    def least(self) -> list[Entrant]:
+        """The floor and the first that reads the text, of those that train nothing."""
+        quick = [e for e in self.entrants if e.family == "no training"]
+        return [e for e in quick if not e.space][:1] + [e for e in quick if e.space][:1]
+
+    def trial_s(self, effort: Effort, entrant: Entrant | None = None) -> float:
         """Seconds the next trial may take: one refit of it, and as much for every other untried candidate, must fit."""
         num_waiting = len(effort.untried(self.entrants))
         if num_waiting == 0:
             return self.left_s(effort, self.config.seeds)
-        return self.left_s(effort, 1) / num_waiting / (1 + _REFIT_SLACK)
+        share_s = self.left_s(effort, 1) / num_waiting / (1 + _REFIT_SLACK)
+        return max(share_s, self.urgent_s(effort.untried(self.least), entrant))
+
+    def urgent_s(self, urgent: list[Entrant], entrant: Entrant | None) -> float:
+        """Seconds for what a decision cannot do without, which may use the grace."""
+        return self.clock.left_s + self.clock.grace_s - self.ending_s(len(self.least)) if entrant in urgent else 0.0
+
+
+class Watch:
+    """Listens to one attempt: passes progress on, times its passes over dev and minds the time."""
+
+    def __init__(self, session: Session, entrant: Entrant, step: Step) -> None:
+        self._session, self._entrant, self._step = session, entrant, step
+        self._num_dev = len(session.workshop(entrant).dev_examples)
+        self._heard = time.monotonic()
+
+    def __call__(self, epochs: float, score: DevScore | None) -> str | None:
+        session, step, now = self._session, self._step, time.monotonic()
+        if score is not None:  # between the last step and the score lies the pass over dev
+            session.pace.note(self._entrant.id, now - self._heard, self._num_dev)
+        self._heard = now
+        best = step.dev if score is None else max(score.value, -1.0 if step.dev is None else step.dev)
+        self._step = step.moved(epochs, best, session.clock.left_s)
+        session.journal.step(self._step)
+        session.clock.beat()
+        return OUT_OF_TIME if session.clock.is_out else None

@@ -9,13 +9,15 @@ from pathlib import Path
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
-from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.metrics import METRICS, row_scorer
 from tunewright.methods import METHODS
+from tunewright.methods.base import Choice, Range
 from tunewright.runs.fits import refits, trials
 from tunewright.tuning import finals
 from tunewright.tuning.attempt import Workshop, prepare
+from tunewright.tuning.choice import rehearse
 from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.progress import Clock, Journal
+from tunewright.tuning.progress import Clock, Journal, OutOfTime
 from tunewright.tuning.search import run_search
 from tunewright.tuning.session import Session
 from tunewright.types import Dataset
@@ -46,6 +48,10 @@ class Stage:
 
     def run(self) -> None:
         """Searches and refits, or goes on with that."""
+        for workshop in self.session.workshops.values():
+            workshop.material.store.between = self.session.clock.check
+        task = self.dataset.task
+        rehearse(self.session, row_scorer(task.metric, task.labels, self.dataset.splits.test))
         if not refits(self.session.out):  # once finalists are refitted, time a kill gave back must not change them
             run_search(self.session, self.effort)
         finals.refit(self.session, self.effort)
@@ -76,7 +82,10 @@ def open_stage(
         stores: Name -> its features that are known already.
     """
     workshops = {name: _prepare(config, dataset, base, stores.get(name)) for name, base in bases.items()}
-    entrants, refused = _entrants(choose("method", config.methods, tuple(METHODS)), workshops)
+    for workshop in workshops.values():
+        workshop.material.store.between = clock.check
+    with clock.bounded(clock.left_s / 2):
+        entrants, refused = _entrants(choose("method", config.methods, tuple(METHODS)), workshops)
     session = Session(
         config=config,
         out=out,
@@ -109,13 +118,17 @@ def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[l
     for base, workshop in workshops.items():
         for name in methods:
             method = METHODS[name]
-            reason = method.refuses(workshop.material.backbone)
+            reason, space = method.refuses(workshop.material.backbone), dict[str, Range | Choice]()
+            try:
+                space |= {} if reason is not None else method.space(workshop.material)
+            except OutOfTime:
+                reason = "the budget has no time for the features of its training rows; raise --budget or set --rows"
             entrant = Entrant(
                 id=candidate_id(name, base, len(workshops)),
                 method=name,
                 family=method.family,
                 backbone=base,
-                space={} if reason is not None else method.space(workshop.material),
+                space=space,
                 refused=reason,
             )
             (able if reason is None else unable).append(entrant)

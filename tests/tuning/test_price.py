@@ -1,0 +1,113 @@
+"""What real adapters of every method cost: their order, what is billed once, and how long a request takes."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import transformers
+
+from tests import tiny
+from tunewright.adapters.adapter import Adapter
+from tunewright.backbones.encoder import Encoder
+from tunewright.evaluation.cost import Prices
+from tunewright.evaluation.metrics import METRICS
+from tunewright.methods import METHODS
+from tunewright.runtime import generator
+from tunewright.tuning.attempt import Workshop, prepare
+from tunewright.tuning.price import BATCHES, latency, model, modelled_price
+
+EPOCHS = 5
+
+
+@pytest.fixture(scope="module")
+def workshop(tiny_encoder: Callable[[str], Encoder]) -> Workshop:
+    rows = tiny.examples(60)
+    return prepare(tiny.task(), tiny_encoder("bert"), rows[:40], rows[40:], METRICS["accuracy"], 32)
+
+
+def place(name: str, workshop: Workshop) -> Adapter:
+    """A method's start with the defaults of its space."""
+    material, method = workshop.material, METHODS[name]
+    params = {key: value.default for key, value in method.space(material).items()}
+    return method.place(material, params, generator(0, name))
+
+
+def num_tokens(adapter: Adapter, workshop: Workshop) -> int:
+    """Of a training of some epochs, virtual ones included."""
+    return EPOCHS * sum(len(e.ids) + adapter.prefix_tokens for e in workshop.material.rows.encodings)
+
+
+@pytest.fixture(scope="module")
+def real_shape(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A random base of the shape of the embedded one, and texts of some 30 tokens."""
+    folder = Path(shutil.copytree(tiny_folder("bert"), tmp_path_factory.mktemp("shape") / "base"))
+    shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    config = transformers.AutoConfig.from_pretrained(folder, **shape)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    rows = [dataclasses.replace(row, text=f"{row.text} " * 4) for row in tiny.examples(36)]
+    return prepare(tiny.task(), tiny.encoder(folder), rows[:30], rows[30:], METRICS["accuracy"], 60)
+
+
+def test_the_order_of_the_methods(real_shape: Workshop) -> None:
+    """As documented: the base alone, what adds to each token, what adds tokens, a base of one's own."""
+    found = {}
+    for name in METHODS:
+        adapter = place(name, real_shape)
+        trained = 0 if METHODS[name].family == "no training" else num_tokens(adapter, real_shape)
+        found[name] = modelled_price(adapter, real_shape, num_tokens=trained, prices=Prices())
+    order = ["majority", "zero-shot", "linear-probe", "few-shot", "prefix", "lora", "soft-prompt", "full"]
+    assert sorted(order, key=lambda name: found[name]) == order, found
+    assert len({found[name] for name in order}) == len(order)
+    assert found["gradual-unfreezing"] == pytest.approx(found["full"], rel=0.05)
+    pool = place("few-shot", real_shape).demonstrations
+    assert pool is not None
+    large = dataclasses.replace(pool, vectors_ND=pool.vectors_ND.repeat(100, 1), texts=pool.texts * 100)
+    dear = dataclasses.replace(place("few-shot", real_shape), demonstrations=large)
+    assert modelled_price(dear, real_shape, num_tokens=0, prices=Prices()) > found["prefix"], "3,000 rows in the pool"
+
+
+def test_features_of_the_bare_base_are_billed_once(workshop: Workshop) -> None:
+    """By hand: a probe pays one pass of the base, and its head by the row; more epochs cost the head alone."""
+    adapter = place("linear-probe", workshop)
+    assert adapter.head is not None
+    encodings = workshop.material.rows.encodings
+    row_tokens = sum(len(e.ids) for e in encodings)
+    head = adapter.head.weight_CD.numel() + adapter.head.bias_C.numel()
+    computing = workshop.material.backbone.num_computing
+    found = model(adapter, workshop, num_tokens=row_tokens * EPOCHS, num_tuning_tokens=row_tokens * 100)
+    assert found.training_flops == pytest.approx(2 * computing * row_tokens + 6 * head * len(encodings) * EPOCHS)
+    assert found.tuning_flops == pytest.approx(6 * head * len(encodings) * 100)
+
+
+@pytest.mark.parametrize(("name", "flops_per_parameter"), [("lora", 4), ("soft-prompt", 4), ("prefix", 4), ("full", 6)])
+def test_what_changes_the_base_is_billed_by_the_token(name: str, flops_per_parameter: int, workshop: Workshop) -> None:
+    adapter = place(name, workshop)
+    parts = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
+    own = sum(tensor.numel() for part in parts for tensor in part.tensors().values())
+    parameters = workshop.material.backbone.num_computing + own
+    found = model(adapter, workshop, num_tokens=700, num_tuning_tokens=9_000)
+    assert found.training_flops == flops_per_parameter * parameters * 700
+    assert found.tuning_flops == flops_per_parameter * parameters * 9_000
+
+
+def test_ownership_is_all_of_it(workshop: Workshop) -> None:
+    prices = Prices(usd_per_petaflop=3.0, usd_per_gigabyte_month=4.0, requests_per_month=1_000, months=5)
+    found = model(place("lora", workshop), workshop, num_tokens=700, num_tuning_tokens=9_000)
+    operations = found.tuning_flops + found.training_flops + found.serving_flops * 1_000 * 5
+    expected = operations / 1e15 * 3.0 + found.held_bytes / 1e9 * 4.0 * 5
+    assert found.ownership(prices) == pytest.approx(expected, rel=1e-12)
+    assert found.ownership(prices) > found.price(prices) * 1_000 * 5 / 1000
+
+
+def test_requests_are_timed_one_by_one_and_in_batches(workshop: Workshop) -> None:
+    found = latency(place("lora", workshop), workshop.dev_examples, workshop)
+    assert tuple(each.batch for each in found) == BATCHES
+    for each in found:
+        assert 0 < each.p50_ms <= each.p95_ms
+    assert found[1].p50_ms > found[0].p50_ms, "32 rows take longer than one"
+
+
+def test_timing_is_bounded(workshop: Workshop) -> None:
+    assert latency(place("lora", workshop), workshop.dev_examples, workshop, allowed_s=0.0) == ()
