@@ -20,7 +20,8 @@ from tunewright.data.duplicates import (
 )
 from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
-from tunewright.data.labels import are_integers, check_labels, describe, label_order
+from tunewright.data.labels import are_integers, check_labels, describe, error_costs, label_order
+from tunewright.data.rules import check_fields, parse_rules, slice_rows
 from tunewright.data.sources import read_source
 from tunewright.data.splits import (
     WEIGHTS,
@@ -31,6 +32,7 @@ from tunewright.data.splits import (
     scarce_classes,
     split_rows,
 )
+from tunewright.data.swaps import absent_terms, swapped_rows
 from tunewright.data.tables import empty_rows
 from tunewright.errors import DataError
 from tunewright.types import Dataset, Example, Notice, Splits, Task
@@ -47,14 +49,20 @@ def load_dataset(config: RunConfig) -> Dataset:
 
     Raises:
         DataError: The file, its columns, its texts or its labels cannot be used.
-        ConfigError: The label descriptions do not fit the labels.
+        ConfigError: Descriptions or costs do not fit the labels; slices or swapped terms do not fit the rows.
     """
     split_rng, rows_rng = np.random.default_rng(config.seed).spawn(2)
     source = read_source(config)
     columns, said = find_columns(
         source.tables["train"], text=config.text, text_pair=config.text_pair, label=config.label
     )
-    given = {split: to_examples(table, columns, source=source.prefix(split)) for split, table in source.tables.items()}
+    rules = parse_rules(config.slice)
+    judged = "test" if "test" in source.tables else "train"
+    fields = {judged: check_fields(rules, source.tables[judged].columns, source.tables[judged].path)}
+    given = {
+        split: to_examples(table, columns, source=source.prefix(split), fields=fields.get(split, ()))
+        for split, table in source.tables.items()
+    }
     _check_all_labels(given, config.data)
     _check_known_labels(given, {split: table.path for split, table in source.tables.items()})
     rows, noticed = _complete(given, split_rng, config.data)
@@ -64,6 +72,9 @@ def load_dataset(config: RunConfig) -> Dataset:
     limited += _imbalance(train, config.metric)
     rows = {**rows, "train": train}
     in_test = {str(example.label) for example in rows["test"]}
+    noticed += [*slice_rows(rules, rows["test"])[1], *absent_terms(swapped_rows(config.swap, rows["test"]))]
+    if config.error_costs is not None:
+        error_costs(labels, config.error_costs, also_known=in_test)
     task = Task(
         name=source.name,
         labels=labels,

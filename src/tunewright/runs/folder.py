@@ -6,12 +6,15 @@
     trials.jsonl            one line for each finished trial of the search
     finalists.jsonl         one line for each refitted finalist (candidate, seed)
     adapters/<candidate>/seed-<k>/   what each refit produced
-    test.jsonl              the test rows: id, text, text_pair, label
-    predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line
+    test.jsonl              the test rows: id, text, text_pair, label, fields (columns of slices)
+    predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line; of what is shipped
+                            seed-<k>.dev.jsonl and, with terms swapped, seed-<k>.swapped.jsonl too
     comparison.json         the result, schema 1
     elapsed.json            seconds of all sessions so far
     log.txt                 what was said on the terminal
     report.html             the page made from all the above
+
+What is half-written begins with a dot and ends in `.tmp`.
 """
 
 import shutil

@@ -7,15 +7,17 @@ from pathlib import Path
 
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.inference import answer
+from tunewright.backbones.inference import answer, predict
+from tunewright.data.swaps import swapped_rows
 from tunewright.errors import OutOfMemory
+from tunewright.evaluation.calibration import fit_temperature
 from tunewright.files import append_line, dump_lines, write_text
 from tunewright.methods import METHODS
 from tunewright.runs.comparison import Comparison
 from tunewright.runs.fits import Refit, Trial, finalist, refits, shipped
 from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
-from tunewright.tuning.attempt import Outcome, attempt
+from tunewright.tuning.attempt import Outcome, Workshop, attempt
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import Step
 from tunewright.tuning.search import OUT_OF_TIME
@@ -65,7 +67,7 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
     if best is None or stopped == OUT_OF_TIME:  # half a training is not what was tuned
         session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({stopped})")
         return
-    adapter = _labelled(session, outcome, entrant, trial, seed)
+    adapter = _calibrated(_labelled(session, outcome, entrant, trial, seed), session.workshop(entrant))
     folder.save(adapter, adapter_folder(session.out, entrant.id, seed))
     record = _record(entrant, trial, seed, outcome, best, adapter)
     append_line(session.out / "finalists.jsonl", asdict(record))
@@ -89,6 +91,14 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
         "epoch": best.epoch,
     }
     return outcome.trained.adapter.with_about(about)
+
+
+def _calibrated(adapter: Adapter, workshop: Workshop) -> Adapter:
+    """The adapter with the temperature that its answers to the dev rows ask for."""
+    store, labels_N = workshop.material.store, workshop.exam.rows.labels_N
+    encodings = store.backbone.encode(workshop.dev_examples, adapter.max_tokens - adapter.prefix_tokens)
+    logits_NC = predict(adapter, encodings, store).double()
+    return adapter.with_temperature(fit_temperature(logits_NC.numpy(), labels_N.numpy()))
 
 
 def _record(entrant: Entrant, trial: Trial, seed: int, outcome: Outcome, best: DevScore, adapter: Adapter) -> Refit:
@@ -127,6 +137,10 @@ def read_test(session: Session, dataset: Dataset) -> None:
         if is_shipped:
             dev = answer(adapter, dataset.splits.dev, workshop.material.store)
             _write(predictions_file(session.out, record.candidate, record.seed, "dev"), dev)
+            swapped = [row for swap in swapped_rows(session.config.swap, dataset.splits.test) for row in swap.rows]
+            if swapped:
+                found_again = answer(adapter, swapped, workshop.material.store)
+                _write(predictions_file(session.out, record.candidate, record.seed, "swapped"), found_again)
         _write(file, answer(adapter, dataset.splits.test, workshop.material.store))
         session.clock.beat()
 
