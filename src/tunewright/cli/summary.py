@@ -32,9 +32,48 @@ def print_summary(run: Run, here: Path) -> None:
             console.print(f"{candidate.id}: {candidate.status}, {candidate.reason}", markup=False)
     if result.decision is not None:
         console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
+        recommended = next(c for c in result.candidates if c.id == result.decision.recommended)
+        for line in (said_of_probabilities(recommended, result.task.metric), said_of_slices(recommended)):
+            if line:
+                console.print(line, markup=False, soft_wrap=True)
         shipped = _shown(run.adapter_folder(result.decision.recommended), here)
         console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
     console.print(f"Report: {_shown(run.report, here)}", markup=False, soft_wrap=True)
+
+
+def said_of_probabilities(candidate: Candidate, metric: str) -> str:
+    """How far probabilities are off, what abstaining brings and what errors cost; empty where nothing was changed."""
+    found = candidate.calibration
+    if found is None:
+        return ""
+    said = []
+    if found.temperature != 1:
+        after, before = 100 * found.error, 100 * found.error_before
+        said.append(f"off by {after:.1f} points on average ({before:.1f} before calibration)")
+    said += [
+        f"answering only what is at least {100 * point.threshold:.0f} % sure leaves {100 - 100 * point.coverage:.0f} % "
+        f"of the rows to somebody else, and {100 * point.risk:.1f} % of the others are answered wrongly instead of "
+        f"{100 * found.curve[0].risk:.1f} % of all"
+        for point in found.curve
+        if point.threshold == found.threshold
+    ]
+    if found.mean_error_cost is not None:
+        said.append(f"the answers of least expected cost cost {found.mean_error_cost:.3g} each (decided on {metric})")
+    return f"Probabilities: {'; '.join(said)}." if said else ""
+
+
+def said_of_slices(candidate: Candidate) -> str:
+    """The worst slice and how far it is behind; empty without slices."""
+    if not candidate.gaps:
+        return ""
+    gap = min(candidate.gaps, key=lambda each: each.difference)
+    value = next(each.value for each in candidate.slices if each.rule == gap.rule)
+    shown = "" if gap.high < 0 else ", so not shown to be worse"
+    return (
+        f"Worst slice: {gap.rule}, {100 * value.value:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f} %, "
+        f"n = {value.n}); {100 * gap.difference:+.1f} points against the rest ({100 * gap.low:+.1f} to "
+        f"{100 * gap.high:+.1f}, widened because the worst was picked){shown}."
+    )
 
 
 def _shown(path: Path, here: Path) -> Path:

@@ -118,6 +118,8 @@ def _by_value(rule: Rule, rows: Sequence[Example]) -> tuple[dict[str, list[int]]
     frequent = [value for value, count in ranked if count >= FEWEST and value != OTHER]
     kept = frequent[: MOST if len(frequent) == len(ranked) <= MOST else MOST - 1]
     joined = [value for value, _ in ranked if value not in kept]
+    if len(joined) == 1:
+        kept, joined = [*kept, *joined], []
     if len(kept) + bool(joined) < 2:
         what = "the same value" if len(ranked) == 1 else f"{len(ranked)} values, none of them in {FEWEST} rows"
         raise ValueError(

@@ -80,7 +80,7 @@ def swap(text: str, pair: Pair) -> str:
 
     def exchange(match: re.Match[str]) -> str:
         found, term, partner = match[0], *((long, short) if match[1] is not None else (short, long))
-        if found == term:
+        if found == term or not found[:1].isupper():
             return partner
         return partner.upper() if found.isupper() and len(found) > 1 else partner[:1].upper() + partner[1:]
 

@@ -90,7 +90,7 @@ def _binnings(confidence_N: FloatArray, is_right_N: BoolArray) -> Iterator[Float
     for num_bins in range(1, min(n, _MOST_BINS) + 1):
         bin_N = np.floor(share_N * num_bins).astype(np.int64)
         columns = (np.ones(n), confidence_N, is_right_N)
-        sums_B3 = np.stack([np.bincount(bin_N, weights, num_bins) for weights in columns], axis=1)
+        sums_B3 = np.stack([np.bincount(bin_N, weights, num_bins) for weights in columns], axis=1).astype(np.float64)
         yield sums_B3[sums_B3[:, 0] > 0]
 
 
