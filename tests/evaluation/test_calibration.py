@@ -73,10 +73,10 @@ def test_rows_of_unknown_labels_say_nothing() -> None:
 
 def test_few_rows_leave_it_at_one() -> None:
     """Where the truth is 1 it is moved in some 5 % of the draws; where it is not, by enough rows it always is."""
-    moved = [fit_temperature(*drawn(40, 3, 1.0, seed)) != 1 for seed in range(400)]
-    assert np.mean(moved) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 400)
+    moved = [fit_temperature(*drawn(40, 3, 1.0, seed)) != 1 for seed in range(200)]
+    assert 0 < np.mean(moved) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
     assert np.mean([fit_temperature(*drawn(12, 3, 2.0, seed)) == 1 for seed in range(50)]) > 0.5
-    assert all(fit_temperature(*drawn(400, 3, 2.0, seed)) > 1.4 for seed in range(50))
+    assert all(fit_temperature(*drawn(400, 3, 2.0, seed)) > 1.4 for seed in range(20))
     assert fit_temperature(np.zeros((0, 3)), np.zeros(0, dtype=np.int64)) == 1.0
 
 
@@ -108,10 +108,7 @@ def test_likelihood_that_would_put_every_answer_in_doubt_is_not_followed() -> No
     rng = np.random.default_rng(6)
     true_N = rng.integers(0, 5, 300)
     given_N = np.where(np.arange(300) % 5 == 0, (true_N + 1) % 5, true_N)
-    probabilities_NC = (
-        0.8 * np.eye(5)[given_N] + (0.2 - 3e-7) * np.eye(5)[(given_N + 1 + (given_N == true_N)) % 5] + 1e-7
-    )
-    probabilities_NC[given_N != true_N] = np.roll(probabilities_NC[given_N != true_N], 2, axis=1)
+    probabilities_NC = 0.8 * np.eye(5)[given_N] + 0.2 * np.eye(5)[(given_N + 1) % 5] + 1e-7
     logits_NC = np.log(probabilities_NC)
     right_N = logits_NC.argmax(1) == true_N
 
@@ -120,12 +117,9 @@ def test_likelihood_that_would_put_every_answer_in_doubt_is_not_followed() -> No
 
     best = optimize.minimize_scalar(loss, bounds=(COOLEST, HOTTEST), method="bounded").x
     assert best > 2  # what the likelihood alone asks for
-    assert calibration_error(probabilities_NC.max(1), right_N) < 0.3
-    confidence_N = tempered(probabilities_NC, best).max(1)
-    if calibration_error(confidence_N, right_N) > calibration_error(probabilities_NC.max(1), right_N):
-        assert fit_temperature(logits_NC, true_N) == 1.0
-    else:
-        pytest.fail("not the case that this is about")
+    assert calibration_error(probabilities_NC.max(1), right_N) == pytest.approx(0.0, abs=1e-6)
+    assert calibration_error(tempered(probabilities_NC, best).max(1), right_N) > 0.1
+    assert fit_temperature(logits_NC, true_N) == 1.0
 
 
 def test_tempered() -> None:
@@ -228,7 +222,7 @@ def test_the_promise_is_kept() -> None:
     """A threshold whose true risk is above the one allowed comes out of at most 5 % of the draws."""
     rng = np.random.default_rng(9)
     broken = total = 0
-    for _ in range(1500):
+    for _ in range(800):
         confidence_N = rng.uniform(0, 1, 300)
         wrong = 0.3 - 0.17 * confidence_N  # true risk above t: the mean of this over [t, 1]
         right_N = rng.random(300) >= wrong
@@ -237,7 +231,7 @@ def test_the_promise_is_kept() -> None:
         broken += found is not None and 0.3 - 0.17 * (found + 1) / 2 > allowed
         total += found is not None
     assert total > 20  # so that it can fail
-    assert broken / 1500 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 1500)
+    assert broken / 800 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 800)
 
 
 def test_curve_against_loops() -> None:
@@ -298,7 +292,6 @@ def test_assess_puts_each_part_on_its_rows() -> None:
     assert found.threshold is not None
     assert found.curve[0].risk == pytest.approx(1 - right_N.mean())
     given_N = least_cost(answers(test).probabilities_NC, costs_CC)
-    assert found.mean_error_cost == pytest.approx(
-        np.mean([costs_CC[t, a] for t, a in zip(true_N[test], given_N, strict=True)])
-    )
+    expected = sum(costs_CC[t, a] for t, a in zip(true_N[test], given_N, strict=True)) / 400
+    assert found.mean_error_cost == pytest.approx(expected)
     assert assess(answers(dev), true_N[dev], answers(test), true_N[test], 2.0, None).mean_error_cost is None
