@@ -119,9 +119,9 @@ def test_probabilities_and_slices_are_said() -> None:
     assert said_of_probabilities(dataclasses.replace(bare, calibration=plain), "accuracy") == ""
     found = dataclasses.replace(plain, temperature=2.0, error=0.01, threshold=0.7, mean_error_cost=0.25)
     assert said_of_probabilities(dataclasses.replace(bare, calibration=found), "accuracy") == (
-        "Probabilities: off by 1.0 points on average (5.0 before calibration); answering only what is at least 70 % sure "
-        "leaves 40 % of the rows to somebody else, and 10.0 % of the others are answered wrongly instead of 30.0 % of "
-        "all; the answers of least expected cost cost 0.25 each (decided on accuracy)."
+        "Probabilities: off by 1.0 points on average (5.0 before calibration); answering only what is at least 70 % "
+        "sure leaves 40 % of the rows to somebody else, and 10.0 % of the others are answered wrongly instead of "
+        "30.0 % of all; the answers of least expected cost cost 0.25 each (decided on accuracy)."
     )
     slices = tuple(
         Slice(rule=rule, value=Estimate(value=value, low=value - 0.1, high=value + 0.1, n=40))
