@@ -371,8 +371,9 @@ def own_weights(base: Encoder, ids: list[int]) -> Any:
 
 def test_evaluate(base: Encoder) -> None:
     adapter, dev = tiny.adapter(base), rows(base, 9, seed=1)
-    found = evaluate(adapter, Exam(rows=dev, score=accuracy), FeatureStore(base))
+    found, answered = evaluate(adapter, Exam(rows=dev, score=accuracy), FeatureStore(base))
     logits = torch.cat([torch.stack(base.logits([row])) for row in tiny.rows(adapter, list(dev.encodings))])
+    torch.testing.assert_close(answered, logits, atol=1e-5, rtol=0)
     assert found.epoch == 0
     assert found.value == accuracy(logits, dev.labels_N)
     assert found.loss == pytest.approx(float(cross_entropy(logits, dev.labels_N).total) / 9, abs=1e-5)

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import Tensor
+
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.inference import answer, predict
+from tunewright.backbones.inference import answer
 from tunewright.data.swaps import swapped_rows
 from tunewright.errors import OutOfMemory
 from tunewright.evaluation.calibration import fit_temperature
@@ -17,7 +19,8 @@ from tunewright.runs.comparison import Comparison
 from tunewright.runs.fits import Refit, Trial, finalist, refits, shipped
 from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
-from tunewright.tuning.attempt import Outcome, Workshop, attempt
+from tunewright.training.loop import Trained
+from tunewright.tuning.attempt import Outcome, attempt
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import Step
 from tunewright.tuning.search import OUT_OF_TIME
@@ -67,7 +70,8 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
     if best is None or stopped == OUT_OF_TIME:  # half a training is not what was tuned
         session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({stopped})")
         return
-    adapter = _calibrated(_labelled(session, outcome, entrant, trial, seed), session.workshop(entrant))
+    dev_labels_N = session.workshop(entrant).exam.rows.labels_N
+    adapter = _calibrated(_labelled(session, outcome, entrant, trial, seed), outcome.trained, dev_labels_N)
     folder.save(adapter, adapter_folder(session.out, entrant.id, seed))
     record = _record(entrant, trial, seed, outcome, best, adapter)
     append_line(session.out / "finalists.jsonl", asdict(record))
@@ -93,12 +97,10 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
     return outcome.trained.adapter.with_about(about)
 
 
-def _calibrated(adapter: Adapter, workshop: Workshop) -> Adapter:
+def _calibrated(adapter: Adapter, trained: Trained, labels_N: Tensor) -> Adapter:
     """The adapter with the temperature that its answers to the dev rows ask for."""
-    store, labels_N = workshop.material.store, workshop.exam.rows.labels_N
-    encodings = store.backbone.encode(workshop.dev_examples, adapter.max_tokens - adapter.prefix_tokens)
-    logits_NC = predict(adapter, encodings, store).double()
-    return adapter.with_temperature(fit_temperature(logits_NC.numpy(), labels_N.numpy()))
+    assert trained.dev_logits_NC is not None
+    return adapter.with_temperature(fit_temperature(trained.dev_logits_NC.double().numpy(), labels_N.numpy()))
 
 
 def _record(entrant: Entrant, trial: Trial, seed: int, outcome: Outcome, best: DevScore, adapter: Adapter) -> Refit:
