@@ -235,6 +235,8 @@ def test_best_epoch_is_what_is_returned(base: Encoder, prompted: Adapter, schedu
     assert found.best is not None
     assert found.best.value == accuracy(logits, dev.labels_N) == max(s.value for s in found.scores)
     assert found.best.loss == pytest.approx(float(nn.functional.cross_entropy(logits, dev.labels_N)), abs=1e-5)
+    assert found.dev_logits_NC is not None
+    torch.testing.assert_close(found.dev_logits_NC, logits, atol=1e-5, rtol=0)
 
 
 def test_observer_hears_of_every_step(base: Encoder) -> None:
