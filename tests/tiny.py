@@ -254,7 +254,7 @@ def every_part(base: Encoder) -> Adapter:
         weights=weights(base, 300, [0, 3, 7, 50]),
         verbalizer=Verbalizer(phrases=(("food", "a m\u00e9al"), ("travel",), ("music", "song")), scale=20),
         demonstrations=pool,
-        calibration=Calibration(bias_C=torch.tensor([0.5, 0.0, -0.5])),
+        calibration=Calibration(bias_C=torch.tensor([0.5, 0.0, -0.5]), temperature=1.5),
     )
 
 

@@ -171,16 +171,25 @@ def read_yaml(path: Path, *, as_text: bool = False) -> dict[str, Any]:
     Raises:
         ConfigError: Missing, not UTF-8, not YAML, or not a mapping.
     """
+    content = parse_yaml(path, as_text=as_text)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines. Got {type(content).__name__}.")
+    return {str(key): value for key, value in content.items()}
+
+
+def parse_yaml(path: Path, *, as_text: bool = False) -> object:
+    """What a YAML file holds; arguments as for `read_yaml`.
+
+    Raises:
+        ConfigError: Missing, not UTF-8 or not YAML.
+    """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader if as_text else yaml.SafeLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader if as_text else yaml.SafeLoader)
     except FileNotFoundError:
         raise ConfigError(f"no such file: {path}. Check the path.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"cannot read {path} as YAML: {reason}. Allowed: UTF-8 text, `key: value` lines.") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold `key: value` lines. Got {type(content).__name__}.")
-    return {str(key): value for key, value in content.items()}
 
 
 def choose(what: str, wanted: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:

@@ -31,6 +31,8 @@ class Example:
     text_pair: str | None = None
     label: str | None = None
     """None for a row that is to be predicted."""
+    fields: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Column -> cell, of the columns that slices ask for; no method reads them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,7 @@ import pytest
 
 from tests import tiny
 from tunewright.adapters.adapter import PARTS, Adapter
-from tunewright.adapters.parts import Lora
+from tunewright.adapters.parts import Calibration, Lora
 from tunewright.backbones.encoder import Encoder
 
 
@@ -49,8 +49,10 @@ def test_hash_follows_settings(whole: Adapter) -> None:
         replace(whole, max_tokens=32),
         replace(whole, base=replace(whole.base, sha256="0")),
         replace(whole, calibration=None),
+        whole.with_temperature(1.0),
+        whole.with_temperature(2.0),
     ]
-    assert len({whole.sha256(), *(o.sha256() for o in others)}) == 7
+    assert len({whole.sha256(), *(o.sha256() for o in others)}) == 9
 
 
 def test_hash_ignores_provenance(whole: Adapter) -> None:
@@ -85,3 +87,18 @@ def test_questions(whole: Adapter) -> None:
         assert replace(bare, **{name: getattr(whole, name)}).needs_features
     for name in ("soft_prompt", "prefix", "lora", "weights"):
         assert replace(bare, **{name: getattr(whole, name)}).has_body
+
+
+def test_temperature(whole: Adapter) -> None:
+    """Zero points stay; a calibration that says nothing is no part."""
+    assert whole.calibration is not None
+    hotter = whole.with_temperature(4.0)
+    assert hotter.temperature == 4.0
+    assert hotter.calibration is not None
+    assert hotter.calibration.bias_C is whole.calibration.bias_C
+    bare = replace(whole, calibration=None)
+    assert bare.temperature == 1.0
+    assert "calibration" not in bare.with_temperature(1.0).parts()
+    sure = bare.with_temperature(0.5)
+    assert (sure.temperature, sure.calibration) == (0.5, Calibration(temperature=0.5))
+    assert sure.with_temperature(1.0).sha256() == bare.sha256()

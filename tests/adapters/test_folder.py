@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests import tiny
 from tunewright.adapters import folder, peft_format
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Part
+from tunewright.adapters.parts import Calibration, Part
 from tunewright.backbones.encoder import Encoder
 from tunewright.errors import AdapterError
 
@@ -142,6 +142,27 @@ def test_part_without_its_tensors(saved: Path) -> None:
     stored = load_file(saved / "adapter.safetensors")
     save_file({k: t for k, t in stored.items() if k != "head.bias"}, saved / "adapter.safetensors")
     with pytest.raises(AdapterError):
+        folder.load(saved)
+
+
+def test_folders_from_before_there_was_a_temperature(whole: Adapter, tmp_path: Path) -> None:
+    """Nothing is written at 1, so the hash of older folders is still theirs."""
+    older = replace(whole, calibration=None, weights=None).with_temperature(1.0)
+    older = replace(older, calibration=Calibration(bias_C=torch.tensor([0.25, 0.0, -1.0])))
+    folder.save(older, tmp_path / "older")
+    assert json.loads((tmp_path / "older" / "adapter.json").read_text("utf-8"))["parts"]["calibration"] == {}
+    assert folder.load(tmp_path / "older").temperature == 1.0
+    head = Adapter(base=whole.base, labels=whole.labels, max_tokens=64, head=whole.head)
+    folder.save(head.with_temperature(2.5), tmp_path / "head")
+    loaded = folder.load(tmp_path / "head")
+    assert (loaded.temperature, loaded.calibration) == (2.5, Calibration(temperature=2.5))
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, "nan", "hot", None])
+def test_temperature_that_is_none(temperature: object, saved: Path) -> None:
+    parts = json.loads((saved / "adapter.json").read_text(encoding="utf-8"))["parts"]
+    edit(saved, parts=parts | {"calibration": {"temperature": temperature}})
+    with pytest.raises(AdapterError, match="does not fit its tensors"):
         folder.load(saved)
 
 

@@ -14,7 +14,8 @@ FEATURES = tiny.normal(1, 4, 6)
 PHRASES = {phrase: tiny.normal(k, 6) for k, phrase in enumerate(["food", "a meal", "travel", "song"], start=10)}
 HEAD = Head(weight_CD=tiny.normal(2, 3, 6), bias_C=tiny.normal(3, 3))
 VERBALIZER = Verbalizer(phrases=(("food", "a meal"), ("travel",), ("song",)), scale=7.0)
-CALIBRATION = Calibration(bias_C=tiny.normal(4, 3))
+BIAS_C = tiny.normal(4, 3)
+CALIBRATION = Calibration(bias_C=BIAS_C, temperature=3.0)
 
 
 def run(**parts: object) -> np.ndarray:
@@ -62,7 +63,8 @@ def test_neighbours(num_neighbours: int) -> None:
 
 
 def test_parts_add_up() -> None:
+    """Logits are not divided by the temperature: only probabilities are made with it."""
     parts = {"head": HEAD, "verbalizer": VERBALIZER, "calibration": CALIBRATION}
     expected = sum(run(**{name: part}) for name, part in parts.items())
     np.testing.assert_allclose(run(**parts), expected, atol=1e-5)
-    np.testing.assert_allclose(run(calibration=CALIBRATION), np.tile(CALIBRATION.bias_C.numpy(), (4, 1)), atol=1e-7)
+    np.testing.assert_allclose(run(calibration=CALIBRATION), np.tile(BIAS_C.numpy(), (4, 1)), atol=1e-7)

@@ -1,16 +1,21 @@
 """Batches by length, and features that are computed once."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 
 from tests import tiny
+from tunewright.adapters.parts import Head
 from tunewright.backbones.encoder import Encoder
-from tunewright.backbones.inference import FeatureStore, by_length, features, predict
+from tunewright.backbones.inference import FeatureStore, answer, by_length, features, predict
+from tunewright.types import Example
 
 TEXTS = [
     "soup",
@@ -77,3 +82,23 @@ def test_no_rows(base: Encoder) -> None:
     assert store([]).shape == (0, 32)
     prompted = tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 3, seed=2))
     assert predict(prompted, [], store).shape == (0, 3)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 2.5, 20.0])
+def test_temperature_is_in_probabilities_and_nowhere_else(base: Encoder, temperature: float) -> None:
+    """Labels are those of the logits, also where two of them are all but equal."""
+    examples = [Example(id=str(k), text=text) for k, text in enumerate(TEXTS)]
+    plain = tiny.adapter(base)
+    head = Head(weight_CD=0 * tiny.head(base, seed=1).weight_CD, bias_C=torch.tensor([7.0, 7.0 + 5e-7, 7.0]))
+    labels = set[str]()
+    for adapter in (plain, replace(plain, head=head)):
+        tempered = adapter.with_temperature(temperature)
+        store = FeatureStore(base)
+        logits_NC = predict(tempered, base.encode(examples, base.max_tokens), store)
+        assert torch.equal(logits_NC, predict(adapter, base.encode(examples, base.max_tokens), store))
+        found = answer(tempered, examples, store)
+        assert [p.label for p in found] == [p.label for p in answer(adapter, examples, store)]
+        expected = special.softmax(logits_NC.double().numpy() / temperature, axis=1)
+        np.testing.assert_allclose([p.probabilities for p in found], expected, atol=1e-12)
+        labels = {p.label for p in found}
+    assert labels == {plain.labels[1]}

@@ -194,6 +194,71 @@ def test_descriptions_that_do_not_fit(call: Call, tmp_path: Path) -> None:
     assert "no description of music, travel" in said
 
 
+SLICES: dict[str, tuple[list[str], list[str]]] = {
+    # name: (--slice, a phrase for each line)
+    "unknown column": (
+        ["lagn"],
+        ["unknown column 'lagn'. Did you mean 'lang'? Allowed: text, label, lang. Name it with"],
+    ),
+    "no rule": (["len>"], ["`slice` must be a column, or a rule such as len>200, amount<=9.5 or lang=de. Got 'len>'."]),
+    "twice": (["lang", "lang"], ["`slice` names 'lang' twice. Name each once."]),
+    "no numbers": (["lang>3"], ["`slice` 'lang>3' needs numbers in 'lang'. Got 'de'."]),
+    "all rows": (["len>0"], ["'len>0' does not tell the 18 test rows apart: it holds for 18 of 18", "another rule"]),
+    "no row": (["lang=fr"], ["'lang=fr' does not tell the 18 test rows apart: it holds for 0 of 18"]),
+    "one for each row": (
+        ["text"],
+        ["'text' does not tell the 18 test rows apart: they have 18 values, none of them in 10"],
+    ),
+    "several": (["m>1", "lnag"], ["unknown column 'm'", "unknown column 'lnag'. Did you mean 'lang'?"]),
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_slices(name: str, call: Call, tmp_path: Path) -> None:
+    given, phrases = SLICES[name]
+    rows = [(f"{['bread', 'soup', 'cheese'][k % 3]} of {k} trains", "food" if k % 2 else "no", "de") for k in range(90)]
+    data = write_table(tmp_path / "d.csv", ("text", "label", "lang"), rows)
+    flags = [flag for rule in given for flag in ("--slice", rule)]
+    said = refused(call, "compare", data, "--out", tmp_path / "run", *flags, where=tmp_path)
+    assert all(phrase in said for phrase in phrases), said
+    assert len(said.splitlines()) == (2 if name == "several" else 1)
+
+
+FILES: dict[str, tuple[str, str, list[str]]] = {
+    "no pairs": (
+        "--swap",
+        "he: she\n",
+        ["must hold pairs of terms, one a line, such as `- [he, she]`. Got {'he': 'she'}."],
+    ),
+    "a pair of one": ("--swap", "- [he]\n", ["a pair must be two different terms", "Got ['he']."]),
+    "no YAML": ("--swap", "- [he\n", ["as YAML"]),
+    "an unknown true label": ("--error-costs", "fod: {music: 2}\n", ["unknown label 'fod'. Did you mean 'food'?"]),
+    "an unknown answer": ("--error-costs", "food: {musik: 2}\n", ["unknown answer 'musik'. Did you mean 'music'?"]),
+    "a cost that is none": ("--error-costs", "food: {music: -2}\n", ["must be a number from 0 on. Got '-2'."]),
+    "no answers": ("--error-costs", "food: 2\n", ["'food' must hold `answer: cost` lines. Got '2'."]),
+    "all the same": (
+        "--error-costs",
+        "food: {music: 1}\n",
+        ["makes all errors cost the same", "leave --error-costs out"],
+    ),
+    "no costs": ("--error-costs", "- food\n", ["must hold `key: value` lines"]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files(name: str, call: Call, tmp_path: Path) -> None:
+    flag, content, phrases = FILES[name]
+    (tmp_path / "f.yaml").write_text(content, encoding="utf-8")
+    data = write_topics(tmp_path / "d.csv")
+    given: list[str | Path] = ["compare", data, flag, tmp_path / "f.yaml", "--out", tmp_path / "run"]
+    said = refused(call, *given, where=tmp_path)
+    assert len(said.splitlines()) == 1
+    assert f"{tmp_path}/f.yaml" in said
+    assert all(phrase in said for phrase in phrases), said
+    (tmp_path / "f.yaml").unlink()
+    assert f"no such file: {tmp_path}/f.yaml" in refused(call, *given, where=tmp_path)
+
+
 SETTINGS: dict[str, tuple[list[str], list[str]]] = {
     "unknown method": (
         ["--methods", "lora,soft-promt"],

@@ -9,6 +9,9 @@ import pytest
 import yaml
 
 from tests.commands import Call, write_table, write_topics, write_yaml
+from tunewright.cli.summary import said_of_probabilities, said_of_slices
+from tunewright.runs.comparison import Calibration, Candidate, Coverage, Gap, Slice
+from tunewright.types import Estimate
 
 
 @pytest.fixture
@@ -122,3 +125,32 @@ def test_summary_fits_a_terminal(call: Call, model: str, tmp_path: Path) -> None
     assert done.code == 0, done
     assert "\u2026" not in done.out
     assert "gradual-unfreezing" in done.out
+
+
+def test_probabilities_and_slices_are_said() -> None:
+    """Where there is something to say; a gap whose interval holds nought is not called one."""
+    bare = Candidate(id="a", method="a", family="no training", backbone="b", status="ok")
+    assert (said_of_probabilities(bare, "accuracy"), said_of_slices(bare)) == ("", "")
+    curve = tuple(Coverage(threshold=t, coverage=c, risk=r) for t, c, r in ((0.2, 1, 0.3), (0.7, 0.6, 0.1)))
+    plain = Calibration(temperature=1.0, error_before=0.05, error=0.05, curve=curve)
+    assert said_of_probabilities(dataclasses.replace(bare, calibration=plain), "accuracy") == ""
+    found = dataclasses.replace(plain, temperature=2.0, error=0.01, threshold=0.7, mean_error_cost=0.25)
+    assert said_of_probabilities(dataclasses.replace(bare, calibration=found), "accuracy") == (
+        "Probabilities: off by 1.0 points on average (5.0 before calibration); answering only what is at least 70 % "
+        "sure leaves 40 % of the rows to somebody else, and 10.0 % of the others are answered wrongly instead of "
+        "30.0 % of all; the answers of least expected cost cost 0.25 each (decided on accuracy)."
+    )
+    slices = tuple(
+        Slice(rule=rule, value=Estimate(value=value, low=value - 0.1, high=value + 0.1, n=40))
+        for rule, value in (("lang=de", 0.8), ("len>9", 0.7), ("len<=9", 0.85))
+    )
+    small = Gap(rule="lang=de", difference=-0.02, low=-0.1, high=0.1)
+    gaps = (small, Gap(rule="len>9", difference=-0.15, low=-0.25, high=-0.05))
+    sliced = dataclasses.replace(bare, slices=slices, gaps=gaps)
+    assert said_of_slices(sliced) == (
+        "Worst slice: len>9, 70.0 % (60.0 to 80.0 %, n = 40); -15.0 points against the rest (-25.0 to -5.0, widened "
+        "because the worst was picked)."
+    )
+    assert said_of_slices(dataclasses.replace(sliced, gaps=gaps[:1])).endswith(
+        "worst was picked), so not shown to be worse."
+    )

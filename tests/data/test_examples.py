@@ -1,6 +1,7 @@
 """Rows become examples one to one; missing texts and labels are named."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,14 @@ def test_one_example_a_row_in_order() -> None:
         Example(id="tickets:1", text="one", text_pair="1", label="a"),
         Example(id="tickets:2", text=" two ", text_pair="2", label="b"),
     )
+
+
+def test_further_columns_are_kept_where_asked_for() -> None:
+    (one, two) = to_examples(table(row("a"), {**row("b"), "who": None}), COLUMNS, fields=("who", "intent"))
+    assert (one.fields, two.fields) == ({"who": "me", "intent": "i"}, {"who": "", "intent": "i"})
+    assert to_examples(table(row("a")), COLUMNS)[0].fields == {}
+    assert hash(one) == hash(replace(one, fields={}))
+    assert one != replace(one, fields={})
 
 
 def test_rows_to_predict_need_no_label_column() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tunewright.data.labels import check_labels, describe, in_words, label_order
+from tunewright.data.labels import check_labels, describe, error_costs, in_words, label_order
 from tunewright.errors import ConfigError, DataError
 from tunewright.types import Example
 
@@ -93,3 +93,37 @@ def test_all_faults_of_the_descriptions_at_once(tmp_path: Path) -> None:
     assert len(faults) == len(expected)
     for fault, pattern in zip(faults, expected, strict=True):
         assert re.search(pattern, fault)
+
+
+def test_error_costs(tmp_path: Path) -> None:
+    """True label -> answer -> cost; what is not said is 1 for an error and 0 else. Labels stay as they are written."""
+    file = tmp_path / "c.yaml"
+    file.write_text("no:\n  01: 10\n  no: 0.5\n01: {no: 2e-1}\nnew: {no: 3}\n", encoding="utf-8")
+    found = error_costs(("01", "no", "x"), str(file), also_known={"new"})
+    assert found.tolist() == [[0.0, 0.2, 1.0], [10.0, 0.5, 1.0], [1.0, 1.0, 0.0]]
+
+
+def test_all_faults_of_error_costs_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("foot: {music: 2}\nmusic: {fod: 2, food: -1, music: much}\nfood: 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        error_costs(("food", "music"), str(file))
+    expected = [
+        "unknown label 'foot'. Did you mean 'food'? Allowed: food, music.",
+        "unknown answer 'fod'. Did you mean 'food'?",
+        "the cost of 'food' for 'music' must be a number from 0 on. Got '-1'.",
+        "the cost of 'music' for 'music' must be a number from 0 on. Got 'much'.",
+        "'food' must hold `answer: cost` lines. Got '3'.",
+    ]
+    assert len(caught.value.faults) == len(expected)
+    for fault, phrase in zip(caught.value.faults, expected, strict=True):
+        assert phrase in fault
+        assert fault.startswith(f"{file}: ")
+
+
+@pytest.mark.parametrize("text", ["{}", "food: {music: 1}\n", "food: {food: 0}\n"])
+def test_error_costs_without_effect(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="makes all errors cost the same"):
+        error_costs(("food", "music"), str(file))

@@ -235,6 +235,8 @@ def test_best_epoch_is_what_is_returned(base: Encoder, prompted: Adapter, schedu
     assert found.best is not None
     assert found.best.value == accuracy(logits, dev.labels_N) == max(s.value for s in found.scores)
     assert found.best.loss == pytest.approx(float(nn.functional.cross_entropy(logits, dev.labels_N)), abs=1e-5)
+    assert found.dev_logits_NC is not None
+    torch.testing.assert_close(found.dev_logits_NC, logits, atol=1e-5, rtol=0)
 
 
 def test_observer_hears_of_every_step(base: Encoder) -> None:
@@ -371,8 +373,9 @@ def own_weights(base: Encoder, ids: list[int]) -> Any:
 
 def test_evaluate(base: Encoder) -> None:
     adapter, dev = tiny.adapter(base), rows(base, 9, seed=1)
-    found = evaluate(adapter, Exam(rows=dev, score=accuracy), FeatureStore(base))
+    found, answered = evaluate(adapter, Exam(rows=dev, score=accuracy), FeatureStore(base))
     logits = torch.cat([torch.stack(base.logits([row])) for row in tiny.rows(adapter, list(dev.encodings))])
+    torch.testing.assert_close(answered, logits, atol=1e-5, rtol=0)
     assert found.epoch == 0
     assert found.value == accuracy(logits, dev.labels_N)
     assert found.loss == pytest.approx(float(cross_entropy(logits, dev.labels_N).total) / 9, abs=1e-5)

@@ -110,6 +110,17 @@ class Adapter:
                 changed[name] = PARTS[name].build(part.settings(), new)
         return dataclasses.replace(self, **changed) if changed else self  # type: ignore[arg-type]
 
+    @property
+    def temperature(self) -> float:
+        """By which logits are divided to become probabilities."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
+
+    def with_temperature(self, temperature: float) -> "Adapter":
+        """The same adapter, as sure of its answers as the temperature makes it."""
+        before = Calibration() if self.calibration is None else self.calibration
+        after = dataclasses.replace(before, temperature=temperature)
+        return dataclasses.replace(self, calibration=after if after.settings() or after.tensors() else None)
+
     def with_about(self, about: Mapping[str, Any]) -> "Adapter":
         """The same adapter with another provenance."""
         return dataclasses.replace(self, about=dict(about))

@@ -3,6 +3,7 @@
 Shapes: P virtual tokens, D model width, L layers, H key/value heads, d head width, r rank, C labels, N pool rows.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
@@ -242,17 +243,22 @@ class DemonstrationPool:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A constant added to the logits of every row."""
+    """A constant added to the logits of every row, and how sure the answers then are."""
 
-    bias_C: Tensor
+    bias_C: Tensor | None = None
+    temperature: float = 1.0
+    """Divides the logits on their way to probabilities; it never changes a label."""
     mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
-        return {}
+        # Left out at 1, so that adapters saved before there was a temperature keep their hash.
+        return {} if self.temperature == 1 else {"temperature": float(self.temperature)}
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"bias": self.bias_C}
+        return {} if self.bias_C is None else {"bias": self.bias_C}
 
     @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        return cls(bias_C=tensors["bias"])
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
+        temperature = float(str(settings.get("temperature", 1.0)))
+        assert 0 < temperature < math.inf, "a temperature is positive"
+        return cls(bias_C=tensors.get("bias"), temperature=temperature)

@@ -35,7 +35,7 @@ def answer(adapter: Adapter, features_BD: Tensor, embed: Embed, dropout: Dropout
         logits_BC = logits_BC + _by_verbalizer(adapter.verbalizer, features_BD, embed)
     if adapter.demonstrations is not None:
         logits_BC = logits_BC + _by_neighbours(adapter.demonstrations, features_BD, len(adapter.labels))
-    if adapter.calibration is not None:
+    if adapter.calibration is not None and adapter.calibration.bias_C is not None:
         logits_BC = logits_BC + adapter.calibration.bias_C.to(logits_BC)
     return logits_BC
 

@@ -93,8 +93,10 @@ def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore
 
 
 def answer(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -> list[Prediction]:
-    """Label and probabilities of every row, from its text; in order."""
+    """Label and calibrated probabilities of every row, from its text; in order."""
     encodings = store.backbone.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
     logits_NC = predict(adapter, encodings, store)
-    rows = zip(examples, logits_NC.argmax(-1).tolist(), logits_NC.double().softmax(-1).tolist(), strict=True)
+    # The label is that of the logits themselves: a division may round two of them to one.
+    probabilities_NC = (logits_NC.double() / adapter.temperature).softmax(-1)
+    rows = zip(examples, logits_NC.argmax(-1).tolist(), probabilities_NC.tolist(), strict=True)
     return [Prediction(id=e.id, label=adapter.labels[k], probabilities=tuple(p)) for e, k, p in rows]

@@ -33,8 +33,13 @@ def print_summary(run: Run, here: Path) -> None:
             console.print(f"{candidate.id}: {candidate.status}, {candidate.reason}", markup=False)
     if result.decision is not None:
         console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
-        if result.decision.recommended is not None and result.decision.recommended in run:
-            shipped = _shown(run.adapter_folder(result.decision.recommended), here)
+        recommended = next((c for c in result.candidates if c.id == result.decision.recommended), None)
+        if recommended is not None:
+            for line in (said_of_probabilities(recommended, result.task.metric), said_of_slices(recommended)):
+                if line:
+                    console.print(line, markup=False, soft_wrap=True)
+        if recommended is not None and recommended.id in run:
+            shipped = _shown(run.adapter_folder(recommended.id), here)
             console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
     for line in _failed(result.checks):
         console.print(line, markup=False, soft_wrap=True)
@@ -46,6 +51,41 @@ def _failed(checks: Sequence[Check]) -> list[str]:
     failed = [check for check in checks if not check.passed]
     head = f"\n{len(failed)} of {len(checks)} checks failed; docs/guides/checks.md says what each means and what to do:"
     return [head, *(f"  {check.code}: {check.sentence}" for check in failed)] if failed else []
+
+
+def said_of_probabilities(candidate: Candidate, metric: str) -> str:
+    """How far probabilities are off, what abstaining brings and what errors cost; empty where nothing was changed."""
+    found = candidate.calibration
+    if found is None:
+        return ""
+    said = []
+    if found.temperature != 1:
+        after, before = 100 * found.error, 100 * found.error_before
+        said.append(f"off by {after:.1f} points on average ({before:.1f} before calibration)")
+    said += [
+        f"answering only what is at least {100 * point.threshold:.0f} % sure leaves {100 - 100 * point.coverage:.0f} % "
+        f"of the rows to somebody else, and {100 * point.risk:.1f} % of the others are answered wrongly instead of "
+        f"{100 * found.curve[0].risk:.1f} % of all"
+        for point in found.curve
+        if point.threshold == found.threshold
+    ]
+    if found.mean_error_cost is not None:
+        said.append(f"the answers of least expected cost cost {found.mean_error_cost:.3g} each (decided on {metric})")
+    return f"Probabilities: {'; '.join(said)}." if said else ""
+
+
+def said_of_slices(candidate: Candidate) -> str:
+    """The worst slice and how far it is behind; empty without slices."""
+    if not candidate.gaps:
+        return ""
+    gap = min(candidate.gaps, key=lambda each: each.difference)
+    value = next(each.value for each in candidate.slices if each.rule == gap.rule)
+    shown = "" if gap.high < 0 else ", so not shown to be worse"
+    return (
+        f"Worst slice: {gap.rule}, {100 * value.value:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f} %, "
+        f"n = {value.n}); {100 * gap.difference:+.1f} points against the rest ({100 * gap.low:+.1f} to "
+        f"{100 * gap.high:+.1f}, widened because the worst was picked){shown}."
+    )
 
 
 def _shown(path: Path, here: Path) -> Path:

@@ -1,6 +1,6 @@
 """From a table's rows to examples, once the columns are known."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from tunewright.data.columns import check_columns
 from tunewright.data.tables import Table
@@ -12,7 +12,12 @@ SHOWN = 5
 
 
 def to_examples(
-    table: Table, columns: Mapping[str, str], *, source: str | None = None, labelled: bool = True
+    table: Table,
+    columns: Mapping[str, str],
+    *,
+    source: str | None = None,
+    labelled: bool = True,
+    fields: Sequence[str] = (),
 ) -> tuple[Example, ...]:
     """One example for each row, in order: `table.rows[i]` still holds all columns of example i.
 
@@ -21,6 +26,7 @@ def to_examples(
         columns: Role (`text`, `text_pair`, `label`) -> column, as in `Dataset.columns`.
         source: First part of the ids, `<source>:<1-based row>`; the table's name when None.
         labelled: False for rows that are to be predicted: the label column may be absent and is not read.
+        fields: Further columns to keep, which the table has.
 
     Raises:
         DataError: A column that the table lacks; missing or empty texts or labels, with count and first row numbers.
@@ -36,6 +42,7 @@ def to_examples(
             text=str(row[wanted["text"]]),
             text_pair=str(row[wanted["text_pair"]]) if "text_pair" in wanted else None,
             label=str(row[wanted["label"]]).strip() if "label" in wanted else None,
+            fields={column: str(row[column] or "") for column in fields},
         )
         for number, row in table.numbered()
     )

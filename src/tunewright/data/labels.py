@@ -1,9 +1,13 @@
-"""Class names: which values may be one, their order, and what they mean in words."""
+"""Class names: which values may be one, their order, what they mean in words, and what an error costs."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tunewright.config import read_yaml
 from tunewright.errors import ConfigError, DataError, unknown
@@ -61,6 +65,43 @@ def in_words(label: str) -> str:
     words = re.sub(r"[_\-/.:\s]+", " ", spaced).split()
     text = " ".join(word if word.isupper() and len(word) > 1 else word.lower() for word in words)
     return text or label
+
+
+def error_costs(labels: Sequence[str], path: str, *, also_known: Collection[str] = ()) -> NDArray[np.float64]:
+    """What each answer costs, from a YAML file: true label -> answer -> cost; 1 where it says nothing, 0 if right.
+
+    Args:
+        labels: Of the task, in order.
+        path: The file.
+        also_known: True labels that may be named, though no answer can be right there.
+
+    Returns:
+        [true label, answer].
+
+    Raises:
+        ConfigError: Unreadable file, unknown labels, costs that are none; all at once.
+    """
+    costs_CC = 1.0 - np.eye(len(labels))
+    faults: list[str] = []
+    for true, answers in read_yaml(Path(path).expanduser(), as_text=True).items():
+        if true not in labels and true not in also_known:
+            faults.append(f"{path}: {unknown('label', true, labels)}")
+        if not isinstance(answers, dict):
+            faults.append(f"{path}: {true!r} must hold `answer: cost` lines. Got {answers!r:.80}.")
+            continue
+        for answer, given in answers.items():
+            cost = float(given) if isinstance(given, str) and _FLOAT.fullmatch(given) else math.nan
+            if answer not in labels:
+                faults.append(f"{path}: {unknown('answer', answer, labels)}")
+            elif not 0 <= cost < math.inf:
+                faults.append(f"{path}: the cost of {answer!r} for {true!r} must be a number from 0 on. Got {given!r}.")
+            elif true in labels:
+                costs_CC[labels.index(true), labels.index(answer)] = cost
+    if not faults and (costs_CC == 1.0 - np.eye(len(labels))).all():
+        faults.append(f"{path} makes all errors cost the same. Give a cost that is not 1, or leave --error-costs out.")
+    if faults:
+        raise ConfigError(faults)
+    return costs_CC
 
 
 def describe(labels: Sequence[str], path: str | None, *, also_known: Collection[str] = ()) -> dict[str, str]:

@@ -21,7 +21,8 @@ from tunewright.data.duplicates import (
 )
 from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
-from tunewright.data.labels import are_integers, check_labels, describe, label_order
+from tunewright.data.labels import are_integers, check_labels, describe, error_costs, label_order
+from tunewright.data.rules import check_fields, parse_rules, slice_rows
 from tunewright.data.sources import read_source
 from tunewright.data.splits import (
     WEIGHTS,
@@ -32,6 +33,7 @@ from tunewright.data.splits import (
     scarce_classes,
     split_rows,
 )
+from tunewright.data.swaps import absent_terms, swapped_rows
 from tunewright.data.tables import empty_rows
 from tunewright.errors import DataError
 from tunewright.types import Dataset, Example, Notice, Splits, Task
@@ -61,7 +63,12 @@ def read_rows(config: RunConfig) -> Given:
     columns, said = find_columns(
         source.tables["train"], text=config.text, text_pair=config.text_pair, label=config.label
     )
-    rows = {split: to_examples(table, columns, source=source.prefix(split)) for split, table in source.tables.items()}
+    judged = source.tables.get("test", source.tables["train"])
+    fields = check_fields(parse_rules(config.slice), judged.columns, judged.path)
+    rows = {
+        split: to_examples(table, columns, source=source.prefix(split), fields=fields if table is judged else ())
+        for split, table in source.tables.items()
+    }
     _check_all_labels(rows, config.data)
     _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
     notices = (said, *source.notices, *empty_rows(source.tables.values()))
@@ -73,7 +80,7 @@ def load_dataset(config: RunConfig) -> Dataset:
 
     Raises:
         DataError: The file, its columns, its texts or its labels cannot be used.
-        ConfigError: The label descriptions do not fit the labels.
+        ConfigError: Descriptions or costs do not fit the labels; slices or swapped terms do not fit the rows.
     """
     return split_once(read_rows(config), config)
 
@@ -115,6 +122,12 @@ def to_dataset(
     limited += _imbalance(train, config.metric)
     rows = {**rows, "train": train}
     in_test = {str(example.label) for example in rows["test"]}
+    noticed += [
+        *slice_rows(parse_rules(config.slice), rows["test"])[1],
+        *absent_terms(swapped_rows(config.swap, rows["test"])),
+    ]
+    if config.error_costs is not None:
+        error_costs(labels, config.error_costs, also_known=in_test)
     task = Task(
         name=given.name,
         labels=labels,

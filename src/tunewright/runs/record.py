@@ -88,7 +88,13 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
     try:
-        return Example(id=row["id"], text=row["text"], text_pair=row.get("text_pair"), label=row.get("label"))
+        return Example(
+            id=row["id"],
+            text=row["text"],
+            text_pair=row.get("text_pair"),
+            label=row.get("label"),
+            fields=dict(row.get("fields", {})),
+        )
     except KeyError as error:
         raise RunError(
             f"a row of {run_dir / 'test.jsonl'} lacks {error}. Repeat the run or restore the file."

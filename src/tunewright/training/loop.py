@@ -73,6 +73,8 @@ class Trained:
     """Tokens trained on, virtual ones included, padding not."""
     micro_batches: int
     """Pieces each step was cut into for want of memory."""
+    dev_logits_NC: Tensor | None = None
+    """That adapter's answers to the exam."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +86,8 @@ class Exam:
     """(logits [N, C], labels [N]) -> the metric."""
 
 
-def evaluate(adapter: Adapter, exam: Exam, store: FeatureStore) -> DevScore:
-    """The score of an adapter that does not train, as epoch 0."""
+def evaluate(adapter: Adapter, exam: Exam, store: FeatureStore) -> tuple[DevScore, Tensor]:
+    """The score of an adapter that does not train, as epoch 0, and its logits."""
     return _scored(predict(adapter, exam.rows.encodings, store), exam, epoch=0)
 
 
@@ -129,16 +131,18 @@ def train(
     run = _Run(adapter.with_tensors(leaves), settings, rows, store, torch_generator(rng))
     dev_features = _Features(run.adapter, exam.rows.encodings, store)
     best, scores, stop = Best(patience=settings.patience), list[DevScore](), None
+    best_logits_NC: Tensor | None = None
     for epoch in range(settings.epochs):
         trains_body = run.start_epoch(optimizer.start_epoch(epoch))
         stop = run.epoch(epoch, optimizer, rng, observe)
         if stop is None:
             found = dev_features(changed=trains_body)
-            score = _score(run.adapter, found, exam, store, epoch=epoch + 1)
+            score, logits_NC = _score(run.adapter, found, exam, store, epoch=epoch + 1)
             if not math.isfinite(score.loss):
                 stop = f"diverged in epoch {epoch + 1}: the loss on dev is not finite"
                 break
             scores.append(score)
+            best_logits_NC = logits_NC if score.beats(best.score) else best_logits_NC
             best.offer(score, leaves)
             stop = observe(epoch + 1.0, score)
         if stop is None and best.exhausted(epoch + 1):
@@ -152,6 +156,7 @@ def train(
         stopped="finished" if stop is None else stop,
         num_tokens=run.num_tokens,
         micro_batches=run.num_parts,
+        dev_logits_NC=best_logits_NC,
     )
 
 
@@ -163,16 +168,18 @@ def _leaves(adapter: Adapter, rates: Sequence[Rates]) -> dict[str, Tensor]:
     return {name: tensors[name].detach().clone().float() for name in tensors if name in names}
 
 
-def _score(adapter: Adapter, features_ND: Tensor, exam: Exam, store: FeatureStore, *, epoch: int) -> DevScore:
+def _score(
+    adapter: Adapter, features_ND: Tensor, exam: Exam, store: FeatureStore, *, epoch: int
+) -> tuple[DevScore, Tensor]:
     with torch.no_grad():
         logits_NC = store.backbone.answer(adapter, features_ND).float().cpu()
     return _scored(logits_NC, exam, epoch=epoch)
 
 
-def _scored(logits_NC: Tensor, exam: Exam, *, epoch: int) -> DevScore:
+def _scored(logits_NC: Tensor, exam: Exam, *, epoch: int) -> tuple[DevScore, Tensor]:
     loss = cross_entropy(logits_NC, exam.rows.labels_N)
     value = exam.score(logits_NC, exam.rows.labels_N)
-    return DevScore(epoch=epoch, value=value, loss=float(loss.total) / loss.count)
+    return DevScore(epoch=epoch, value=value, loss=float(loss.total) / loss.count), logits_NC
 
 
 class _Features:

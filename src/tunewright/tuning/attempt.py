@@ -109,8 +109,16 @@ def attempt(method: Method, params: Params, workshop: Workshop, rng: np.random.G
 
     trainable = trainable_count(adapter, schedule, how.epochs)
     if trainable == 0:
-        best = evaluate(adapter, exam, material.store)
-        trained = Trained(adapter=adapter, scores=(best,), best=best, stopped="finished", num_tokens=0, micro_batches=1)
+        best, logits_NC = evaluate(adapter, exam, material.store)
+        trained = Trained(
+            adapter=adapter,
+            scores=(best,),
+            best=best,
+            stopped="finished",
+            num_tokens=0,
+            micro_batches=1,
+            dev_logits_NC=logits_NC,
+        )
     else:
         trained = train(
             adapter,

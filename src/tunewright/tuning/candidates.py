@@ -1,23 +1,30 @@
 """What came of each candidate: its scores and costs, or why it has none."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
 
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.evaluation import bootstrap
-from tunewright.evaluation.answers import Answers
+from tunewright.data.labels import error_costs
+from tunewright.data.rules import parse_rules, slice_rows
+from tunewright.data.swaps import swapped_rows
+from tunewright.evaluation import bootstrap, calibration
+from tunewright.evaluation.answers import Answers, read_answers
 from tunewright.evaluation.metrics import Scorer, row_scorer
 from tunewright.evaluation.requirements import unmet
-from tunewright.runs.comparison import Candidate, Cost, SeedResult, Status
+from tunewright.evaluation.slices import by_slice, flips
+from tunewright.runs.comparison import Calibration, Candidate, Cost, Flips, Gap, SeedResult, Slice, Status
 from tunewright.runs.fits import refits
-from tunewright.runs.folder import adapter_folder
+from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
 from tunewright.tuning.choice import num_resamples
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.price import latency, model
 from tunewright.tuning.results import Finalist
 from tunewright.tuning.session import Session
-from tunewright.types import Dataset, Estimate
+from tunewright.types import Dataset, Estimate, Example
 
 
 def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Scorer) -> Candidate:
@@ -25,6 +32,7 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
     entrant, best = finalist.entrant, finalist.shipped
     adapter = folder.load(adapter_folder(session.out, entrant.id, best.seed))
     dev_scorer = row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.dev)
+    slices, gaps = _slices(session, finalist, dataset, scorer)
     found = Candidate(
         id=entrant.id,
         method=entrant.method,
@@ -46,6 +54,9 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
         dev=_estimate(session, dev_scorer, finalist.dev, entrant.id, "dev"),
         test=_estimate(session, scorer, finalist.shipped_test, entrant.id, "test"),
         cost=_cost(session, finalist, adapter, dataset),
+        calibration=_calibration(session, finalist, adapter, dev_scorer, scorer, dataset),
+        slices=slices,
+        gaps=gaps,
     )
     return judged(session, found)
 
@@ -53,6 +64,40 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
 def judged(session: Session, candidate: Candidate) -> Candidate:
     """The candidate with what it fails of the user's requirements."""
     return dataclasses.replace(candidate, unmet=unmet(session.requirements, candidate))
+
+
+def _calibration(
+    session: Session, finalist: Finalist, adapter: Adapter, dev_scorer: Scorer, scorer: Scorer, dataset: Dataset
+) -> Calibration:
+    path = session.config.error_costs
+    in_test = {str(row.label) for row in dataset.splits.test}
+    costs_CC = None if path is None else error_costs(dataset.task.labels, path, also_known=in_test)
+    dev, test = finalist.dev, finalist.shipped_test
+    return calibration.assess(dev, dev_scorer.true_N, test, scorer.true_N, adapter.temperature, costs_CC)
+
+
+def _slices(
+    session: Session, finalist: Finalist, dataset: Dataset, scorer: Scorer
+) -> tuple[tuple[Slice, ...], tuple[Gap, ...]]:
+    slicings, _ = slice_rows(parse_rules(session.config.slice), dataset.splits.test)
+    rng = generator(session.config.seed, "slices", finalist.entrant.id)
+    return by_slice(scorer, finalist.shipped_test.predicted_N, slicings, rng)
+
+
+def flips_of(session: Session, finalist: Finalist, rows: Sequence[Example]) -> tuple[Flips, ...]:
+    """Of each pair of terms that the test rows hold, from the answers that were stored beside the others."""
+    swaps = [swap for swap in swapped_rows(session.config.swap, rows) if swap.rows]
+    if not swaps:
+        return ()
+    file = predictions_file(session.out, finalist.entrant.id, finalist.shipped.seed, "swapped")
+    ids = [row.id for swap in swaps for row in swap.rows]
+    after_N = read_answers(file, session.workshop(finalist.entrant).material.task.labels, ids).predicted_N
+    before_N = finalist.shipped_test.predicted_N
+    ends = np.cumsum([len(swap.rows) for swap in swaps])
+    return tuple(
+        flips(swap.terms, before_N[list(swap.positions)], after_N[end - len(swap.rows) : end])
+        for swap, end in zip(swaps, ends.tolist(), strict=True)
+    )
 
 
 def _estimate(session: Session, scorer: Scorer, answers: Answers, candidate: str, split: str) -> Estimate:

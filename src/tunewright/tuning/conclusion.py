@@ -28,7 +28,7 @@ from tunewright.runs.comparison import (
 from tunewright.runtime import environment, generator
 from tunewright.tuning import outside
 from tunewright.tuning.attempt import Workshop
-from tunewright.tuning.candidates import finished, unfinished
+from tunewright.tuning.candidates import finished, flips_of, unfinished
 from tunewright.tuning.choice import choose, num_resamples
 from tunewright.tuning.effort import Effort, Entrant, size
 from tunewright.tuning.ledger import family_effort
@@ -53,7 +53,12 @@ def conclude(
     scorer = row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.test)
     finalists = read_finalists(session.out, session.entrants, effort, dataset)
     done = [f.entrant for f in finalists]
-    measured = [finished(session, finalist, dataset, scorer) for finalist in finalists]
+    measured = [
+        dataclasses.replace(
+            finished(session, finalist, dataset, scorer), flips=flips_of(session, finalist, dataset.splits.test)
+        )
+        for finalist in finalists
+    ]
     missing = [unfinished(session, e, effort) for e in (*session.entrants, *refused) if e not in done]
     answers = {f.entrant.id: [None if each is None else each.predicted_N for each in f.test] for f in finalists}
     for name, given in outside.stored(session, dataset).items():

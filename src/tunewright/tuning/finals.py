@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import Tensor
+
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.inference import answer
+from tunewright.data.swaps import swapped_rows
 from tunewright.errors import OutOfMemory
+from tunewright.evaluation.calibration import fit_temperature
 from tunewright.files import append_line, dump_lines, write_text
 from tunewright.methods import METHODS
 from tunewright.runs.comparison import Comparison
 from tunewright.runs.fits import Refit, Trial, finalist, refits, shipped
 from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
+from tunewright.training.loop import Trained
 from tunewright.tuning.attempt import Outcome, attempt
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import OutOfTime, Step
@@ -76,7 +81,8 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
     if best is None or stopped == OUT_OF_TIME:  # half a training is not what was tuned
         session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({stopped})")
         return
-    adapter = _labelled(session, outcome, entrant, trial, seed)
+    dev_labels_N = session.workshop(entrant).exam.rows.labels_N
+    adapter = _calibrated(_labelled(session, outcome, entrant, trial, seed), outcome.trained, dev_labels_N)
     folder.save(adapter, adapter_folder(session.out, entrant.id, seed))
     record = _record(entrant, trial, seed, outcome, best, adapter)
     append_line(session.out / "finalists.jsonl", asdict(record))
@@ -100,6 +106,12 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
         "epoch": best.epoch,
     }
     return outcome.trained.adapter.with_about(about)
+
+
+def _calibrated(adapter: Adapter, trained: Trained, labels_N: Tensor) -> Adapter:
+    """The adapter with the temperature that its answers to the dev rows ask for."""
+    assert trained.dev_logits_NC is not None
+    return adapter.with_temperature(fit_temperature(trained.dev_logits_NC.double().numpy(), labels_N.numpy()))
 
 
 def _record(entrant: Entrant, trial: Trial, seed: int, outcome: Outcome, best: DevScore, adapter: Adapter) -> Refit:
@@ -157,6 +169,10 @@ def _answer_one(session: Session, dataset: Dataset, entrant: Entrant, record: Re
     if is_shipped:
         dev = answer(adapter, dataset.splits.dev, store)
         _write(predictions_file(session.out, entrant.id, record.seed, "dev"), dev)
+        swapped = [row for swap in swapped_rows(session.config.swap, dataset.splits.test) for row in swap.rows]
+        if swapped:
+            again = answer(adapter, swapped, store)
+            _write(predictions_file(session.out, entrant.id, record.seed, "swapped"), again)
     if adapter.needs_features and not adapter.has_body:
         _share_features(session, dataset, entrant)
     start = time.monotonic()

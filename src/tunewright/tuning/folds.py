@@ -20,13 +20,14 @@ from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.checks import run_checks
 from tunewright.evaluation.cross_validation import FoldEntry, decide_folds, fold_estimate
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, row_scorer
+from tunewright.evaluation.statistics import wilson
 from tunewright.files import dump_lines, write_text
-from tunewright.runs.comparison import Candidate, Comparison, Decision, Pair, SeedResult
+from tunewright.runs.comparison import Candidate, Comparison, Decision, Flips, Pair, SeedResult
 from tunewright.runs.fits import Refit, refits, shipped
 from tunewright.runs.folder import adapter_folder, fold_folder, predictions_file
 from tunewright.runtime import generator
 from tunewright.tuning import conclusion, outside
-from tunewright.tuning.candidates import finished, judged, unfinished
+from tunewright.tuning.candidates import finished, flips_of, judged, unfinished
 from tunewright.tuning.choice import choose
 from tunewright.tuning.effort import Entrant
 from tunewright.tuning.progress import Clock
@@ -61,7 +62,7 @@ def cross_validate(
     for held in held_out:
         _write(held, plan, out)
     session = dataclasses.replace(stage.session, out=out)
-    measured = [_candidate(held, stages[0], plan, fold_RN, scorer) for held in held_out]
+    measured = [_candidate(held, stages, plan, fold_RN, scorer) for held in held_out]
     entries = [_entry(candidate, held.predicted_RN) for candidate, held in zip(measured, held_out, strict=True)]
     for name, given in outside.stored(session, plan.dataset).items():
         given_RN = np.tile(given.predicted_N, (plan.protocol.repeats, 1))
@@ -215,8 +216,9 @@ def _write(held: HeldOut, plan: Plan, out: Path) -> None:
         write_text(predictions_file(out, held.entrant.id, repeat), dump_lines(map(asdict, predictions)))
 
 
-def _candidate(held: HeldOut, first: Stage, plan: Plan, fold_RN: IntArray, scorer: Scorer) -> Candidate:
+def _candidate(held: HeldOut, stages: Sequence[Stage], plan: Plan, fold_RN: IntArray, scorer: Scorer) -> Candidate:
     """A candidate that answered every row; what it takes to serve is that of its model in the first fold."""
+    first = stages[0]
     splits = dataclasses.replace(first.dataset.splits, test=plan.dataset.splits.test)
     answers = Answers(predicted_N=held.predicted_RN[0], probabilities_NC=held.probabilities_RNC[0])
     trials = [trial for finalist in held.finalists for trial in finalist.trials]
@@ -234,8 +236,33 @@ def _candidate(held: HeldOut, first: Stage, plan: Plan, fold_RN: IntArray, score
         for repeat, predicted_N in enumerate(held.predicted_RN)
     )
     test = fold_estimate(held.predicted_RN, fold_RN, scorer)
-    cost = dataclasses.replace(candidate.cost, predict_s=None)
-    return judged(first.session, dataclasses.replace(candidate, seeds=seeds, dev=None, test=test, cost=cost))
+    pooled = dataclasses.replace(
+        candidate,
+        seeds=seeds,
+        dev=None,
+        test=test,
+        cost=dataclasses.replace(candidate.cost, predict_s=None),
+        calibration=None,  # each fold has a temperature of its own, and so has what is shipped
+        flips=_flips(held, stages, plan),
+    )
+    return judged(stages[0].session, pooled)
+
+
+def _flips(held: HeldOut, stages: Sequence[Stage], plan: Plan) -> tuple[Flips, ...]:
+    """Over the folds of the first repeat: each row was answered, with its terms swapped too, by one model."""
+    once = list(zip(stages, held.finalists, strict=True))[: plan.protocol.folds]
+    found = [each for s, f in once for each in flips_of(s.session, f, s.dataset.splits.test)]
+    by_terms: dict[tuple[str, ...], list[Flips]] = {}
+    for each in found:
+        by_terms.setdefault(each.terms, []).append(each)
+    return tuple(
+        Flips(
+            terms=terms,
+            rows=(rows := sum(each.rows for each in mine)),
+            flipped=wilson(sum(round(each.flipped.value * each.rows) for each in mine), rows),
+        )
+        for terms, mine in by_terms.items()
+    )
 
 
 def _with_shipped(candidate: Candidate, refit: Refit | None) -> Candidate:

@@ -41,7 +41,10 @@ class Plan:
 
 def faults(config: RunConfig) -> list[str]:
     """Settings without effect, a line each."""
-    if config.repeats == 1 or (config.folds is not None and config.folds > 1):
+    has_folds = config.folds is not None and config.folds > 1
+    if has_folds and config.error_costs is not None:
+        return ["`error_costs` needs one model and its test rows; folds have a model each. Give --folds 1."]
+    if config.repeats == 1 or has_folds:
         return []
     return [f"`repeats` needs folds to repeat. Got {config.repeats}. Add --folds {FOLDS}, or leave it out."]
 
@@ -68,7 +71,7 @@ def make_plan(config: RunConfig, given: Given) -> Plan:
 def _choose(config: RunConfig, given: Given) -> tuple[int, str | None]:
     """The number of folds, 1 for a single split, and what is to be said of it."""
     rows = given.rows["train"]
-    if len(given.rows) > 1 or scarce_classes(rows, exact_groups(rows), FOLDS):
+    if len(given.rows) > 1 or config.error_costs is not None or scarce_classes(rows, exact_groups(rows), FOLDS):
         return 1, None
     weights, counts = list(WEIGHTS.values()), Counter(row.label for row in rows)
     num_test = sum(apportion(count, weights, least=1)[-1] for count in counts.values())
