@@ -332,8 +332,8 @@ def test_killed_at_the_very_end(whole: Path, tmp_path: Path) -> None:
     for name in ("comparison.json", "report.html"):
         (run / name).unlink()
     shutil.rmtree(run / "predictions")
-    for name in ("all", NAMES[-1]):
-        shutil.copytree(run / "folds" / "r0-f0" / "adapters", run / "folds" / name / "adapters")
+    shutil.copytree(run / "adapters", run / "folds" / "all" / "adapters")
+    shutil.copytree(run / "folds" / "r0-f0" / "adapters", run / "folds" / NAMES[-1] / "adapters")
     tw.compare(out=str(run), resume=True, listener=Silent())
     assert_same(run, whole)
 
