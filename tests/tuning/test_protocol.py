@@ -25,7 +25,7 @@ def test_folds_where_a_test_split_would_be_too_small(tmp_path: Path) -> None:
     assert len(chosen.folds) == 5
     assert chosen.protocol.reason == (
         "A test split of 12 rows can show only differences of 23 points or more: each of the 60 rows is held out once "
-        "instead, in 5 folds. That takes about 5 times as long; --folds 1 keeps the single split."
+        "instead, in 5 folds. That takes 3 to 5 times as long; --folds 1 keeps the single split."
     )
     assert minimum_detectable_difference(DISAGREEMENT, 12) == pytest.approx(0.23, abs=0.005)
     assert [n.message for n in chosen.dataset.notices if n.code == "few-test-rows"] == [chosen.protocol.reason]

@@ -161,10 +161,11 @@ def _train_on_all(alone: Stage, candidate: str, out: Path) -> Refit | None:
     found = refits(place)
     if not found:
         return None
-    best, target = shipped(found), adapter_folder(out, candidate, 0)
-    if not target.exists():
-        adapter = folder.load(adapter_folder(place, candidate, best.seed))
-        folder.save(adapter.with_about({**adapter.about, "tested": False}), target)
+    best = shipped(found)
+    source = adapter_folder(place, candidate, best.seed)
+    if source.exists():  # else it is in its place already
+        adapter = folder.load(source)
+        folder.save(adapter.with_about({**adapter.about, "tested": False}), adapter_folder(out, candidate, 0))
     shutil.rmtree(place / "adapters", ignore_errors=True)
     return best
 

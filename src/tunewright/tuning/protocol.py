@@ -85,6 +85,6 @@ def _choose(config: RunConfig, given: Given) -> tuple[int, str | None]:
             "would then share the budget."
         )
     return FOLDS, (
-        f"{why}: each of the {len(rows)} rows is held out once instead, in {FOLDS} folds. That takes about {FOLDS} "
+        f"{why}: each of the {len(rows)} rows is held out once instead, in {FOLDS} folds. That takes 3 to {FOLDS} "
         "times as long; --folds 1 keeps the single split."
     )
