@@ -55,8 +55,30 @@ def scatter(marks: Sequence[Mark], levels: Sequence[Level], *, title: str, width
         ),
         base.mark_point(size=110, filled=True, opacity=1).encode(shape=alt.Shape("shape:N", scale=None), **colour),
     ]
-    layers += [*_level_layers(levels, plane), *_break_layers(plane, title), *_name_layers(marks, plane, title)]
+    layers = [*_front_layers(marks, plane, title), *layers, *_level_layers(levels, plane)]
+    layers += [*_break_layers(plane, title), *_name_layers(marks, plane, title)]
     return svg.render(alt.layer(*layers), alt_text=_scatter_text(marks, title))
+
+
+def front(marks: Sequence[Mark]) -> list[Mark]:
+    """Those that no other beats in one of value and cost without being worse in the other; cheapest first."""
+    kept: list[Mark] = []
+    for mark in sorted(marks, key=lambda item: (item.cost, -item.test.value)):
+        if not kept or mark.test.value > kept[-1].test.value:
+            kept.append(mark)
+    return kept
+
+
+def _front_layers(marks: Sequence[Mark], plane: "Plane", title: str) -> list[alt.Chart]:
+    """The frontier, as steps: the highest value measured at each cost or below."""
+    found = front(marks)
+    if len(found) < 2:
+        return []
+    rows = svg.rows([{"x": plane.across(mark.cost), "value": mark.test.value} for mark in found])
+    steps = alt.Chart(rows, width=plane.width, height=plane.height).mark_line(
+        interpolate="step-after", strokeWidth=1.5, color=svg.MUTED, opacity=0.6, aria=False
+    )
+    return [steps.encode(x=plane.costs(title), y=plane.shares("value"))]
 
 
 def _scatter_text(marks: Sequence[Mark], title: str) -> str:

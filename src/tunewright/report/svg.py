@@ -22,9 +22,11 @@ STYLES = {
     "no training": Style(colour="var(--no-training)", shape="circle"),
     "soft prompts": Style(colour="var(--soft-prompts)", shape="square"),
     "fine-tuning": Style(colour="var(--fine-tuning)", shape="diamond"),
+    "outside": Style(colour="var(--outside)", shape="triangle-up"),
 }
 
 INK, MUTED, LINE, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
+HIT, MISS = "var(--hit)", "var(--miss)"
 
 _MARK = re.compile(r'<(path|line|rect|text)\b([^>]*)aria-label="([^"]*)"([^>]*?)/>')
 _ROOT = re.compile(r"<svg\b[^>]*?\bviewBox=\"0 0 ([\d.]+) ([\d.]+)\"[^>]*>")

@@ -237,7 +237,7 @@ class Decision:
     """What to take, and how sure that is."""
 
     best: str
-    recommended: str
+    recommended: str | None
     margin: float
     """Points of the metric, out of 100, that a cheaper candidate may lose."""
     prices: Mapping[str, float]
