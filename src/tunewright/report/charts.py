@@ -57,12 +57,12 @@ def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int =
         dots = base.mark_point(filled=True, size=26, color=colour, opacity=0.7)
         layers += [
             best.encode(y=svg.shares("best", domain, _BEST)),
-            dots.encode(y=svg.shares("value", domain, _BEST), description="description:N"),
+            dots.encode(y=svg.shares("value", domain, _BEST), description=svg.TOLD),
         ]
         if end is not None:
             name = alt.Chart(svg.rows([{"end": end, "name": line(curve.name, 22)}]))
             text = name.mark_text(align="left", dx=6, aria=False)
-            layers.append(text.encode(x=alt.value(width), y=svg.shares("end", domain, _BEST), text="name:N"))
+            layers.append(text.encode(x=alt.value(width), y=svg.shares("end", domain, _BEST), text=svg.NAME))
     told = ", ".join(f"{curve.name} {len(curve.values)} trials" for curve in curves)
     return svg.render(alt.layer(*layers), alt_text=f"Best dev value so far over trials: {told}.")
 
@@ -118,7 +118,7 @@ def heatmap(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup:
     squares = base.mark_rect(cornerRadius=2).encode(
         fill=alt.Fill("colour:N", scale=None),
         fillOpacity=alt.FillOpacity("shade:Q", scale=None),
-        description="description:N",
+        description=svg.TOLD,
     )
     layers: list[alt.Chart] = [grid, squares]
     if cell >= 22:
@@ -159,7 +159,7 @@ def risk_coverage(curve: Sequence[Coverage], threshold: float | None, *, width: 
     near = [] if threshold is None else [min(points, key=lambda point: abs(point.threshold - threshold))]
     for point in near:
         chosen = base.properties(data=svg.rows([_coverage_row(point)]))
-        layers.append(chosen.mark_point(size=110, color=svg.INK, strokeWidth=2).encode(description="description:N"))
+        layers.append(chosen.mark_point(size=110, color=svg.INK, strokeWidth=2).encode(description=svg.TOLD))
     ends = ", ".join(f"{100 * p.risk:.1f}% wrong at {100 * p.coverage:.0f}% answered" for p in (points[0], points[-1]))
     return svg.render(alt.layer(*layers), alt_text=f"Risk against coverage: {ends}.")
 
