@@ -154,9 +154,7 @@ def _outside(
     answers = [
         row["label"] if hit else labels[int(rng.integers(len(labels)))] for row, hit in zip(rows, right, strict=True)
     ]
-    lines = [
-        {"id": row["id"], "label": answer, "probabilities": []} for row, answer in zip(rows, answers, strict=True)
-    ]
+    lines = [{"id": row["id"], "label": answer, "probabilities": []} for row, answer in zip(rows, answers, strict=True)]
     _write_lines(run / "predictions" / "today" / "seed-0.jsonl", lines)
     value = float(np.mean([row["label"] == answer for row, answer in zip(rows, answers, strict=True)]))
     return {

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from tunewright.api import Run
+from tunewright.report import numbers
 from tunewright.runs.comparison import Candidate
 
 
@@ -30,10 +32,17 @@ def print_summary(run: Run, here: Path) -> None:
     for candidate in result.candidates:
         if candidate.test is None:
             console.print(f"{candidate.id}: {candidate.status}, {candidate.reason}", markup=False)
+    for check in result.checks:
+        if not check.passed:
+            console.print(f"Check failed, {check.code}: {check.sentence}", markup=False, soft_wrap=True)
     if result.decision is not None:
         console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
-        shipped = _shown(run.adapter_folder(result.decision.recommended), here)
-        console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
+        chosen = result.decision.recommended
+        for miss in result.decision.nearest_misses if chosen is None else ():
+            console.print(f"Nearest miss: {miss}", markup=False, soft_wrap=True)
+        if chosen is not None and chosen in run:
+            shipped = _shown(run.adapter_folder(chosen), here)
+            console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
     console.print(f"Report: {_shown(run.report, here)}", markup=False, soft_wrap=True)
 
 
@@ -54,15 +63,13 @@ def _cells(candidate: Candidate) -> list[str]:
         f"{test.value:.3f}",
         f"{test.low:.3f} to {test.high:.3f}",
         "" if dev is None else f"{dev.value:.3f}",
-        "" if cost.tune_s is None else f"{cost.tune_s:.0f} s",
-        "" if cost.adapter_bytes is None else _bytes(cost.adapter_bytes),
-        "" if cost.price is None else f"{cost.price:.2g}",
+        *(
+            _bare(cell)
+            for cell in (numbers.seconds(cost.tune_s), numbers.size(cost.adapter_bytes), numbers.usd(cost.price))
+        ),
     ]
 
 
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+def _bare(number: Markup) -> str:
+    """As the page has it, without its element."""
+    return number.striptags().replace(numbers.NBSP, " ")

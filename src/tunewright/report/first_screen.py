@@ -131,9 +131,11 @@ def _steps(run: RunRecord, folder: str) -> Iterator[Step]:
 
 
 def _take(winner: Candidate, folder: str) -> Step:
-    seed = winner.shipped_seed
-    if winner.family == "outside" or seed is None:
-        return Step(sentence=Markup("Keep {}: it answers already, outside of this run.").format(text.line(winner.id)))
+    name, seed = text.line(winner.id), winner.shipped_seed
+    if winner.family == "outside":
+        return Step(sentence=Markup("Keep {}: it answers already, outside of this run.").format(name))
+    if seed is None:
+        return Step(sentence=Markup("No adapter of {} was kept: repeat with <code>--folds 1</code>.").format(name))
     adapter = shlex.quote(f"{folder}/adapters/{text.line(winner.id, 200)}/seed-{seed}")
     return Step(
         sentence=Markup("Answer the rows of <code>FILE</code> with it:"), command=f"tunewright predict {adapter} FILE"

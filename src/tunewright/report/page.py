@@ -16,6 +16,7 @@ from tunewright.report import answers, charts, numbers, svg, text
 from tunewright.report.charts import Curve
 from tunewright.report.first_screen import failed, first_screen, found_folder, is_shown, turned
 from tunewright.report.frontier import frontier, latency_p95_ms
+from tunewright.report.versus import Versus
 from tunewright.runs.comparison import Candidate, Comparison, FamilyEffort
 from tunewright.runs.record import RunRecord
 from tunewright.types import FAMILIES, Estimate
@@ -46,6 +47,18 @@ def render_fragment(run: RunRecord, name: str) -> str:
 def render_markdown(run: RunRecord, name: str) -> str:
     """The decision, the candidates, failed checks and commands, for a pull request."""
     return template("report.md.j2").render(_context(run, name))
+
+
+def render_versus(versus: Versus, runs: tuple[RunRecord, RunRecord], names: tuple[str, str]) -> str:
+    """Two runs on one page.
+
+    Args:
+        versus: What changed.
+        runs: Old and new.
+        names: Of their folders.
+    """
+    old, new = runs
+    return template("versus.html.j2").render(versus=versus, old=old.comparison, new=new.comparison, names=names)
 
 
 def template(name: str) -> jinja2.Template:
@@ -88,6 +101,7 @@ def _context(run: RunRecord, name: str) -> dict[str, Any]:
         "names": {candidate.id: text.line(candidate.id) for candidate in comparison.candidates},
         "candidates": ranked(comparison.candidates),
         "p95_ms": {candidate.id: latency_p95_ms(candidate) for candidate in comparison.candidates},
+        "in_folds": comparison.protocol.kind == "folds",
         "owned": any(candidate.cost.ownership is not None for candidate in comparison.candidates),
         "flags": {c.id: [check for check in failed(comparison, c.id) if check.touches] for c in comparison.candidates},
         "failed": failed(comparison),
@@ -115,9 +129,8 @@ def _drawings(run: RunRecord) -> dict[str, Any]:
 
 
 def _readers(run: RunRecord) -> dict[str, answers.Answers]:
-    """Answers of those that read the text, as far as is known: one that does not would dissent on every row."""
-    readers = (c for c in run.comparison.candidates if c.reads_text or c.family == "outside")
-    return {c.id: run.answers[c.id] for c in readers if c.id in run.answers}
+    """Answers of the candidates that read the text: one that does not would dissent on every row."""
+    return {c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and c.reads_text}
 
 
 def _fitting(found: Sequence[answers.Disagreement]) -> list[answers.Disagreement]:

@@ -49,7 +49,9 @@ def scatter(marks: Sequence[Mark], levels: Sequence[Level], *, title: str, width
     base = alt.Chart(svg.rows(rows), width=width, height=height).encode(x=plane.costs(title), y=plane.shares("value"))
     colour = {"color": alt.Color("colour:N", scale=None), "description": svg.TOLD}
     layers: list[alt.Chart] = [
-        base.mark_rule(strokeWidth=2, opacity=0.55).encode(y=plane.shares("low"), y2=alt.Y2(field="high"), color=colour["color"]),
+        base.mark_rule(strokeWidth=2, opacity=0.55).encode(
+            y=plane.shares("low"), y2=alt.Y2(field="high"), color=colour["color"]
+        ),
         base.transform_filter("datum.recommended").mark_point(
             size=380, filled=False, strokeWidth=1.5, color=svg.INK, opacity=1, aria=False
         ),

@@ -191,7 +191,7 @@ class Candidate:
     @property
     def reads_text(self) -> bool:
         """False for a floor, whose answers do not depend on the text."""
-        return bool(READERS & set(self.parts))
+        return self.family == "outside" or bool(READERS & set(self.parts))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,6 +238,7 @@ class Decision:
 
     best: str
     recommended: str | None
+    """None where no candidate that meets the user's requirements can be recommended."""
     margin: float
     """Points of the metric, out of 100, that a cheaper candidate may lose."""
     prices: Mapping[str, float]
