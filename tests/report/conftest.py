@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tunewright.report.build import build_report
+
 LABELS = ("refund", "delivery", "damaged item", "invoice", "account", "cancel", "change address", "praise")
 
 HOSTILE = (
@@ -50,10 +52,14 @@ def make_run(tmp_path: Path) -> MakeRun:
     return make
 
 
-@pytest.fixture
-def rich_run(make_run: MakeRun) -> Path:
-    """A run folder that fills every record: an outside system, folds, slices, checks, a ledger."""
-    return enrich(make_run(name="rich"))
+@pytest.fixture(scope="session")
+def rich_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that fills every record, with its report: an outside system, folds, slices, checks, a ledger."""
+    folder = tmp_path_factory.mktemp("report") / "rich"
+    methods = [method[0] for method in METHODS]
+    run = enrich(write_run(folder, labels=LABELS, n_test=240, methods=methods, hostile=False))
+    build_report(run)
+    return run
 
 
 def result(run: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def _print_changes(versus: "Versus", old: str, new: str) -> None:
         table.add_column(name, justify="left" if name == "candidate" else "right", no_wrap=True)
     for change in versus.changes:
         table.add_row(*_cells(change, paired=not versus.unpaired))
-    if versus.recommended.name:
+    if versus.recommended is not None:
         table.add_section()
         name, *cells = _cells(versus.recommended, paired=not versus.unpaired)
         table.add_row(f"recommended: {name}", *cells)

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -80,7 +81,7 @@ def found_folder(command: str, name: str) -> str:
         words = shlex.split(command)
     except ValueError:
         words = []
-    typed = [word for flag, word in zip(words, words[1:], strict=False) if flag == "--out"]
+    typed = [word for flag, word in pairwise(words) if flag == "--out"]
     typed += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
     return typed[-1] if typed else f"runs/{name}"
 

@@ -23,13 +23,19 @@ class Axis:
     value: Callable[[Candidate], float | None]
 
 
+def latency_p95_ms(candidate: Candidate) -> float | None:
+    """At batch 1; the mean where percentiles were not measured."""
+    percentiles = (found.p95_ms for found in candidate.cost.latency if found.batch == 1)
+    return next(percentiles, candidate.cost.latency_ms)
+
+
 AXES = (
     Axis(key="price", name="Price of requests", title="Modelled price of 1,000 requests in US dollars, log scale",
          value=lambda c: c.cost.price),
     Axis(key="ownership", name="Cost of ownership", title="Modelled cost of ownership in US dollars, log scale",
          value=lambda c: c.cost.ownership),
     Axis(key="latency", name="Latency", title="95th percentile of the latency of one request in ms, log scale",
-         value=lambda c: latency_p95_ms(c)),
+         value=latency_p95_ms),
     Axis(key="stored", name="Bytes stored", title="Bytes stored, log scale", value=lambda c: c.cost.adapter_bytes),
     Axis(key="training", name="Training time", title="Seconds to train, log scale", value=lambda c: c.cost.train_s),
 )  # fmt: skip
@@ -45,12 +51,6 @@ class Panel:
     """(size, drawing), for wide and for narrow screens."""
     left_out: tuple[str, ...]
     """Candidates with a value but without this cost."""
-
-
-def latency_p95_ms(candidate: Candidate) -> float | None:
-    """At batch 1; the mean where percentiles were not measured."""
-    percentiles = (found.p95_ms for found in candidate.cost.latency if found.batch == 1)
-    return next(percentiles, candidate.cost.latency_ms)
 
 
 def frontier(run: RunRecord) -> list[Panel]:

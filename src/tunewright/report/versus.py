@@ -42,8 +42,8 @@ class Change:
 class Versus:
     """What changed from one run to another."""
 
-    recommended: Change
-    """What one recommends against what the other does."""
+    recommended: Change | None
+    """What one recommends against what the other does; None where that is the same, or nothing."""
     changes: tuple[Change, ...]
     unpaired: str
     """Why values only stand side by side; empty where they are paired."""
@@ -53,14 +53,17 @@ def compare_runs(old: RunRecord, new: RunRecord) -> Versus:
     """The candidates of two runs; on the same rows with paired differences, adjusted over all of them (Holm)."""
     unpaired = _unpaired(old, new)
     olds, news = ({c.id: c for c in run.comparison.candidates} for run in (old, new))
-    both = [(old.winner, new.winner)] + [(olds.get(name), news.get(name)) for name in news | olds]
+    both = [(olds.get(name), news.get(name)) for name in news | olds]
+    if old.winner is not None and new.winner is not None and old.winner.id != new.winner.id:
+        both.append((old.winner, new.winner))
     found = [(a, b, None if unpaired else _pair(old, a, new, b)) for a, b in both]
     adjusted = iter(statistics.holm([pair.p_value for _, _, pair in found if pair is not None]))
-    first, *rest = [
+    changes = [
         Change(old=a, new=b, pair=None if pair is None else dataclasses.replace(pair, p_adjusted=next(adjusted)))
         for a, b, pair in found
     ]
-    return Versus(recommended=first, changes=tuple(sorted(rest, key=_height)), unpaired=unpaired)
+    crossed = changes.pop() if len(changes) > len(news | olds) else None
+    return Versus(recommended=crossed, changes=tuple(sorted(changes, key=_height)), unpaired=unpaired)
 
 
 def _height(change: Change) -> float:
