@@ -33,6 +33,8 @@ class FirstScreen:
     said: str
     """What the pair shows, in words."""
     steps: tuple[Step, ...]
+    predict: str | None
+    """The command that answers rows with it; None where there is no adapter of it."""
     warnings: tuple[Check, ...]
     """Failed checks that touch the recommended candidate, or all."""
 
@@ -52,6 +54,7 @@ def first_screen(run: RunRecord, folder: str) -> FirstScreen:
         rival=rival,
         said="" if rival is None else _said(rival, run.comparison.decision),
         steps=tuple(_steps(run, folder)),
+        predict=None if run.winner is None else _predict(run.winner, folder),
         warnings=failed(run.comparison, None if run.winner is None else run.winner.id),
     )
 
@@ -132,15 +135,20 @@ def _steps(run: RunRecord, folder: str) -> Iterator[Step]:
 
 
 def _take(winner: Candidate, folder: str) -> Step:
-    name, seed = text.line(winner.id), winner.shipped_seed
+    name, command = text.line(winner.id), _predict(winner, folder)
     if winner.family == "outside":
         return Step(sentence=Markup("Keep {}: it answers already, outside of this run.").format(name))
-    if seed is None:
+    if command is None:
         return Step(sentence=Markup("No adapter of {} was kept: repeat with <code>--folds 1</code>.").format(name))
+    return Step(sentence=Markup("Answer the rows of <code>FILE</code> with it:"), command=command)
+
+
+def _predict(winner: Candidate, folder: str) -> str | None:
+    seed = winner.shipped_seed
+    if winner.family == "outside" or seed is None:
+        return None
     adapter = shlex.quote(f"{folder}/adapters/{text.line(winner.id, 200)}/seed-{seed}")
-    return Step(
-        sentence=Markup("Answer the rows of <code>FILE</code> with it:"), command=f"tunewright predict {adapter} FILE"
-    )
+    return f"tunewright predict {adapter} FILE"
 
 
 def _settle(comparison: Comparison, decision: Decision) -> Iterator[Step]:
