@@ -301,6 +301,12 @@ def test_what_was_not_measured_is_told_beside_the_decision(make_run: MakeRun) ->
     first_screen, _, rest = Page(html_of(make_run())).text.partition("Quality against cost")
     assert "gradual-unfreezing (skipped: 48 training rows are too few for four stages <b>& more</b>)" in first_screen
     assert "Each family of methods was allotted the same budget" in rest
+    run = make_run(name="two")
+    candidates = result(run)["candidates"]
+    candidates[0] |= {"status": "failed", "reason": candidates[-1]["reason"], "test": None}
+    candidates[-1]["status"] = "failed"
+    change(run, candidates=candidates)
+    assert "majority, gradual-unfreezing (failed: 48 training rows" in Page(html_of(run)).text
     assert "No value came of gradual-unfreezing (fine-tuning): why." in rest
     whole = Page(html_of(make_run(methods=("lora",), name="whole"))).text
     assert "Not measured" not in whole.partition("Quality against cost")[0]

@@ -77,8 +77,10 @@ def plain(value: float | None) -> Markup:
 
 
 def usd(value: float | None) -> Markup:
-    """US dollars, three significant digits: `$0.000171`, `$1,240`."""
-    return Markup(NONE) if value is None else exact(value, f"${significant(value)}")
+    """US dollars, three significant digits: `$0.000171`, `$1,240`; what is next to nothing as `< $0.000001`."""
+    if value is None:
+        return Markup(NONE)
+    return exact(value, "< $0.000001" if 0 < value < 1e-6 else f"${significant(value)}")
 
 
 def millis(value: float | None) -> Markup:

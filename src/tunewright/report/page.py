@@ -98,6 +98,7 @@ def _context(run: RunRecord, name: str) -> dict[str, Any]:
         "recommended": None if winner is None else winner.id,
         "shipped": None if winner is None else winner.shipped_seed,
         "unmeasured": [candidate for candidate in comparison.candidates if candidate.status != "ok"],
+        "not_compared": _not_compared(comparison.candidates),
         "names": {candidate.id: text.line(candidate.id) for candidate in comparison.candidates},
         "candidates": ranked(comparison.candidates),
         "p95_ms": {candidate.id: latency_p95_ms(candidate) for candidate in comparison.candidates},
@@ -106,6 +107,16 @@ def _context(run: RunRecord, name: str) -> dict[str, Any]:
         "flags": {c.id: [check for check in failed(comparison, c.id) if check.touches] for c in comparison.candidates},
         "failed": failed(comparison),
     }
+
+
+def _not_compared(candidates: Sequence[Candidate]) -> dict[str, list[str]]:
+    """Why candidates were not measured -> those."""
+    found: dict[str, list[str]] = {}
+    for candidate in candidates:
+        if candidate.status != "ok":
+            reason = "no reason given" if candidate.reason is None else text.line(candidate.reason, 200)
+            found.setdefault(f"{candidate.status}: {reason}", []).append(text.line(candidate.id))
+    return found
 
 
 def _drawings(run: RunRecord) -> dict[str, Any]:
