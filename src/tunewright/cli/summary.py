@@ -9,6 +9,8 @@ from rich.table import Table
 
 from tunewright.api import Run
 from tunewright.report import numbers
+from tunewright.report.first_screen import first_screen
+from tunewright.runs import record
 from tunewright.runs.comparison import Candidate
 
 
@@ -37,12 +39,11 @@ def print_summary(run: Run, here: Path) -> None:
             console.print(f"Check failed, {check.code}: {check.sentence}", markup=False, soft_wrap=True)
     if result.decision is not None:
         console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
-        chosen = result.decision.recommended
-        for miss in result.decision.nearest_misses if chosen is None else ():
+        for miss in result.decision.nearest_misses if result.decision.recommended is None else ():
             console.print(f"Nearest miss: {miss}", markup=False, soft_wrap=True)
-        if chosen is not None and chosen in run:
-            shipped = _shown(run.adapter_folder(chosen), here)
-            console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
+        command = first_screen(record.read(run.folder), str(_shown(run.folder, here))).predict
+        if command is not None:
+            console.print(f"\nPredict: {command}", markup=False, soft_wrap=True)
     console.print(f"Report: {_shown(run.report, here)}", markup=False, soft_wrap=True)
 
 
@@ -65,7 +66,7 @@ def _cells(candidate: Candidate) -> list[str]:
         "" if dev is None else f"{dev.value:.3f}",
         *(
             _bare(cell)
-            for cell in (numbers.seconds(cost.tune_s), numbers.size(cost.adapter_bytes), numbers.usd(cost.price))
+            for cell in (numbers.seconds(cost.tune_s), numbers.size(cost.adapter_bytes), numbers.plain(cost.price))
         ),
     ]
 
