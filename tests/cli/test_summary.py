@@ -28,7 +28,7 @@ def test_the_table_reads_as_the_page_does(run: Path, capsys: pytest.CaptureFixtu
     for shown in (f"{lora['test']['value']:.3f}", "5.53 min", "1.2 MB", "0.000171"):
         assert shown in row
     assert "Predict: tunewright predict run/adapters/lora/seed-" in out
-    assert "Check failed, test-too-small: 240 test rows cannot separate the top two" in out
+    assert "  test-too-small: 240 test rows cannot separate the top two" in out
     assert "duplicates-across-splits" not in out
 
 

@@ -1,5 +1,6 @@
 """What is printed when a comparison is done: the table and the decision."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -11,7 +12,7 @@ from tunewright.api import Run
 from tunewright.report import numbers
 from tunewright.report.first_screen import first_screen
 from tunewright.runs import record
-from tunewright.runs.comparison import Candidate
+from tunewright.runs.comparison import Candidate, Check
 
 
 def print_summary(run: Run, here: Path) -> None:
@@ -34,9 +35,6 @@ def print_summary(run: Run, here: Path) -> None:
     for candidate in result.candidates:
         if candidate.test is None:
             console.print(f"{candidate.id}: {candidate.status}, {candidate.reason}", markup=False)
-    for check in result.checks:
-        if not check.passed:
-            console.print(f"Check failed, {check.code}: {check.sentence}", markup=False, soft_wrap=True)
     if result.decision is not None:
         console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
         for miss in result.decision.nearest_misses if result.decision.recommended is None else ():
@@ -44,7 +42,16 @@ def print_summary(run: Run, here: Path) -> None:
         command = first_screen(record.read(run.folder), str(_shown(run.folder, here))).predict
         if command is not None:
             console.print(f"\nPredict: {command}", markup=False, soft_wrap=True)
-    console.print(f"Report: {_shown(run.report, here)}", markup=False, soft_wrap=True)
+    for line in _failed(result.checks):
+        console.print(line, markup=False, soft_wrap=True)
+    console.print(f"\nReport: {_shown(run.report, here)}", markup=False, soft_wrap=True)
+
+
+def _failed(checks: Sequence[Check]) -> list[str]:
+    """What stands against the figures, a line each."""
+    failed = [check for check in checks if not check.passed]
+    head = f"\n{len(failed)} of {len(checks)} checks failed; docs/guides/checks.md says what each means and what to do:"
+    return [head, *(f"  {check.code}: {check.sentence}" for check in failed)] if failed else []
 
 
 def _shown(path: Path, here: Path) -> Path:
