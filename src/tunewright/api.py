@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.config import RunConfig, load_config, validate
 from tunewright.errors import ConfigError, RunError, unknown
+from tunewright.report import page
 from tunewright.report.build import build_report
-from tunewright.runs import comparison
+from tunewright.runs import comparison, record
 from tunewright.runs.comparison import Comparison, Decision
 from tunewright.runs.folder import adapter_folder
 from tunewright.tuning.progress import Listener, Start
@@ -56,6 +57,10 @@ class Run(Mapping[str, "Predictor"]):
     def report(self) -> Path:
         """The page."""
         return self.folder / "report.html"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the first screen of the page and the table of candidates."""
+        return page.render_fragment(record.read(self.folder), self.folder.resolve().name)
 
     def adapter_folder(self, candidate: str) -> Path:
         """Where a candidate's shipped adapter is.

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tunewright.report.build import build_report
+
 LABELS = ("refund", "delivery", "damaged item", "invoice", "account", "cancel", "change address", "praise")
 
 HOSTILE = (
@@ -48,6 +50,124 @@ def make_run(tmp_path: Path) -> MakeRun:
         return write_run(tmp_path / name, labels=labels, n_test=n_test, methods=methods, hostile=hostile)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def rich_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder that fills every record, with its report: an outside system, folds, slices, checks, a ledger."""
+    folder = tmp_path_factory.mktemp("report") / "rich"
+    methods = [method[0] for method in METHODS]
+    run = enrich(write_run(folder, labels=LABELS, n_test=240, methods=methods, hostile=False))
+    build_report(run)
+    return run
+
+
+def result(run: Path) -> dict[str, Any]:
+    """`comparison.json` of a run folder."""
+    content: dict[str, Any] = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
+    return content
+
+
+def change(run: Path, **parts: Any) -> None:
+    """Replaces keys of `comparison.json`."""
+    _write(run / "comparison.json", result(run) | parts)
+
+
+def enrich(run: Path) -> Path:
+    """Adds all that schema 1 may hold beside its first keys."""
+    content = result(run)
+    rows = [json.loads(line) for line in (run / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    rng = np.random.default_rng(3)
+    ok = [candidate for candidate in content["candidates"] if candidate["status"] == "ok"]
+    for number, candidate in enumerate(ok):
+        _enrich_candidate(candidate, number, rng)
+    outside = _outside(rows, ok[1]["test"], content["task"]["labels"], rng, run)
+    content["candidates"].append(outside)
+    for pair in content["pairs"]:
+        error = (pair["high"] - pair["low"]) / 3
+        pair["methods"] = {
+            "difference": pair["difference"] * 0.9, "low": pair["difference"] * 0.9 - 2 * error, "p_value": 0.03,
+            "high": pair["difference"] * 0.9 + 2 * error, "p_adjusted": 0.04 if pair["p_adjusted"] < 0.001 else 0.4,
+            "seeds": 3,
+        }  # fmt: skip
+    content["pairs"] += [
+        {"a": "today", "b": c["id"], "difference": outside["test"]["value"] - c["test"]["value"], "low": -0.3,
+         "high": 0.2, "p_value": 0.2, "p_adjusted": 0.9, "methods": None} for c in ok
+    ]  # fmt: skip
+    content["decision"]["requirements"] = ["quality>=0.85", "latency_p95_ms<=20", "bytes<=5MB"]
+    content["decision"]["prices"]["months"] = 12.0
+    return _write_rich(run, content)
+
+
+def _write_rich(run: Path, content: dict[str, Any]) -> Path:
+    content["protocol"] = {"kind": "folds", "folds": 5, "repeats": 2,
+                           "reason": "240 test rows could not separate 5 points."}  # fmt: skip
+    content["effort"] = [
+        {"family": family, "trials": 6, "seconds": 61.5, "price": 0.0123, "best": [None, *best]}
+        for family, best in (
+            ("no training", [0.6, 0.71, 0.71, 0.71, 0.72]),
+            ("soft prompts", [0.5, 0.77, 0.8, 0.83, 0.86]),
+            ("fine-tuning", [0.81, 0.81, 0.87, 0.88, 0.88]),
+        )
+    ]
+    content["ledger"] = {
+        "wall_s": 611.0, "tuning_s": 401.5, "refits_s": 150.25, "test_s": 31.0, "cpu_s": 1180.0, "gpu_s": 12.0,
+        "peak_memory_bytes": 2_412_000_000, "tokens": 8_210_000, "stored_bytes": 94_000_000, "price": 0.0371,
+        "budget_s": 600.0, "max_cost": 5.0, "not_done": ["gradual-unfreezing: 2 trials", "full: seed 2"],
+    }  # fmt: skip
+    content["checks"] = [
+        {"code": "test-too-small", "passed": False, "value": 240.0, "touches": [],
+         "sentence": "240 test rows cannot separate the top two: about 2,140 would."},
+        {"code": "unstable-across-seeds", "passed": False, "value": 0.061, "touches": ["soft-prompt"],
+         "sentence": "soft-prompt differs by 6.1 points between seeds <i>of the same setting</i>."},
+        {"code": "duplicates-across-splits", "passed": True, "value": 0.0, "touches": [],
+         "sentence": "No text of test is in train or dev."},
+    ]  # fmt: skip
+    _write(run / "comparison.json", content)
+    return run
+
+
+def _enrich_candidate(candidate: dict[str, Any], number: int, rng: np.random.Generator) -> None:
+    name, value = candidate["id"], candidate["test"]["value"]
+    slow = 4.0 + 3 * number
+    candidate["cost"] |= {
+        "predict_s": 1.5, "tokens": 120_000 * number, "ownership": 0.4 + 11.0 * number,
+        "latency": [{"batch": 1, "p50_ms": slow, "p95_ms": 1.3 * slow},
+                    {"batch": 32, "p50_ms": 9 * slow, "p95_ms": 11 * slow}],
+    }  # fmt: skip
+    if name == "full":
+        candidate["unmet"] = ["bytes 90.9 MB, at most 5 MB"]
+    if name == "majority":
+        return
+    coverage = [1.0 - 0.1 * k for k in range(10)]
+    candidate["calibration"] = {
+        "temperature": 1.7, "error_before": 0.112, "error": 0.034, "threshold": 0.5, "mean_error_cost": 0.21 + number,
+        "curve": [{"threshold": 1 - c, "coverage": c, "risk": (1 - value) * c * c} for c in coverage],
+    }  # fmt: skip
+    candidate["slices"] = [
+        {"rule": rule, "value": _estimate(float(np.clip(value - 0.1 * rng.random(), 0, 1)), n)}
+        for rule, n in (("lang=de", 61), ("lang=en", 179), ("len>200", 34))
+    ]
+    candidate["gaps"] = [{"rule": "len>200", "difference": -0.09, "low": -0.17, "high": -0.01}]
+    candidate["flips"] = [{"terms": ["he", "she"], "rows": 41, "flipped": _estimate(0.049, 41)}]
+
+
+def _outside(
+    rows: Sequence[dict[str, Any]], like: dict[str, Any], labels: Sequence[str], rng: np.random.Generator, run: Path
+) -> dict[str, Any]:
+    """Today's system: answers and nothing else."""
+    right = rng.random(len(rows)) < like["value"]
+    answers = [
+        row["label"] if hit else labels[int(rng.integers(len(labels)))] for row, hit in zip(rows, right, strict=True)
+    ]
+    lines = [{"id": row["id"], "label": answer, "probabilities": []} for row, answer in zip(rows, answers, strict=True)]
+    _write_lines(run / "predictions" / "today" / "seed-0.jsonl", lines)
+    value = float(np.mean([row["label"] == answer for row, answer in zip(rows, answers, strict=True)]))
+    return {
+        "id": "today", "method": "today", "family": "outside", "backbone": "", "status": "ok", "reason": None,
+        "params": {}, "parts": [], "trials": 0, "dev": None, "test": _estimate(value, len(rows)), "cost": {},
+        "seeds": [{"seed": 0, "dev": None, "test": value, "shipped": True}],
+    }  # fmt: skip
 
 
 def write_run(folder: Path, *, labels: Sequence[str], n_test: int, methods: Sequence[str], hostile: bool) -> Path:

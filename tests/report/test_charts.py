@@ -6,8 +6,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tunewright.report.charts import Curve, best_so_far, heatmap, search
+from tunewright.report.charts import Curve, best_so_far, heatmap, risk_coverage, search
 from tunewright.report.page import curves
+from tunewright.runs.comparison import Coverage
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
@@ -72,3 +73,17 @@ def test_trials_are_grouped_by_candidate_and_those_that_did_not_end_have_no_valu
         Curve(name="lora@a", family="fine-tuning", values=(0.5, None, None)),
         Curve(name="prefix", family="", values=(0.25,)),
     ]
+
+
+def test_the_risk_stands_over_the_coverage_with_a_ring_at_the_threshold() -> None:
+    curve = [Coverage(threshold=t, coverage=1 - t, risk=0.2 * (1 - t)) for t in (0.0, 0.5, 0.25)]
+    root = drawn(risk_coverage(curve, 0.5, width=102, height=108))
+    (ring,) = (
+        path for path in root.iter(f"{SPACE}path") if (title := path.find(f"{SPACE}title")) is not None and title.text
+    )
+    assert (ring.findtext(f"{SPACE}title") or "") == "Threshold 0.50: 50% answered, 10.0% of it wrong"
+    x, y = (float(number) for number in re.findall(r"[\d.]+", ring.attrib["transform"])[:2])
+    assert (x, y) == pytest.approx((50, 108 * (1 - 0.1 / 0.216)), abs=0.01)
+    line = next(p.attrib["d"] for p in root.iter(f"{SPACE}path") if p.attrib.get("d", "").startswith("M50,58"))
+    ends = [float(number) for number in re.findall(r"[\d.]+", line)]
+    assert ends == pytest.approx([50, 58, 75, 33, 100, 8], abs=0.01)

@@ -34,6 +34,11 @@ def shown(markup: str) -> str:
         (numbers.size, 90_868_376, "90.9 MB"),
         (numbers.count, 1234, "1,234"),
         (numbers.count, 22_716_296, "22.7 M"),
+        (numbers.usd, 0.000171, "$0.000171"),
+        (numbers.usd, 1.5e-9, "< $0.000001"),
+        (numbers.usd, 0, "$0"),
+        (numbers.usd, 1240.4, "$1,240"),
+        (numbers.millis, 28.61, "28.6 ms"),
         (numbers.plain, 0.000171, "0.000171"),
         (numbers.plain, 0, "0"),
         (numbers.plain, 12.345, "12.3"),
@@ -49,7 +54,17 @@ def test_numbers_read_well_and_keep_their_exact_value(write: object, value: floa
 
 @pytest.mark.parametrize(
     "write",
-    [numbers.percent, numbers.share, numbers.points, numbers.probability, numbers.seconds, numbers.size, numbers.count],
+    [
+        numbers.percent,
+        numbers.share,
+        numbers.points,
+        numbers.probability,
+        numbers.seconds,
+        numbers.size,
+        numbers.count,
+        numbers.usd,
+        numbers.millis,
+    ],
 )
 def test_no_number_is_a_dash(write: object) -> None:
     assert callable(write)

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tunewright.report.plane import Level, Mark, Plane, scatter
+from tunewright.report.plane import Level, Mark, Plane, front, scatter
 from tunewright.types import Estimate
 
 SPACE = "{http://www.w3.org/2000/svg}"
@@ -64,3 +64,17 @@ def test_the_plane_holds_every_mark(costs: tuple[float, ...]) -> None:
         assert 0 < x < 300
         assert 0 < y < 200
     assert scatter(marks, LEVELS, title="Price", width=300, height=200).startswith("<svg")
+
+
+def test_the_front_holds_whom_no_other_beats() -> None:
+    placed = {"a": (1.0, 0.5), "b": (2.0, 0.4), "c": (3.0, 0.7), "d": (3.0, 0.6), "e": (0.5, 0.5), "f": (9.0, 0.7)}
+    marks = [mark(name, cost, value) for name, (cost, value) in placed.items()]
+    beaten = {
+        item.name
+        for item in marks
+        for other in marks
+        if (other.cost, -other.test.value) != (item.cost, -item.test.value)
+        and other.cost <= item.cost
+        and other.test.value >= item.test.value
+    }
+    assert [item.name for item in front(marks)] == sorted({m.name for m in marks} - beaten, reverse=True) == ["e", "c"]

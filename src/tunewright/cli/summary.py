@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from tunewright.api import Run
-from tunewright.runs.comparison import Candidate, Check
+from tunewright.report import numbers
+from tunewright.report.first_screen import first_screen
+from tunewright.runs import record
+from tunewright.runs.comparison import Candidate, Check, Comparison
 
 
 def print_summary(run: Run, here: Path) -> None:
@@ -19,7 +23,13 @@ def print_summary(run: Run, here: Path) -> None:
         here: Paths are printed relative to it.
     """
     console = Console(highlight=False)
-    result = run.comparison
+    console.print(_table(run.comparison))
+    lines = [*_unmeasured(run.comparison), *_decided(run, here), *_failed(run.comparison.checks)]
+    for line in (*lines, f"\nReport: {_shown(run.report, here)}"):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _table(result: Comparison) -> Table:
     title = f"{result.task.name}: {result.task.metric} on {result.task.n_test} test rows"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("method", "test", "95 % interval", "dev", "tuned", "stored", "$ per 1000"):
@@ -27,23 +37,26 @@ def print_summary(run: Run, here: Path) -> None:
     done = [c for c in result.candidates if c.test is not None]
     for candidate in sorted(done, key=lambda c: -_value(c)):
         table.add_row(*_cells(candidate))
-    console.print(table)
-    for candidate in result.candidates:
-        if candidate.test is None:
-            console.print(f"{candidate.id}: {candidate.status}, {candidate.reason}", markup=False)
-    if result.decision is not None:
-        console.print(f"\n{result.decision.reason}", markup=False, soft_wrap=True)
-        recommended = next((c for c in result.candidates if c.id == result.decision.recommended), None)
-        if recommended is not None:
-            for line in (said_of_probabilities(recommended, result.task.metric), said_of_slices(recommended)):
-                if line:
-                    console.print(line, markup=False, soft_wrap=True)
-        if recommended is not None and recommended.id in run:
-            shipped = _shown(run.adapter_folder(recommended.id), here)
-            console.print(f"\nPredict: tunewright predict {shipped} FILE", markup=False, soft_wrap=True)
-    for line in _failed(result.checks):
-        console.print(line, markup=False, soft_wrap=True)
-    console.print(f"\nReport: {_shown(run.report, here)}", markup=False, soft_wrap=True)
+    return table
+
+
+def _unmeasured(result: Comparison) -> list[str]:
+    """Who has no value, and why."""
+    return [f"{c.id}: {c.status}, {c.reason}" for c in result.candidates if c.test is None]
+
+
+def _decided(run: Run, here: Path) -> list[str]:
+    """The decision, what else is to be said of the recommended one, and what to do next."""
+    result = run.comparison
+    if result.decision is None:
+        return []
+    lines = [f"\n{result.decision.reason}"]
+    if result.decision.recommended is None:
+        lines += [f"Nearest miss: {miss}" for miss in result.decision.nearest_misses]
+    for candidate in (c for c in result.candidates if c.id == result.decision.recommended):
+        lines += filter(None, (said_of_probabilities(candidate, result.task.metric), said_of_slices(candidate)))
+    command = first_screen(record.read(run.folder), str(_shown(run.folder, here))).predict
+    return lines if command is None else [*lines, f"\nPredict: {command}"]
 
 
 def _failed(checks: Sequence[Check]) -> list[str]:
@@ -105,15 +118,13 @@ def _cells(candidate: Candidate) -> list[str]:
         f"{test.value:.3f}",
         f"{test.low:.3f} to {test.high:.3f}",
         "" if dev is None else f"{dev.value:.3f}",
-        "" if cost.tune_s is None else f"{cost.tune_s:.0f} s",
-        "" if cost.adapter_bytes is None else _bytes(cost.adapter_bytes),
-        "" if cost.price is None else f"{cost.price:.2g}",
+        *(
+            _bare(cell)
+            for cell in (numbers.seconds(cost.tune_s), numbers.size(cost.adapter_bytes), numbers.plain(cost.price))
+        ),
     ]
 
 
-def _bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+def _bare(number: Markup) -> str:
+    """As the page has it, without its element."""
+    return number.striptags().replace(numbers.NBSP, " ")

@@ -1,4 +1,4 @@
-"""The search and the confusion matrix, drawn."""
+"""The search, the confusion matrix and what abstaining is worth, drawn."""
 
 import math
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from tunewright.report import svg
 from tunewright.report.text import distinct, line
+from tunewright.runs.comparison import Coverage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,12 +57,12 @@ def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int =
         dots = base.mark_point(filled=True, size=26, color=colour, opacity=0.7)
         layers += [
             best.encode(y=svg.shares("best", domain, _BEST)),
-            dots.encode(y=svg.shares("value", domain, _BEST), description="description:N"),
+            dots.encode(y=svg.shares("value", domain, _BEST), description=svg.TOLD),
         ]
         if end is not None:
             name = alt.Chart(svg.rows([{"end": end, "name": line(curve.name, 22)}]))
             text = name.mark_text(align="left", dx=6, aria=False)
-            layers.append(text.encode(x=alt.value(width), y=svg.shares("end", domain, _BEST), text="name:N"))
+            layers.append(text.encode(x=alt.value(width), y=svg.shares("end", domain, _BEST), text=svg.NAME))
     told = ", ".join(f"{curve.name} {len(curve.values)} trials" for curve in curves)
     return svg.render(alt.layer(*layers), alt_text=f"Best dev value so far over trials: {told}.")
 
@@ -117,7 +118,7 @@ def heatmap(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup:
     squares = base.mark_rect(cornerRadius=2).encode(
         fill=alt.Fill("colour:N", scale=None),
         fillOpacity=alt.FillOpacity("shade:Q", scale=None),
-        description="description:N",
+        description=svg.TOLD,
     )
     layers: list[alt.Chart] = [grid, squares]
     if cell >= 22:
@@ -132,6 +133,37 @@ def _cell(names: Sequence[str], truth: int, answer: int, row: Sequence[int]) -> 
     share = row[answer] / sum(row)
     return {
         "truth": names[truth], "answer": names[answer], "count": row[answer], "shade": 0.18 + 0.82 * share,
-        "colour": "var(--hit)" if truth == answer else "var(--miss)", "ink": svg.PAPER if share > 0.5 else svg.INK,
+        "colour": svg.HIT if truth == answer else svg.MISS, "ink": svg.PAPER if share > 0.5 else svg.INK,
         "description": f"{names[truth]} answered as {names[answer]}: {row[answer]} of {sum(row)} ({100 * share:.0f}%)",
     }  # fmt: skip
+
+
+def risk_coverage(curve: Sequence[Coverage], threshold: float | None, *, width: int = 300, height: int = 190) -> Markup:
+    """Share of wrong answers among those given, over the share that is given; a ring at the chosen threshold.
+
+    Args:
+        curve: At least two points.
+        threshold: The one that would be used; None where none was chosen.
+        width: Of the plotting area, in pixels.
+        height: Likewise.
+    """
+    points = sorted(curve, key=lambda point: point.coverage)
+    top = max(0.02, 1.08 * max(point.risk for point in points))
+    across = alt.X("coverage:Q", scale=svg.fixed((0.0, 1.02)), axis=alt.Axis(title="Rows answered", format=".0%",
+                   tickCount=5, grid=False))  # fmt: skip
+    rows = [_coverage_row(point) for point in points]
+    base = alt.Chart(svg.rows(rows), width=width, height=height).encode(
+        x=across, y=svg.shares("risk", (0.0, top), "Wrong among them")
+    )
+    layers: list[alt.Chart] = [base.mark_line(strokeWidth=2, color=svg.HIT, aria=False)]
+    near = [] if threshold is None else [min(points, key=lambda point: abs(point.threshold - threshold))]
+    for point in near:
+        chosen = base.properties(data=svg.rows([_coverage_row(point)]))
+        layers.append(chosen.mark_point(size=110, color=svg.INK, strokeWidth=2).encode(description=svg.TOLD))
+    ends = ", ".join(f"{100 * p.risk:.1f}% wrong at {100 * p.coverage:.0f}% answered" for p in (points[0], points[-1]))
+    return svg.render(alt.layer(*layers), alt_text=f"Risk against coverage: {ends}.")
+
+
+def _coverage_row(point: Coverage) -> dict[str, Any]:
+    told = f"Threshold {point.threshold:.2f}: {100 * point.coverage:.0f}% answered, {100 * point.risk:.1f}% of it wrong"
+    return {"coverage": point.coverage, "risk": point.risk, "description": told}

@@ -76,6 +76,18 @@ def plain(value: float | None) -> Markup:
     return Markup(NONE) if value is None else exact(value, significant(value))
 
 
+def usd(value: float | None) -> Markup:
+    """US dollars, three significant digits: `$0.000171`, `$1,240`; what is next to nothing as `< $0.000001`."""
+    if value is None:
+        return Markup(NONE)
+    return exact(value, "< $0.000001" if 0 < value < 1e-6 else f"${significant(value)}")
+
+
+def millis(value: float | None) -> Markup:
+    """A latency in milliseconds."""
+    return Markup(NONE) if value is None else exact(value, f"{significant(value)}{NBSP}ms")
+
+
 def counted(value: int, noun: str) -> Markup:
     """A count with what is counted: `1 pair`, `36 pairs`."""
     return Markup("{} {}{}").format(count(value), noun, "" if value == 1 else "s")

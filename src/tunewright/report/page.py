@@ -1,7 +1,9 @@
 """The page: what the run found, in the order a reader asks."""
 
+import base64
+import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -9,69 +11,130 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from tunewright.evaluation.statistics import ALPHA
 from tunewright.report import answers, charts, numbers, svg, text
 from tunewright.report.charts import Curve
-from tunewright.report.plane import Level, Mark, scatter
-from tunewright.runs.comparison import Candidate, Comparison, Pair
+from tunewright.report.first_screen import failed, first_screen, found_folder, is_shown, turned
+from tunewright.report.frontier import frontier, latency_p95_ms
+from tunewright.report.versus import Versus
+from tunewright.runs.comparison import Candidate, Comparison, FamilyEffort
 from tunewright.runs.record import RunRecord
-from tunewright.types import FAMILIES
+from tunewright.types import FAMILIES, Estimate
 
-SIGNIFICANT = 0.05
-"""Adjusted p-value below which two candidates are called separated."""
-
-_COSTS = (
-    ("price", "Modelled price of 1,000 requests in US dollars, log scale"),
-    ("latency_ms", "Latency of a request in ms, log scale"),
-    ("train_s", "Seconds to train, log scale"),
-)
-"""What can stand on the cost axis: the first that every candidate has."""
+_MOST_ROWS = 200
+_MOST_CHARACTERS = 600_000
+"""Of the texts of rows on which candidates disagree: the page stays under 3 MB whatever they hold."""
 
 
-def render(run: RunRecord) -> str:
-    """The page as one HTML text: no script, nothing loaded from anywhere."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+def render(run: RunRecord, name: str) -> str:
+    """The page as one HTML text that loads nothing from anywhere.
+
+    Args:
+        run: The run.
+        name: Of its folder.
+    """
+    script = Markup(resource("page.js"))
+    return template("page.html.j2").render(
+        _context(run, name) | _drawings(run) | {"script": script, "script_sha256": sha256(script)}
     )
-    environment.filters |= _filters()
-    return environment.from_string(_resource("page.html.j2")).render(_context(run))
 
 
-def _resource(name: str) -> str:
+def render_fragment(run: RunRecord, name: str) -> str:
+    """The first screen and the candidates as a piece of HTML for a notebook, its style kept to itself."""
+    return template("notebook.html.j2").render(_context(run, name))
+
+
+def render_markdown(run: RunRecord, name: str) -> str:
+    """The decision, the candidates, failed checks and commands, for a pull request."""
+    return template("report.md.j2").render(_context(run, name))
+
+
+def render_versus(versus: Versus, runs: tuple[RunRecord, RunRecord], names: tuple[str, str]) -> str:
+    """Two runs on one page.
+
+    Args:
+        versus: What changed.
+        runs: Old and new.
+        names: Of their folders.
+    """
+    old, new = runs
+    return template("versus.html.j2").render(versus=versus, old=old.comparison, new=new.comparison, names=names)
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this package; what goes into a page is escaped, numbers in Markdown are plain."""
+    environment = jinja2.Environment(
+        autoescape=not name.endswith(".md.j2"), undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(resource),
+    )  # fmt: skip
+    shown = (numbers.percent, numbers.share, numbers.points, numbers.interval, numbers.probability, numbers.seconds,
+             numbers.size, numbers.count, numbers.plain, numbers.counted, numbers.setting, numbers.price, numbers.usd,
+             numbers.millis, text.clean, text.line, text.markdown)  # fmt: skip
+    environment.filters |= {function.__name__: function for function in shown}
+    environment.globals |= {"style": Markup(resource("page.css")), "styles": svg.style, "significant": ALPHA}
+    return environment.get_template(name)
+
+
+def resource(name: str) -> str:
+    """A file of this package."""
     return resources.files("tunewright.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _filters() -> dict[str, Any]:
-    shown = (numbers.percent, numbers.share, numbers.points, numbers.interval, numbers.probability, numbers.seconds,
-             numbers.size, numbers.count, numbers.plain, numbers.counted, numbers.setting, numbers.price,
-             text.clean, text.line)  # fmt: skip
-    return {function.__name__: function for function in shown}
+def sha256(script: str) -> str:
+    """As a Content-Security-Policy names an inline script that may run."""
+    return base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
 
 
-def _context(run: RunRecord) -> dict[str, Any]:
-    comparison = run.comparison
-    ok = [candidate for candidate in comparison.candidates if candidate.test is not None]
+def _context(run: RunRecord, name: str) -> dict[str, Any]:
+    """What the first screen and the table of candidates need."""
+    comparison, winner = run.comparison, run.winner
+    folder = found_folder(comparison.provenance.command, name)
     return {
-        "style": Markup(_resource("page.css")),
         "c": comparison,
-        "headline": "Nothing to recommend" if run.winner is None else f"Recommended: {text.line(run.winner.id)}",
-        "recommended": None if run.winner is None else run.winner.id,
         "run": run,
-        "winner": run.winner,
-        "shipped": None if run.winner is None else run.winner.shipped_seed,
+        "folder": folder,
+        "first": first_screen(run, folder),
+        "winner": winner,
+        "recommended": None if winner is None else winner.id,
+        "shipped": None if winner is None else winner.shipped_seed,
         "unmeasured": [candidate for candidate in comparison.candidates if candidate.status != "ok"],
-        "num_cut": sum(trial.get("status") == "cut" for trial in run.trials),
+        "not_compared": _not_compared(comparison.candidates),
         "names": {candidate.id: text.line(candidate.id) for candidate in comparison.candidates},
-        "styles": svg.style,
         "candidates": ranked(comparison.candidates),
-        "plots": _plots(run, ok),
+        "p95_ms": {candidate.id: latency_p95_ms(candidate) for candidate in comparison.candidates},
+        "in_folds": comparison.protocol.kind == "folds",
+        "owned": any(candidate.cost.ownership is not None for candidate in comparison.candidates),
+        "flags": {c.id: [check for check in failed(comparison, c.id) if check.touches] for c in comparison.candidates},
+        "failed": failed(comparison),
+    }
+
+
+def _not_compared(candidates: Sequence[Candidate]) -> dict[str, list[str]]:
+    """Why candidates were not measured -> those."""
+    found: dict[str, list[str]] = {}
+    for candidate in candidates:
+        if candidate.status != "ok":
+            reason = "no reason given" if candidate.reason is None else text.line(candidate.reason, 200)
+            found.setdefault(f"{candidate.status}: {reason}", []).append(text.line(candidate.id))
+    return found
+
+
+def _drawings(run: RunRecord) -> dict[str, Any]:
+    """What the rest of the page needs."""
+    comparison = run.comparison
+    return {
+        "num_cut": sum(trial.get("status") == "cut" for trial in run.trials),
+        "frontier": frontier(run),
         "pairs": _pairs(comparison),
-        "significant": SIGNIFICANT,
         "confusion": _confusion(run),
-        "disagreements": answers.disagreements(run.rows, _readers(run)),
+        "calibration": _calibration(run),
+        "slices": _slices(comparison),
+        "disagreements": _fitting(answers.disagreements(run.rows, _readers(run), limit=_MOST_ROWS)),
         "first_rows": 10,
         "short": text.SHORT,
         "whole_limit": text.WHOLE,
-        "search": _search(run),
+        "tuning": _tuning(run),
+        "climb": _climb(comparison),
         "effort": _effort(comparison),
     }
 
@@ -81,6 +144,18 @@ def _readers(run: RunRecord) -> dict[str, answers.Answers]:
     return {c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and c.reads_text}
 
 
+def _fitting(found: Sequence[answers.Disagreement]) -> list[answers.Disagreement]:
+    """The first of the rows, as many as the page has room for."""
+    kept, left = [], _MOST_CHARACTERS
+    for item in found:
+        texts = (part for part in (item.row.text, item.row.text_pair) if part is not None)
+        left -= sum(len(Markup.escape(part[: text.WHOLE]).encode("utf-8", "replace")) for part in texts)
+        if left < 0:
+            break
+        kept.append(item)
+    return kept
+
+
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Best test value first; those without one last, in the order of the run."""
     return sorted(
@@ -88,57 +163,46 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     )
 
 
-def _plots(run: RunRecord, ok: Sequence[Candidate]) -> list[tuple[str, Markup]]:
-    """The scatter for wide and for narrow screens; empty where no cost is known for all."""
-    axis = next(
-        ((key, title) for key, title in _COSTS if all(_cost(candidate, key) is not None for candidate in ok)), None
-    )
-    if axis is None or not ok:
-        return []
-    key, title = axis
-    marks = [_mark(candidate, _cost(candidate, key) or 0.0, candidate == run.winner) for candidate in ok]
-    chance = run.comparison.task.chance
-    levels = [Level(name=f"chance {100 * chance:.1f}%", value=chance)]
-    sizes = (("wide", 900, 440), ("narrow", 285, 400))
-    return [(name, scatter(marks, levels, title=title, width=width, height=height)) for name, width, height in sizes]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """A difference as a matrix shows it."""
 
-
-def _cost(candidate: Candidate, key: str) -> float | None:
-    value: float | None = getattr(candidate.cost, key)
-    return value
-
-
-def _mark(candidate: Candidate, cost: float, chosen: bool) -> Mark:
-    assert candidate.test is not None
-    return Mark(
-        name=text.line(candidate.id), family=candidate.family, cost=cost, test=candidate.test, recommended=chosen
-    )
+    difference: float
+    low: float
+    high: float
+    is_shown: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairTable:
-    """All pairs, with every pair readable from both sides."""
+    """Differences, every pair readable from both sides."""
 
     names: tuple[str, ...]
     """Candidates that have pairs, best first."""
-    cells: Mapping[tuple[str, str], Pair]
-    """(row, column) -> the pair with `difference` as row minus column."""
+    cells: Mapping[tuple[str, str], Cell]
+    """(row, column) -> row minus column."""
 
 
-def _pairs(comparison: Comparison) -> PairTable:
-    cells = {(pair.a, pair.b): pair for pair in comparison.pairs}
-    cells |= {(pair.b, pair.a): turned(pair) for pair in comparison.pairs}
+def _pairs(comparison: Comparison) -> dict[str, PairTable]:
+    """Of the artefacts, and of the methods where they have seeds enough."""
+    artefacts = {
+        (pair.a, pair.b): Cell(difference=pair.difference, low=pair.low, high=pair.high, is_shown=is_shown(pair))
+        for found in comparison.pairs
+        for pair in (found, turned(found))
+    }
+    methods: dict[tuple[str, str], Cell] = {}
+    for pair in comparison.pairs:
+        if (m := pair.methods) is not None:
+            shown = m.p_adjusted < ALPHA
+            methods[pair.a, pair.b] = Cell(difference=m.difference, low=m.low, high=m.high, is_shown=shown)
+            methods[pair.b, pair.a] = Cell(difference=-m.difference, low=-m.high, high=-m.low, is_shown=shown)
+    return {"artefacts": _table(comparison, artefacts), "methods": _table(comparison, methods)}
+
+
+def _table(comparison: Comparison, cells: Mapping[tuple[str, str], Cell]) -> PairTable:
     in_pairs = {name for key in cells for name in key}
     names = tuple(candidate.id for candidate in ranked(comparison.candidates) if candidate.id in in_pairs)
     return PairTable(names=names, cells=cells)
-
-
-def turned(pair: Pair) -> Pair:
-    """The same pair of artefacts seen from the other side."""
-    return Pair(
-        a=pair.b, b=pair.a, difference=-pair.difference, low=-pair.high, high=-pair.low,
-        p_value=pair.p_value, p_adjusted=pair.p_adjusted,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,13 +264,11 @@ class FamilySearch:
     spent_s: float
 
 
-def _search(run: RunRecord) -> list[FamilySearch]:
+def _tuning(run: RunRecord) -> list[FamilySearch]:
     found = [curve for curve in curves(run.trials) if sum(value is not None for value in curve.values) > 1]
-    shares = [value for curve in found for value in curve.values if value is not None]
-    if not shares:
+    domain = _domain(found)
+    if domain is None:
         return []
-    air = max(0.02, 0.06 * (max(shares) - min(shares)))
-    domain = max(0.0, min(shares) - air), min(1.0, max(shares) + air)
     drawn = []
     for family in _in_order(curve.family for curve in found):
         of_family = [trial for trial in run.trials if str(trial.get("family", "")) == family]
@@ -217,19 +279,64 @@ def _search(run: RunRecord) -> list[FamilySearch]:
     return drawn
 
 
-def _in_order(families: Any) -> list[str]:
+def _in_order(families: Iterable[str]) -> list[str]:
     present = dict.fromkeys(families)
     return [family for family in FAMILIES if family in present] + [name for name in present if name not in FAMILIES]
 
 
-def _effort(comparison: Comparison) -> list[tuple[str, int, float]]:
-    """(family, trials, seconds of tuning) for each family, to show that none was favoured."""
-    families = _in_order(candidate.family for candidate in comparison.candidates)
+def _climb(comparison: Comparison) -> Markup | None:
+    """The best dev value so far of every family over its trials, in one drawing."""
+    found = [Curve(name=each.family, family=each.family, values=each.best) for each in comparison.effort]
+    found = [curve for curve in found if any(value is not None for value in curve.values)]
+    domain = _domain(found)
+    return None if domain is None else charts.search(found, domain, width=560, height=240)
+
+
+def _domain(found: Sequence[Curve]) -> tuple[float, float] | None:
+    """Lowest and highest share with some air; None without any."""
+    shares = [value for curve in found for value in curve.values if value is not None]
+    if not shares:
+        return None
+    air = max(0.02, 0.06 * (max(shares) - min(shares)))
+    return max(0.0, min(shares) - air), min(1.0, max(shares) + air)
+
+
+def _effort(comparison: Comparison) -> list[FamilyEffort]:
+    """What each family spent, to show that none was favoured; summed up where the run did not write it down."""
+    if comparison.effort:
+        return list(comparison.effort)
     return [
-        (
-            family,
-            sum(c.trials for c in comparison.candidates if c.family == family),
-            sum(c.cost.tune_s or 0.0 for c in comparison.candidates if c.family == family),
+        FamilyEffort(
+            family=family,
+            trials=sum(c.trials for c in comparison.candidates if c.family == family),
+            seconds=sum(c.cost.tune_s or 0.0 for c in comparison.candidates if c.family == family),
         )
-        for family in families
+        for family in FAMILIES
+        if any(c.family == family for c in comparison.candidates)
     ]
+
+
+def _calibration(run: RunRecord) -> Markup | None:
+    """Risk against coverage of the recommended candidate."""
+    found = None if run.winner is None else run.winner.calibration
+    return None if found is None or len(found.curve) < 2 else charts.risk_coverage(found.curve, found.threshold)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SliceTable:
+    """The metric on parts of the test rows."""
+
+    names: tuple[str, ...]
+    """Candidates, best first."""
+    rules: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Estimate]
+    """(rule, candidate) -> value."""
+
+
+def _slices(comparison: Comparison) -> SliceTable:
+    sliced = [candidate for candidate in ranked(comparison.candidates) if candidate.slices]
+    cells = {(part.rule, candidate.id): part.value for candidate in sliced for part in candidate.slices}
+    return SliceTable(
+        names=tuple(candidate.id for candidate in sliced), rules=tuple(dict.fromkeys(rule for rule, _ in cells)),
+        cells=cells,
+    )  # fmt: skip

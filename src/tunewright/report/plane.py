@@ -47,16 +47,40 @@ def scatter(marks: Sequence[Mark], levels: Sequence[Level], *, title: str, width
     plane = Plane.around(marks, levels, width=width, height=height)
     rows = [_mark_row(mark, plane) for mark in marks]
     base = alt.Chart(svg.rows(rows), width=width, height=height).encode(x=plane.costs(title), y=plane.shares("value"))
-    colour = {"color": alt.Color("colour:N", scale=None), "description": "description:N"}
+    colour = {"color": alt.Color("colour:N", scale=None), "description": svg.TOLD}
     layers: list[alt.Chart] = [
-        base.mark_rule(strokeWidth=2, opacity=0.55).encode(y=plane.shares("low"), y2="high:Q", color=colour["color"]),
+        base.mark_rule(strokeWidth=2, opacity=0.55).encode(
+            y=plane.shares("low"), y2=alt.Y2(field="high"), color=colour["color"]
+        ),
         base.transform_filter("datum.recommended").mark_point(
             size=380, filled=False, strokeWidth=1.5, color=svg.INK, opacity=1, aria=False
         ),
         base.mark_point(size=110, filled=True, opacity=1).encode(shape=alt.Shape("shape:N", scale=None), **colour),
     ]
-    layers += [*_level_layers(levels, plane), *_break_layers(plane, title), *_name_layers(marks, plane, title)]
+    layers = [*_front_layers(marks, plane, title), *layers, *_level_layers(levels, plane)]
+    layers += [*_break_layers(plane, title), *_name_layers(marks, plane, title)]
     return svg.render(alt.layer(*layers), alt_text=_scatter_text(marks, title))
+
+
+def front(marks: Sequence[Mark]) -> list[Mark]:
+    """Those that no other beats in one of value and cost without being worse in the other; cheapest first."""
+    kept: list[Mark] = []
+    for mark in sorted(marks, key=lambda item: (item.cost, -item.test.value)):
+        if not kept or mark.test.value > kept[-1].test.value:
+            kept.append(mark)
+    return kept
+
+
+def _front_layers(marks: Sequence[Mark], plane: "Plane", title: str) -> list[alt.Chart]:
+    """The frontier, as steps: the highest value measured at each cost or below."""
+    found = front(marks)
+    if len(found) < 2:
+        return []
+    rows = svg.rows([{"x": plane.across(mark.cost), "value": mark.test.value} for mark in found])
+    steps = alt.Chart(rows, width=plane.width, height=plane.height).mark_line(
+        interpolate="step-after", strokeWidth=1.5, color=svg.MUTED, opacity=0.6, aria=False
+    )
+    return [steps.encode(x=plane.costs(title), y=plane.shares("value"))]
 
 
 def _scatter_text(marks: Sequence[Mark], title: str) -> str:
@@ -148,9 +172,9 @@ def _break_layers(plane: Plane, title: str) -> list[alt.Chart]:
     if plane.zero is None:
         return []
     x = plane.zero + 26 * (plane.right - plane.left) / plane.width
-    row = {"x": x, "sign": "//", "description": "The axis is broken here: what stands left of it costs next to nothing"}
+    row = {"x": x, "name": "//", "description": "The axis is broken here: what stands left of it costs next to nothing"}
     sign = alt.Chart(svg.rows([row])).mark_text(fontSize=15, color=svg.MUTED, fontWeight="bold")
-    return [sign.encode(x=plane.costs(title), y=alt.value(plane.height), text="sign:N", description="description:N")]
+    return [sign.encode(x=plane.costs(title), y=alt.value(plane.height), text=svg.NAME, description=svg.TOLD)]
 
 
 def _mark_row(mark: Mark, plane: Plane) -> dict[str, Any]:
@@ -170,10 +194,10 @@ def _level_layers(levels: Sequence[Level], plane: Plane) -> list[alt.Chart]:
     for number, level in enumerate(sorted(levels, key=lambda item: -item.value)):
         row = {"value": level.value, "name": level.name, "description": f"{level.name}: {100 * level.value:.1f}%"}
         line_base = alt.Chart(svg.rows([row]), width=plane.width, height=plane.height).encode(y=plane.shares("value"))
-        layers.append(line_base.mark_rule(strokeDash=[4, 4], color=svg.MUTED).encode(description="description:N"))
+        layers.append(line_base.mark_rule(strokeDash=[4, 4], color=svg.MUTED).encode(description=svg.TOLD))
         above = -6 if number == 0 else 8
         text = line_base.mark_text(align="right", dy=above, color=svg.MUTED, fontSize=11, aria=False)
-        layers.append(text.encode(x=alt.value(plane.width), text="name:N"))
+        layers.append(text.encode(x=alt.value(plane.width), text=svg.NAME))
     return layers
 
 
@@ -195,19 +219,21 @@ _LETTER, _LINE = 6.2, 13
 
 
 def _name_layers(marks: Sequence[Mark], plane: Plane, title: str) -> list[alt.Chart]:
-    """The candidates' names, each on the seat where it covers least."""
+    """The candidates' names, each on the seat where it covers least; one layer for all that are set alike."""
     taken: list[Box] = [box for mark in marks for box in _mark_boxes(mark, plane)]
-    layers: list[alt.Chart] = []
+    alike: dict[tuple[Align, bool], list[dict[str, Any]]] = {}
+    across, upwards = (plane.right - plane.left) / plane.width, (plane.high - plane.low) / plane.height
     for mark in sorted(marks, key=lambda item: not item.recommended):
         seats = [(align, dx * (1.5 if mark.recommended else 1), dy) for align, dx, dy in _SEATS]
         align, dx, dy = _seat(mark, plane, seats, taken)
         taken.append(_name_box(mark, plane, align, dx, dy))
-        row = {"x": plane.across(mark.cost), "value": mark.test.value, "name": line(mark.name, 24)}
-        weight: Literal["bold", "normal"] = "bold" if mark.recommended else "normal"
-        text = alt.Chart(svg.rows([row])).mark_text(
-            align=align, baseline="middle", dx=dx, dy=dy, fontWeight=weight, aria=False
-        )
-        layers.append(text.encode(x=plane.costs(title), y=plane.shares("value"), text="name:N"))
+        row = {"x": plane.across(mark.cost) + dx * across, "value": mark.test.value - dy * upwards}
+        alike.setdefault((align, mark.recommended), []).append(row | {"name": line(mark.name, 24)})
+    layers: list[alt.Chart] = []
+    for (align, is_bold), rows in alike.items():
+        weight: Literal["bold", "normal"] = "bold" if is_bold else "normal"
+        text = alt.Chart(svg.rows(rows)).mark_text(align=align, baseline="middle", fontWeight=weight, aria=False)
+        layers.append(text.encode(x=plane.costs(title), y=plane.shares("value"), text=svg.NAME))
     return layers
 
 

@@ -1,7 +1,10 @@
 """Text that comes from the user's data, made fit to be shown."""
 
+import re
 import unicodedata
 from collections.abc import Iterable
+
+from markupsafe import Markup
 
 SHORT = 160
 """Characters of a row's text that are shown before the reader asks for all."""
@@ -22,6 +25,12 @@ def line(text: str, limit: int = LABEL) -> str:
     """On one line, cut to `limit` characters with an ellipsis."""
     flat = " ".join(clean(text).split())
     return flat if len(flat) <= limit else flat[: limit - 1].rstrip() + "\u2026"
+
+
+def markdown(text: object) -> str:
+    """On one line, with nothing that Markdown or HTML would obey; a number without its element."""
+    bare = Markup(text).striptags() if isinstance(text, Markup) else line(str(text), 2000)
+    return re.sub(r"([\\`*_\[\]<>#|~@&])", r"\\\1", bare)
 
 
 def distinct(texts: Iterable[str], limit: int = LABEL) -> list[str]:
