@@ -88,3 +88,21 @@ def write_yaml(path: Path, settings: dict[str, Any]) -> Path:
 def files_in(folder: Path) -> set[str]:
     """All files and folders below, hidden ones too."""
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+MEASURED = ("tune_s", "train_s", "peak_memory_bytes", "latency_ms", "latency", "predict_s")
+"""Of a candidate's cost; its modelled price must not depend on the machine."""
+
+
+def comparison_of(run: Path) -> dict[str, Any]:
+    """`comparison.json` without what is measured, or says when and how it was called."""
+    found: dict[str, Any] = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
+    del found["provenance"]["started"], found["provenance"]["command"], found["test_reads"]
+    found["checks"] = [check for check in found["checks"] if check["code"] != "test-reused"]
+    del found["ledger"]
+    for family in found["effort"]:
+        del family["seconds"], family["price"]
+    for candidate in found["candidates"]:
+        for name in MEASURED:
+            del candidate["cost"][name]
+    return found

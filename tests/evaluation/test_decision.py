@@ -230,6 +230,7 @@ def test_decision_records_the_prices_and_is_json() -> None:
     decision, _ = decide(candidates, zeros(10), np.random.default_rng(0), num_resamples=100, prices=prices)
     assert decision.prices == {
         "usd_per_petaflop": 1.5, "usd_per_gigabyte_month": 3.0, "requests_per_month": 100_000, "months": 12,
+        "usd_per_hour": 0.08,
     }  # fmt: skip
     assert type(decision.verdict) is str
     assert json.loads(json.dumps(decision.verdict)) == "there is only one candidate"

@@ -14,7 +14,7 @@ from scipy import stats
 
 import tunewright as tw
 from tests import tiny
-from tests.commands import write_table
+from tests.commands import comparison_of, write_table
 from tunewright import files
 from tunewright.adapters import folder
 from tunewright.backbones.base import Row
@@ -277,19 +277,6 @@ class KillsAt:
             raise Killed
 
 
-MEASURED = ("tune_s", "train_s", "peak_memory_bytes", "latency_ms")
-
-
-def result(run: Path) -> dict[str, Any]:
-    """`comparison.json` without what is measured, or says when and how it was called."""
-    found: dict[str, Any] = content(run / "comparison.json")
-    del found["provenance"]["started"], found["provenance"]["command"], found["test_reads"]
-    for candidate in found["candidates"]:
-        for name in MEASURED:
-            del candidate["cost"][name]
-    return found
-
-
 def lines(path: Path) -> list[dict[str, Any]]:
     measured = ("seconds", "peak_memory_bytes")
     return [{k: v for k, v in line.items() if k not in measured} for line in files.read_lines(path)]
@@ -297,7 +284,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def assert_same(run: Path, other: Path) -> None:
     """Everything but measured seconds and bytes of memory."""
-    assert result(run) == result(other)
+    assert comparison_of(run) == comparison_of(other)
     names = [{p.relative_to(r) for p in r.rglob("*")} for r in (run, other)]
     assert names[0] == names[1]
     for path in other.rglob("*.jsonl"):

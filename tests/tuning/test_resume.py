@@ -14,28 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.commands import COMMAND, Done, environment, finish, spawn, write_topics
+from tests.commands import COMMAND, Done, comparison_of, environment, finish, spawn, write_topics
 from tunewright import files
 from tunewright.api import compare
 from tunewright.errors import RunError
 from tunewright.tuning.progress import Clock, Start
-
-MEASURED = ("tune_s", "train_s", "peak_memory_bytes", "latency_ms", "latency", "predict_s")
-"""Of a candidate's cost; its modelled price must not depend on the machine."""
-
-
-def result(run: Path) -> dict[str, Any]:
-    """`comparison.json` without what is measured, or says when and how it was called."""
-    found: dict[str, Any] = json.loads((run / "comparison.json").read_text(encoding="utf-8"))
-    del found["provenance"]["started"], found["provenance"]["command"], found["test_reads"]
-    found["checks"] = [check for check in found["checks"] if check["code"] != "test-reused"]
-    del found["ledger"]
-    for family in found["effort"]:
-        del family["seconds"], family["price"]
-    for candidate in found["candidates"]:
-        for name in MEASURED:
-            del candidate["cost"][name]
-    return found
 
 
 def lines(path: Path, *, without: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -45,7 +28,7 @@ def lines(path: Path, *, without: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def assert_same(run: Path, other: Path) -> None:
     """Everything but measured seconds and bytes of memory."""
-    assert result(run) == result(other)
+    assert comparison_of(run) == comparison_of(other)
     measured = ("seconds", "peak_memory_bytes")
     for name in ("trials.jsonl", "finalists.jsonl"):
         assert lines(run / name, without=measured) == lines(other / name, without=measured)
@@ -144,7 +127,7 @@ def test_a_budget_is_kept_over_kills(given: list[str], tmp_path: Path) -> None:
     assert kept < elapsed <= kept + last_s
     # The last session had what was left, not the whole. The imports of all four count.
     assert elapsed <= budget_s + 10
-    found = result(folder)
+    found = comparison_of(folder)
     assert found["decision"] is not None
     finished = [c for c in found["candidates"] if c["status"] == "ok"]
     assert {c["family"] for c in finished} == {"no training", "soft prompts", "fine-tuning"}
@@ -365,4 +348,4 @@ def test_disk_full(size: int, given: list[str], tmp_path: Path) -> None:
     assert names["left"].read_text(encoding="utf-8") == ""
     resumed = (tmp_path / "code2").read_text(encoding="utf-8")
     assert resumed == "0\n", (tmp_path / "said2").read_text(encoding="utf-8")
-    assert result(names["kept"])["decision"] is not None
+    assert comparison_of(names["kept"])["decision"] is not None

@@ -10,8 +10,6 @@ from tunewright.evaluation.cost import Prices
 from tunewright.runs.comparison import Candidate, FamilyEffort, Ledger
 from tunewright.runs.fits import Trial, refits
 from tunewright.runs.folder import predictions_file
-from tunewright.tuning.effort import Effort
-from tunewright.tuning.session import Session
 from tunewright.tuning.stage import Stage
 from tunewright.types import Family
 
@@ -85,17 +83,18 @@ def _stored_bytes(out: Path) -> int:
 
 def _not_done(stages: Sequence[Stage], candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """What the budget left out in any stage, each once."""
-    return tuple(dict.fromkeys(said for stage in stages for said in not_done(stage.session, stage.effort, candidates)))
+    return tuple(dict.fromkeys(said for stage in stages for said in _left_out(stage, candidates)))
 
 
-def not_done(session: Session, effort: Effort, candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """What the budget left out, from what is in the run folder."""
+def _left_out(stage: Stage, candidates: Sequence[Candidate]) -> list[str]:
+    """What the budget left out of a stage, from what is in its folder."""
+    session, effort = stage.session, stage.effort
     found, said = refits(session.out), list[str]()
     if effort.trials is not None and effort.next(session.entrants) is not None:
         said.append(f"search ended before {effort.trials} trials for each family")
     cut = [entrant.id for entrant in session.entrants if any(t.status == "cut" for t in effort.of(entrant))]
     said += [f"{name}: a trial was cut" for name in cut]
-    taking_part = {entrant.id for entrant in session.entrants}
+    taking_part = {entrant.id for entrant in (*session.entrants, *stage.refused)}
     for candidate in (c for c in candidates if c.id in taking_part):
         mine = [r for r in found if r.candidate == candidate.id]
         unanswered = [r.seed for r in mine if not predictions_file(session.out, candidate.id, r.seed).exists()]
@@ -108,4 +107,4 @@ def not_done(session: Session, effort: Effort, candidates: Sequence[Candidate]) 
             said.append(f"{candidate.id}: test rows of seed {', '.join(map(str, unanswered))}")
         if candidate.test is not None and len(candidate.cost.latency) == 0:
             said.append(f"{candidate.id}: timing of requests")
-    return tuple(said)
+    return said
