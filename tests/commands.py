@@ -79,7 +79,7 @@ def write_topics(path: Path, count: int = 60, seed: int = 0) -> Path:
     return write_table(path, ("text", "label"), ((e.text, str(e.label)) for e in tiny.examples(count, seed)))
 
 
-def write_yaml(path: Path, settings: dict[str, Any]) -> Path:
+def write_yaml(path: Path, settings: Any) -> Path:
     """Settings; JSON is YAML."""
     path.write_text(json.dumps(settings), encoding="utf-8")
     return path

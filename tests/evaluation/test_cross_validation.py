@@ -144,3 +144,25 @@ def test_nothing_works_and_no_candidate() -> None:
     assert (decision.recommended, decision.verdict) == ("majority", Verdict.NOTHING_WORKS)
     with pytest.raises(RunError, match="no candidate was finished"):
         decide_folds([], scorer_of(true_N), folds_of(true_N), rng)
+
+
+def test_folds_that_agree_by_chance_are_no_surer_than_their_rows() -> None:
+    """Half right in every fold against all right in every fold: no spread over folds, and yet a shown difference."""
+    true_N = np.tile([0, 1], 50)
+    fold_RN = np.repeat(np.arange(5), 20)[None]
+    scorer = Scorer(metric=METRICS["accuracy"], true_N=true_N, num_labels=2)
+    answers = {"floor": np.zeros_like(true_N)[None], "all-right": true_N[None]}
+    entries = [
+        FoldEntry(
+            id=name, method=name, family="no training", backbone="", predicted_RN=predicted_RN, price=k, is_floor=not k
+        )
+        for k, (name, predicted_RN) in enumerate(answers.items())
+    ]
+    decision, (pair,) = decide_folds(entries, scorer, fold_RN, np.random.default_rng(0))
+    error = np.std(true_N == 0) / 10  # of a difference that is 1 in half of the rows
+    assert pair.difference == -0.5
+    assert pair.low == pytest.approx(-0.5 - stats.t.ppf(0.975, 4) * error)
+    assert pair.p_value == pytest.approx(2 * stats.t.sf(0.5 / error, 4))
+    assert decision.recommended == "all-right"
+    floor = fold_estimate(answers["floor"], fold_RN, scorer)
+    assert (floor.value, floor.high) == pytest.approx((0.5, 0.5 + stats.t.ppf(0.975, 4) * error))

@@ -4,6 +4,7 @@ Shapes: N rows, R repeats, F folds, J = R x F, K candidates, cheapest first. The
 artefact: each fold has a model of its own.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -37,7 +38,12 @@ def fold_estimate(predicted_RN: IntArray, fold_RN: IntArray, scorer: Scorer) -> 
         fold_RN: Fold of each row in each repeat, from 0; the same number of folds in each.
         scorer: Metric and true labels.
     """
-    return _estimate(fold_values(predicted_RN, fold_RN, scorer), scorer.true_N.size, _test_to_train(fold_RN))
+    values_J = fold_values(predicted_RN, fold_RN, scorer)
+    found = statistics.corrected_resampled_t(
+        values_J, _test_to_train(fold_RN), least_error=_row_error(_scores(predicted_RN, scorer))
+    )
+    n = scorer.true_N.size
+    return Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high), n=n)
 
 
 def decide_folds(
@@ -90,30 +96,38 @@ def weigh_folds(entries: Sequence[FoldEntry], scorer: Scorer, fold_RN: IntArray)
     values = {entry.id: fold_values(entry.predicted_RN, fold_RN, scorer) for entry in entries}
     ordered = sorted(entries, key=lambda entry: (entry.price, -float(values[entry.id].mean()), entry.id))
     values_KJ = np.array([values[entry.id] for entry in ordered])
-    n, test_to_train = scorer.true_N.size, _test_to_train(fold_RN)
-    duels = [_duel((a, b), values_KJ, n, test_to_train) for a, b in combinations(range(len(ordered)), 2)]
+    scores_KN = np.array([_scores(entry.predicted_RN, scorer) for entry in ordered])
+    ratio = _test_to_train(fold_RN)
+    duels = [_duel((a, b), values_KJ, scores_KN, ratio) for a, b in combinations(range(len(ordered)), 2)]
     return gather(
         ordered,
         duels,
         statistics.holm([duel.measured.p_value for duel in duels]),
         answers=list(np.stack([entry.predicted_RN for entry in ordered], axis=1)),
-        estimates=[_estimate(values_J, n, test_to_train) for values_J in values_KJ],
+        estimates=[fold_estimate(entry.predicted_RN, fold_RN, scorer) for entry in ordered],
         values_K=values_KJ.mean(axis=1),
         scorer=scorer,
         num_folds=int(fold_RN.max()) + 1,
     )
 
 
-def _estimate(values_J: FloatArray, n: int, test_to_train: float) -> Estimate:
-    found = statistics.corrected_resampled_t(values_J, test_to_train)
-    return Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high), n=n)
+def _scores(predicted_RN: IntArray, scorer: Scorer) -> FloatArray:
+    """What each row adds to the metric, on average over repeats [N]; zeros where the metric is no mean over rows."""
+    is_right_RN = predicted_RN == scorer.true_N
+    return is_right_RN.mean(axis=0) if scorer.metric.is_proportion else np.zeros(scorer.true_N.size)
 
 
-def _duel(indices: tuple[int, int], values_KJ: FloatArray, n: int, test_to_train: float) -> Duel:
+def _row_error(scores_N: FloatArray) -> float:
+    """Standard error over rows: folds that happen to agree do not know a mean any better than their rows do."""
+    return float(scores_N.std()) / math.sqrt(scores_N.size)
+
+
+def _duel(indices: tuple[int, int], values_KJ: FloatArray, scores_KN: FloatArray, test_to_train: float) -> Duel:
     """One pair; its bounds are never closer than those of n rows without a disagreement."""
     a, b = indices
-    values_J = values_KJ[a] - values_KJ[b]
-    measured = statistics.corrected_resampled_t(values_J, test_to_train)
+    values_J, n = values_KJ[a] - values_KJ[b], scores_KN.shape[1]
+    least_error = _row_error(scores_KN[a] - scores_KN[b])
+    measured = statistics.corrected_resampled_t(values_J, test_to_train, least_error=least_error)
     one_sided = float(special.stdtrit(values_J.size - 1, statistics.LEVEL)) * measured.standard_error
     slack = max(one_sided, statistics.least_slack(n))
     disagreement = n * measured.standard_error**2 + measured.value**2

@@ -149,7 +149,7 @@ def method_difference(values_S: Sequence[float] | FloatArray, row_error: float, 
 
 
 def corrected_resampled_t(
-    values_J: Sequence[float] | FloatArray, test_to_train: float, *, level: float = LEVEL
+    values_J: Sequence[float] | FloatArray, test_to_train: float, *, least_error: float = 0.0, level: float = LEVEL
 ) -> Difference:
     """A mean over folds, and over repeats of them, whose training rows overlap, tested against zero.
 
@@ -159,13 +159,15 @@ def corrected_resampled_t(
     Args:
         values_J: The difference, or the metric, in each fold of each repeat; at least two.
         test_to_train: Rows of a fold over the rows trained on.
+        least_error: A standard error that the mean has at least, such as that over rows: a handful of values may agree
+            by chance.
         level: Of the interval.
     """
     values = np.asarray(values_J, dtype=np.float64)
     assert values.size >= 2, "one fold says nothing about a method"
     value = float(values.mean())
     error = math.sqrt((1 / values.size + test_to_train) * _variance(values, value))
-    return _t_difference(value, error, values.size - 1, level)
+    return _t_difference(value, max(error, least_error), values.size - 1, level)
 
 
 def _variance(values: FloatArray, mean: float) -> float:
