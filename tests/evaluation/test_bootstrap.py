@@ -152,7 +152,8 @@ def test_bounds_of_macro_f1_are_the_quantiles_of_its_resamples_in_both_direction
     counts_RN = bootstrap.resample_counts(60, 300, np.random.default_rng(13)).astype(np.float64)
     drawn = naive_differences("macro-f1", (true_N, a_N, b_N), counts_RN)
     tail = stats.norm.cdf(np.sqrt(60 / 59) * stats.t.ppf(0.05, 59))
-    found = bootstrap.one_sided_bounds(scorer, a_N, b_N, values_RK[:, 0] - values_RK[:, 1])
+    difference = scorer.value(a_N) - scorer.value(b_N)
+    found = bootstrap.resampled_bounds(values_RK[:, 0] - values_RK[:, 1], difference, 60)
     assert found == pytest.approx((np.quantile(drawn, tail), np.quantile(drawn, 1 - tail)), abs=1e-9)
 
 

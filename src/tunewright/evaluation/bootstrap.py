@@ -123,28 +123,24 @@ def lower_bound(values_R: FloatArray, value: float, n: int, *, level: float = LE
     return min(quantile(values_R, 1 - level, n), value - least_slack(n, level=level))
 
 
-def one_sided_bounds(
-    scorer: Scorer, a_N: IntArray, b_N: IntArray, values_R: FloatArray, *, level: float = LEVEL
-) -> tuple[float, float]:
-    """Lower and upper bound, each one-sided, of the metric of `a` minus that of `b` on the same rows.
-
-    Score bounds for a proportion of independent rows, else from the resamples.
+def score_bounds(scorer: Scorer, a_N: IntArray, b_N: IntArray, *, level: float = LEVEL) -> tuple[float, float]:
+    """Lower and upper bound, each one-sided, of a proportion of `a` minus that of `b` on the same independent rows.
 
     Args:
         scorer: Metric and true labels.
         a_N: Answers.
         b_N: Answers.
-        values_R: Resampled differences.
         level: Of each bound.
     """
-    if scorer.is_binomial:
-        wins, losses = wins_losses(scorer, a_N, b_N)
-        n = scorer.true_N.size
-        low = float(score_lower_bound(wins, losses, n, level=level))
-        return low, -float(score_lower_bound(losses, wins, n, level=level))
-    value = scorer.value(a_N) - scorer.value(b_N)
-    low = lower_bound(values_R, value, scorer.num_units, level=level)
-    return low, -lower_bound(-values_R, -value, scorer.num_units, level=level)
+    assert scorer.is_binomial
+    (wins, losses), n = wins_losses(scorer, a_N, b_N), scorer.true_N.size
+    low, high = score_lower_bound(wins, losses, n, level=level), score_lower_bound(losses, wins, n, level=level)
+    return float(low), -float(high)
+
+
+def resampled_bounds(values_R: FloatArray, value: float, n: int, *, level: float = LEVEL) -> tuple[float, float]:
+    """Lower and upper bound, each one-sided, of a paired difference from its resamples of n units."""
+    return lower_bound(values_R, value, n, level=level), -lower_bound(-values_R, -value, n, level=level)
 
 
 def wins_losses(scorer: Scorer, a_N: IntArray, b_N: IntArray) -> tuple[int, int]:

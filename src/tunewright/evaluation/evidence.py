@@ -257,7 +257,7 @@ def _by_resamples(
     duels = []
     for a, b, values_R, value in zip(a_P.tolist(), b_P.tolist(), values_RP.T, values_P.tolist(), strict=True):
         measured = bootstrap.difference(values_R, value, scorer.num_units)
-        low, high = bootstrap.one_sided_bounds(scorer, predicted_KN[a], predicted_KN[b], values_R)
+        low, high = bootstrap.resampled_bounds(values_R, value, scorer.num_units)
         disagreement = scorer.true_N.size * measured.standard_error**2 + value**2
         slack_ab, slack_ba = value - low, high - value
         duels.append(Duel(a=a, b=b, measured=measured, slack_ab=slack_ab, slack_ba=slack_ba, disagreement=disagreement))

@@ -67,8 +67,12 @@ def not_worse(scorer: Scorer, new_N: IntArray, old_N: IntArray, margin: float, r
         margin: In units of the metric.
         rng: Of the bootstrap.
     """
-    values_RK = bootstrap.resampled_values(scorer, [new_N, old_N], rng)
-    low, high = bootstrap.one_sided_bounds(scorer, new_N, old_N, values_RK[:, 0] - values_RK[:, 1])
+    difference = scorer.value(new_N) - scorer.value(old_N)
+    if scorer.is_binomial:
+        low, high = bootstrap.score_bounds(scorer, new_N, old_N)
+    else:
+        values_RK = bootstrap.resampled_values(scorer, [new_N, old_N], rng)
+        low, high = bootstrap.resampled_bounds(values_RK[:, 0] - values_RK[:, 1], difference, scorer.num_units)
     outcome = _outcome(low > -margin, high < -margin)
     points = 100 * margin
     said = {
@@ -76,9 +80,8 @@ def not_worse(scorer: Scorer, new_N: IntArray, old_N: IntArray, margin: float, r
         Outcome.FAILED: f"shown to lose more than {points:g} points",
         Outcome.UNDECIDED: f"{scorer.true_N.size} rows cannot tell whether it loses more than {points:g} points",
     }[outcome]
-    value = 100 * (scorer.value(new_N) - scorer.value(old_N))
     bounds = f"one-sided 95 % bounds {100 * low:+.2f} and {100 * high:+.2f}"
-    return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {value:+.2f} points ({bounds}): {said}")
+    return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {100 * difference:+.2f} points ({bounds}): {said}")
 
 
 def worst(rulings: Sequence[Ruling]) -> Outcome:
