@@ -239,7 +239,7 @@ def test_the_folder_holds_what_is_documented(whole: Path) -> None:
     assert run_folder.__doc__ is not None
     assert {path.name for path in whole.iterdir()} == {
         *("run.yaml", "data.json", "environment.json", "adapters", "test.jsonl", "predictions", "comparison.json"),
-        *("elapsed.json", "log.txt", "report.html", "folds"),
+        *("elapsed.json", "log.txt", "report.html", "report.md", "folds"),
     }
     assert {path.name for path in (whole / "folds").iterdir()} == {*NAMES, "all"}
     for name in (*NAMES, "all"):

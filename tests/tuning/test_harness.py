@@ -59,6 +59,7 @@ def test_the_folder_holds_what_is_documented(finished_run: Path) -> None:
         "elapsed.json",
         "log.txt",
         "report.html",
+        "report.md",
     }
     assert run_folder.__doc__ is not None
     assert all(f"    {name}" in run_folder.__doc__ for name in names)

@@ -146,7 +146,7 @@ def test_when_nobody_is_left_the_nearest_misses_are_shown(
     assert decision.nearest_misses[0] == f"{nearest[0]} lacks bytes {sizes[nearest[0]]} B, required at most 1 B"
     assert all(c.unmet for c in run.comparison.candidates)
     assert len(run.comparison.pairs) == 3, "all are compared, so that the reader can see what the requirement costs"
-    assert "Nothing to recommend" in run.report.read_text(encoding="utf-8")
+    assert "No candidate meets what is required" in run.report.read_text(encoding="utf-8")
     print_summary(run, tmp_path)
     said = capsys.readouterr().out
     assert "No candidate meets the requirements. Nearest: " in said

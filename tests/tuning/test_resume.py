@@ -170,7 +170,7 @@ def cut(path: Path, keep_lines: int, torn: int) -> None:
     path.write_bytes(b"".join(content[:keep_lines]) + content[keep_lines][:torn])
 
 
-AFTER = ("comparison.json", "report.html", "predictions", "adapters", "finalists.jsonl")
+AFTER = ("comparison.json", "report.html", "report.md", "predictions", "adapters", "finalists.jsonl")
 """What comes after the search, the last first."""
 
 
@@ -217,7 +217,7 @@ def in_the_test_pass(run: Path) -> None:
 
 
 def before_the_report(run: Path) -> None:
-    remove(run, "report.html")
+    remove(run, "report.html", "report.md")
     (run / ".comparison.json.4711.tmp").write_bytes(b"{")
 
 

@@ -93,6 +93,8 @@ def _headline(run: RunRecord) -> tuple[str, str]:
     decision, winner = run.comparison.decision, run.winner
     if decision is None:
         return "Nothing to recommend", "No candidate was finished"
+    if winner is None and decision.verdict == Verdict.NOTHING_WORKS:
+        return "Nothing learned is shown to work", "And what does not read the text fails the requirements"
     if winner is None:
         return "No candidate meets what is required", decision.verdict
     name = text.line(winner.id)

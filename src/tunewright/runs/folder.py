@@ -15,6 +15,7 @@
     elapsed.json            seconds of all sessions so far, of wall and cores, and of the passes over test
     log.txt                 what was said on the terminal
     report.html             the page made from all the above
+    report.md               its short form, for a pull request
 
 Each is whole or absent, and a line of a `.jsonl` is too: see `files`.
 """
