@@ -51,7 +51,7 @@ def test_yaml_with_everything_and_the_command_line_on_top(call: Call, model: str
         "predictions": [],
         "folds": 1,
         "repeats": 1,
-        "slice": ["len>15"],
+        "slice": ["len>16"],
         "swap": str(write_yaml(tmp_path / "swap.yaml", [["bread", "song"]])),
         "error_costs": str(write_yaml(tmp_path / "costs.yaml", {"food": {"travel": 5}})),
         "pruning": False,
