@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 import yaml
 
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.checkpoint import load_checkpoint
-from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.kinds import open_backbone
 from tunewright.config import RunConfig, choose
 from tunewright.data.load import load_dataset, test_sha256
 from tunewright.errors import ConfigError, RunError, unknown
@@ -66,7 +67,7 @@ def compare(config: RunConfig, out: Path, listener: Listener, *, command: Sequen
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
     workshops = {
-        name: _prepare(config, dataset, Encoder(checkpoint, dtype=dtype, device=device()))
+        name: _prepare(config, dataset, open_backbone(checkpoint, dtype=dtype, device=device()))
         for name, checkpoint in checkpoints.items()
     }
     for notice in _note_cut_texts(dataset, workshops, out):
@@ -186,7 +187,7 @@ def _check_same(before: dict[str, object], now: dict[str, object]) -> None:
         raise RunError(f"cannot resume with other settings: {'; '.join(changed)}. Repeat them or choose another --out.")
 
 
-def _prepare(config: RunConfig, dataset: Dataset, base: Encoder) -> Workshop:
+def _prepare(config: RunConfig, dataset: Dataset, base: Backbone) -> Workshop:
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
     splits = dataset.splits
     return prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit)

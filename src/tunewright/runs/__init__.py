@@ -1,0 +1,1 @@
+"""The run folder: where things are in it, and the records that are."""
