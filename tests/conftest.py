@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from tunewright.backbones.backbone import Backbone
     from tunewright.backbones.decoder import Decoder
     from tunewright.backbones.encoder import Encoder
 
@@ -66,6 +67,14 @@ def tiny_decoder(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Decoder
     from tests import tiny
 
     return cache(lambda kind: tiny.decoder(tiny_folder(kind)))
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Backbone]":
+    """Kind of model -> a tiny random one in fp32, loaded at the first call."""
+    from tests import tiny
+
+    return cache(lambda kind: tiny.backbone(tiny_folder(kind)))
 
 
 @pytest.fixture(scope="session")

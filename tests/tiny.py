@@ -26,6 +26,7 @@ from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.kinds import open_backbone
 from tunewright.types import Example, Task
 
 WITH_PREFIX = ("bert", "roberta", "xlm-roberta", "electra", "modernbert", "distilbert")
@@ -68,6 +69,11 @@ FILLERS = [
 ]
 WORDS = [*FILLERS, *(word for group in GROUPS.values() for word in group)]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def backbone(folder: Path) -> Backbone:
+    """The model saved in a folder, of whatever kind, in fp32 on the CPU."""
+    return open_backbone(load_checkpoint(str(folder)), dtype=torch.float32, device=torch.device("cpu"))
 
 
 def encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Encoder:

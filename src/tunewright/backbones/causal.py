@@ -165,7 +165,7 @@ class Pass:
                 [_products(query_KRXd, prefix.keys_KGPd.transpose(2, 3), queries.prefix_R), scores_KRXS], 3
             )
         scores_KRJQS = self._ruled(scores_KRXS.unflatten(2, (-1, longest)), queries, prefix, own, rule)
-        shares_KRXS = scores_KRJQS.softmax(-1, dtype=torch.float32).to(scores_KRXS.dtype).flatten(2, 3)
+        shares_KRXS = scores_KRJQS.softmax(-1).flatten(2, 3)  # in bf16 too it sums in fp32
         size = 0 if prefix is None else prefix.position_GP.shape[1]
         output_KRXd = shares_KRXS[..., size:] @ own.values_KGPd
         if prefix is not None:
