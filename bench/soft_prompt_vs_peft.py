@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -67,7 +68,7 @@ class Step:
     peak_bytes: int
 
 
-def config(name: str, *, quick: bool) -> transformers.PreTrainedConfig:
+def config(name: str, *, quick: bool) -> Any:
     """A shape of 124 million parameters, or a tiny one."""
     layers, width, vocab = (2, 64, 500) if quick else (12, 768, 32_000)
     if name == "gpt2":
@@ -90,9 +91,9 @@ def config(name: str, *, quick: bool) -> transformers.PreTrainedConfig:
 class Peft:
     """PEFT's prompt tuning."""
 
-    def __init__(self, model: nn.Module, rows: Sequence[Encoding], labels_B: Tensor, vectors_PD: Tensor) -> None:
+    def __init__(self, model: Any, rows: Sequence[Encoding], labels_B: Tensor, vectors_PD: Tensor) -> None:
         prompt = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=len(vectors_PD))
-        self._model = peft.get_peft_model(model, prompt).train()
+        self._model: Any = peft.get_peft_model(model, prompt).train()
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
         self._prompt = next(p for n, p in self._model.named_parameters() if "prompt" in n)
@@ -128,7 +129,7 @@ class Peft:
 class Ours:
     """The executor that training, evaluation and serving use; the language model's head is a `Head` of V labels."""
 
-    def __init__(self, model: nn.Module, rows: Sequence[Encoding], labels_B: Tensor, vectors_PD: Tensor) -> None:
+    def __init__(self, model: Any, rows: Sequence[Encoding], labels_B: Tensor, vectors_PD: Tensor) -> None:
         identity = BaseIdentity(name="random", kind="decoder", sha256="", tokenizer_sha256="")
         inner, weight = model.base_model, model.lm_head.weight.detach().float()
         tokenizer = transformers.PreTrainedTokenizerFast.__new__(transformers.PreTrainedTokenizerFast)

@@ -90,14 +90,14 @@ class Pass:
 
     def tokens_of(self, members: Sequence[int]) -> Tensor:
         """Indices, among the tokens that a layer sees now, of some sequences' tokens; prompts are counted first."""
-        blocks = [block.lengths for block in (self.prompts, self.texts) if block is not None]
+        blocks = [block for block in (self.prompts, self.texts) if block is not None]
         first = 0 if self.prompts is None else len(self.prompts.lengths)
         if self._stage == "ends":
             found = [k - first for k in members if k >= first]
         else:
-            every = spans([length for lengths in blocks for length in lengths])
+            every = spans([length for block in blocks for length in block.lengths])
             found = [n for k in members for n in every[k]]
-        return torch.tensor(found, dtype=torch.long, device=self._ends.device)
+        return torch.tensor(found, dtype=torch.long, device=blocks[0].place_N.device)
 
     def _narrow(self, layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         """Runs the last layer up to its keys and values; then it goes on with the ends of the texts."""
@@ -165,7 +165,8 @@ class Pass:
                 [_products(query_KRXd, prefix.keys_KGPd.transpose(2, 3), queries.prefix_R), scores_KRXS], 3
             )
         scores_KRJQS = self._ruled(scores_KRXS.unflatten(2, (-1, longest)), queries, prefix, own, rule)
-        shares_KRXS = scores_KRJQS.softmax(-1).flatten(2, 3)  # in bf16 too it sums in fp32
+        # In bf16 too it sums in fp32. ALiBi's scores are fp32.
+        shares_KRXS = scores_KRJQS.softmax(-1).to(scores_KRXS.dtype).flatten(2, 3)
         size = 0 if prefix is None else prefix.position_GP.shape[1]
         output_KRXd = shares_KRXS[..., size:] @ own.values_KGPd
         if prefix is not None:
@@ -202,7 +203,7 @@ def _ends(texts: Sequences | None, first: int) -> tuple[Tensor, Sequences | None
     device = texts.place_N.device
     ends_R = torch.tensor([first + span[-1] for span in spans(texts.lengths)], device=device)
     starts = [int(start) + length - 1 for start, length in zip(texts.starts, texts.lengths, strict=True)]
-    return ends_R, sequences([1] * len(starts), starts, texts.prefix_R.tolist(), device)
+    return ends_R, sequences([1] * len(starts), starts, texts.prefixes, device)
 
 
 def _keys(block: Sequences, key_NKd: Tensor, value_NKd: Tensor) -> Keys:

@@ -130,7 +130,7 @@ class Decoder(Backbone):
         prompts, texts = lay_out(batch, self._device)
         embeds_ND = self._embed(batch)
         blocks = [block for block in (prompts, texts) if block is not None]
-        positions_N = torch.cat([block.position_RT[block.filled_RT] for block in blocks])
+        positions_N = torch.cat([block.position_RT.flatten()[block.place_N] for block in blocks])
         run = Pass(prompts, texts, stacked(batch.known, self.prefix_shape, embeds_ND))
         loras = batch.loras if prompts is not None else batch.loras[len(batch.known) :]
         inputs = {"inputs_embeds": embeds_ND[None], "position_ids": positions_N[None], "use_cache": False}

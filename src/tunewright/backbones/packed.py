@@ -19,6 +19,8 @@ class Sequences:
     lengths: tuple[int, ...]
     starts: tuple[int, ...]
     """Position of the first token of each: what stands before it counts."""
+    prefixes: tuple[int, ...]
+    """Which prefix each sees."""
     place_N: Tensor
     """r T + t of each token."""
     position_RT: Tensor
@@ -26,7 +28,7 @@ class Sequences:
     filled_RT: Tensor
     """False on padding."""
     prefix_R: Tensor
-    """Which prefix each sequence sees."""
+    """`prefixes` as an index."""
 
     @property
     def num_tokens(self) -> int:
@@ -57,16 +59,22 @@ def sequences(
     """
     if sum(lengths) == 0:
         return None
-    columns_T = torch.arange(max(lengths))
-    filled_RT = columns_T < torch.tensor(lengths)[:, None]
+    filled_RT, place_N = padding(lengths)
     return Sequences(
         lengths=tuple(lengths),
         starts=tuple(starts),
-        place_N=filled_RT.flatten().nonzero()[:, 0].to(device),
-        position_RT=(columns_T + torch.tensor(starts)[:, None]).to(device),
+        prefixes=tuple(prefixes),
+        place_N=place_N.to(device),
+        position_RT=(torch.arange(max(lengths)) + torch.tensor(starts)[:, None]).to(device),
         filled_RT=filled_RT.to(device),
         prefix_R=torch.tensor(prefixes).to(device),
     )
+
+
+def padding(lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """What is no padding when sequences are unpacked, [R, T], and the place of each token in it, [N]."""
+    filled_RT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return filled_RT, filled_RT.flatten().nonzero()[:, 0]
 
 
 def spans(lengths: Sequence[int]) -> list[range]:
