@@ -73,7 +73,7 @@ def config(name: str, *, quick: bool) -> Any:
     layers, width, vocab = (2, 64, 500) if quick else (12, 768, 32_000)
     if name == "gpt2":
         # No dropout: what is compared must be the same function. The others have none.
-        off = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
+        off: dict[str, Any] = dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)
         vocab = vocab if quick else 50_257
         return transformers.GPT2Config(n_layer=layers, n_embd=width, n_head=width // 64, vocab_size=vocab, **off)
     kind = {"llama": transformers.LlamaConfig, "qwen3": transformers.Qwen3Config}[name]

@@ -127,30 +127,27 @@ class Pass:
         """One layer's attention, [N, H, d]; in the last layer [R, H, d], of the ends of the texts."""
         if self._stage == "ends":
             key_NKd, value_NKd = self._last_keys
-        prefix = self._prefix(layer, key_NKd, value_NKd)
+        # Split, not sliced: the gradient of a split is put together once, that of slices is added up.
+        sizes = [self._first, len(key_NKd) - self._first]
+        (prompt_key, text_key), (prompt_value, text_value) = key_NKd.split(sizes), value_NKd.split(sizes)
+        known = None if self._known is None else self._known[layer]
+        prompt = None if self.prompts is None else _keys(self.prompts, prompt_key, prompt_value)
+        prefix = known if prompt is None else prompt if known is None else known.then(prompt)
         if self.texts is None and prefix is not None:
             self.prefixes.append(prefix)
         if self._stage == "keys":
             self._last_keys = (key_NKd, value_NKd)
             raise _KeysAreKnown
+        text = None if self.texts is None else _keys(self.texts, text_key, text_value)
+        if self._stage == "ends" and self._last_queries is not None and text is not None:
+            return self._attention(query_NHd, self._last_queries, prefix, text, rule)
+        prompt_query, text_query = query_NHd.split(sizes)
         outputs = []
-        if self.prompts is not None and self._stage == "all":
-            known = None if self._known is None else self._known[layer]
-            own = _keys(self.prompts, key_NKd[: self._first], value_NKd[: self._first])
-            outputs.append(self._attention(query_NHd[: self._first], self.prompts, known, own, rule))
-        if self.texts is not None:
-            own = _keys(self.texts, key_NKd[self._first :], value_NKd[self._first :])
-            queries = self.texts if self._last_queries is None or self._stage == "all" else self._last_queries
-            outputs.append(self._attention(query_NHd[-queries.num_tokens :], queries, prefix, own, rule))
+        if self.prompts is not None and prompt is not None:
+            outputs.append(self._attention(prompt_query, self.prompts, known, prompt, rule))
+        if self.texts is not None and text is not None:
+            outputs.append(self._attention(text_query, self.texts, prefix, text, rule))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def _prefix(self, layer: int, key_NKd: Tensor, value_NKd: Tensor) -> Keys | None:
-        """What the texts see in a layer before themselves."""
-        known = None if self._known is None else self._known[layer]
-        if self.prompts is None:
-            return known
-        own = _keys(self.prompts, key_NKd[: self._first], value_NKd[: self._first])
-        return own if known is None else known.then(own)
 
     def _attention(self, query_NHd: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
         """Of sequences to their own past and to the prefix each names, one softmax over both."""
@@ -168,9 +165,10 @@ class Pass:
         # In bf16 too it sums in fp32. ALiBi's scores are fp32.
         shares_KRXS = scores_KRJQS.softmax(-1).to(scores_KRXS.dtype).flatten(2, 3)
         size = 0 if prefix is None else prefix.position_GP.shape[1]
-        output_KRXd = shares_KRXS[..., size:] @ own.values_KGPd
+        before_KRXP, own_KRXT = shares_KRXS.split([size, shares_KRXS.shape[3] - size], 3)
+        output_KRXd = own_KRXT @ own.values_KGPd
         if prefix is not None:
-            output_KRXd = output_KRXd + _products(shares_KRXS[..., :size], prefix.values_KGPd, queries.prefix_R)
+            output_KRXd = output_KRXd + _products(before_KRXP, prefix.values_KGPd, queries.prefix_R)
         output_RQKJd = output_KRXd.unflatten(2, (-1, longest)).permute(1, 3, 0, 2, 4)
         return queries.pack(output_RQKJd.flatten(2, 3))
 
@@ -193,7 +191,7 @@ class Pass:
                 seen_RQS = seen_RQS & (distance_RQS < rule.window)
             mask_RQS = torch.zeros_like(distance_RQS, dtype=scores_KRJQS.dtype).masked_fill_(~seen_RQS, _NEVER)
             self._masks[key] = mask_RQS[:, None]
-        return scores_KRJQS + self._masks[key]
+        return scores_KRJQS.add_(self._masks[key])
 
 
 def _ends(texts: Sequences | None, first: int) -> tuple[Tensor, Sequences | None]:
