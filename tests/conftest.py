@@ -18,6 +18,8 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from tunewright.backbones.backbone import Backbone
+    from tunewright.backbones.decoder import Decoder
     from tunewright.backbones.encoder import Encoder
 
 # A busy machine is no failure, and a failure must be the same for everybody.
@@ -39,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Kind of encoder -> folder of a tiny random one, made at the first call."""
+    """Kind of model -> folder of a tiny random one, made at the first call."""
     from tests import tiny
 
     @cache
@@ -57,6 +59,22 @@ def tiny_encoder(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Encoder
     from tests import tiny
 
     return cache(lambda kind: tiny.encoder(tiny_folder(kind)))
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Decoder]":
+    """Kind of decoder -> a tiny random one in fp32, loaded at the first call."""
+    from tests import tiny
+
+    return cache(lambda kind: tiny.decoder(tiny_folder(kind)))
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Backbone]":
+    """Kind of model -> a tiny random one in fp32, loaded at the first call."""
+    from tests import tiny
+
+    return cache(lambda kind: tiny.backbone(tiny_folder(kind)))
 
 
 @pytest.fixture(scope="session")

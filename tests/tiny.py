@@ -1,4 +1,4 @@
-"""Tiny random encoders of every kind, each with a small real tokenizer, and a made-up task."""
+"""Tiny random models of every kind, each with a small real tokenizer, and a made-up task."""
 
 import json
 from pathlib import Path
@@ -21,9 +21,12 @@ from tunewright.adapters.parts import (
     Verbalizer,
     Weights,
 )
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.checkpoint import load_checkpoint
+from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.kinds import open_backbone
 from tunewright.types import Example, Task
 
 WITH_PREFIX = ("bert", "roberta", "xlm-roberta", "electra", "modernbert", "distilbert")
@@ -31,6 +34,8 @@ WITH_PREFIX = ("bert", "roberta", "xlm-roberta", "electra", "modernbert", "disti
 
 WITHOUT_PREFIX = ("deberta-v2", "mpnet")
 KINDS = WITH_PREFIX + WITHOUT_PREFIX
+DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "gpt_neox", "opt", "bloom")
+"""Learned, rotary and ALiBi positions; grouped keys; sliding windows; bent scores."""
 
 WORDPIECE = ("bert", "electra", "distilbert", "mpnet", "deberta-v2")
 MAX_TOKENS = 64
@@ -66,14 +71,24 @@ WORDS = [*FILLERS, *(word for group in GROUPS.values() for word in group)]
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
+def backbone(folder: Path) -> Backbone:
+    """The model saved in a folder, of whatever kind, in fp32 on the CPU."""
+    return open_backbone(load_checkpoint(str(folder)), dtype=torch.float32, device=torch.device("cpu"))
+
+
 def encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Encoder:
     """The encoder saved in a folder, on the CPU."""
     return Encoder(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
 
 
+def decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
+    """The decoder saved in a folder, on the CPU."""
+    return Decoder(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
+
+
 def build(kind: str, folder: Path) -> None:
     """Saves a random model of a kind with its tokenizer; the same values each time."""
-    tokenizer = _wordpiece() if kind in WORDPIECE else _byte_pairs()
+    tokenizer = _wordpiece() if kind in WORDPIECE else _byte_pairs(with_ends=kind not in DECODERS)
     tokenizer.save_pretrained(folder)
     transformers.utils.logging.disable_progress_bar()
     model = transformers.AutoModel.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))
@@ -115,8 +130,22 @@ def _config(kind: str, vocab_size: int, pad_id: int) -> transformers.PreTrainedC
         },
         "mpnet": {},
         "distilbert": {"hidden_dim": 48},
+        "gpt2": {"n_inner": 48},
+        "llama": _GROUPED,
+        "qwen2": {**_GROUPED, "use_sliding_window": True, "max_window_layers": 1, "sliding_window": WINDOW},
+        "qwen3": {**_GROUPED, "head_dim": 16},
+        "mistral": {**_GROUPED, "sliding_window": WINDOW},
+        "gemma2": {**_GROUPED, "head_dim": 8, "sliding_window": WINDOW, "attn_logit_softcapping": 5.0},
+        "gemma3_text": {**_GROUPED, "head_dim": 8, "sliding_window": WINDOW, "sliding_window_pattern": 2},
+        "phi3": {**_GROUPED, "sliding_window": WINDOW},
+        "gpt_neox": {"rotary_pct": 0.5},
+        "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16},
+        "bloom": {},
     }
     return transformers.AutoConfig.for_model(kind, **shape, **common, **own[kind])
+
+
+_GROUPED: dict[str, object] = {"num_key_value_heads": 2}
 
 
 def _wordpiece() -> transformers.PreTrainedTokenizerFast:
@@ -138,7 +167,7 @@ def _wordpiece() -> transformers.PreTrainedTokenizerFast:
     )
 
 
-def _byte_pairs() -> transformers.PreTrainedTokenizerFast:
+def _byte_pairs(*, with_ends: bool) -> transformers.PreTrainedTokenizerFast:
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     pieces = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     merges: list[tuple[str, str]] = []
@@ -154,8 +183,8 @@ def _byte_pairs() -> transformers.PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>",
-        pair="<s> $A </s> </s> $B </s>",
+        single="<s> $A </s>" if with_ends else "<s> $A",
+        pair="<s> $A </s> </s> $B </s>" if with_ends else "<s> $A $B",
         special_tokens=[("<s>", vocabulary["<s>"]), ("</s>", vocabulary["</s>"])],
     )
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}
@@ -182,7 +211,7 @@ def _example(k: int, rng: np.random.Generator) -> Example:
     return Example(id=f"train:{k + 1}", text=" ".join(rng.permutation(words).tolist()), label=label)
 
 
-def encodings(base: Encoder, texts: list[str]) -> list[Encoding]:
+def encodings(base: Backbone, texts: list[str]) -> list[Encoding]:
     """Token ids of texts, not cut."""
     return base.encode([Example(id=text, text=text) for text in texts], base.max_tokens)
 
@@ -192,7 +221,7 @@ def rows(adapter: Adapter, found: list[Encoding]) -> list[Row]:
     return [Row(encoding=e, adapter=adapter) for e in found]
 
 
-def adapter(base: Encoder, **parts: Part) -> Adapter:
+def adapter(base: Backbone, **parts: Part) -> Adapter:
     """An adapter with a random head and the given parts."""
     found = {"head": head(base, seed=1)} | parts
     return Adapter(base=base.identity, labels=tuple(GROUPS), max_tokens=base.max_tokens, **found)  # type: ignore[arg-type]
@@ -203,23 +232,23 @@ def normal(seed: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
 
 
-def head(base: Encoder, seed: int) -> Head:
+def head(base: Backbone, seed: int) -> Head:
     return Head(weight_CD=normal(seed, 3, base.width, scale=0.3), bias_C=normal(seed + 1, 3))
 
 
-def soft_prompt(base: Encoder, length: int, seed: int) -> SoftPrompt:
+def soft_prompt(base: Backbone, length: int, seed: int) -> SoftPrompt:
     width = base.masters()[base.vocabulary_name].shape[1]
     return SoftPrompt(vectors_PD=normal(seed, length, width, scale=0.5))
 
 
-def prefix(base: Encoder, length: int, seed: int) -> Prefix:
+def prefix(base: Backbone, length: int, seed: int) -> Prefix:
     assert base.prefix_shape is not None
     num_layers, num_heads, width = base.prefix_shape
     shape = (num_layers, num_heads, length, width)
     return Prefix(keys_LHPd=normal(seed, *shape), values_LHPd=normal(seed + 1, *shape))
 
 
-def lora(base: Encoder, rank: int, seed: int, alpha: float = 6.0) -> Lora:
+def lora(base: Backbone, rank: int, seed: int, alpha: float = 6.0) -> Lora:
     """A LoRA on all linear layers, B not zero."""
     linears: dict[str, nn.Linear] = base.linears
     return Lora(
@@ -229,7 +258,7 @@ def lora(base: Encoder, rank: int, seed: int, alpha: float = 6.0) -> Lora:
     )
 
 
-def weights(base: Encoder, seed: int, ids: list[int]) -> Weights:
+def weights(base: Backbone, seed: int, ids: list[int]) -> Weights:
     """New values for everything; of the word embeddings those of the given ids."""
     values = {n: v + normal(seed + k, *v.shape, scale=0.05) for k, (n, v) in enumerate(base.masters().items())}
     ids_V = torch.tensor(sorted(set(ids)))
@@ -237,7 +266,7 @@ def weights(base: Encoder, seed: int, ids: list[int]) -> Weights:
     return Weights(values=values, vocabulary=base.vocabulary_name, vocabulary_ids_V=ids_V)
 
 
-def every_part(base: Encoder) -> Adapter:
+def every_part(base: Backbone) -> Adapter:
     """An adapter that has everything an adapter can have."""
     pool = DemonstrationPool(
         texts=("bread", "train", "choir \u266b"),

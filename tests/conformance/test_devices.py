@@ -16,14 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones import encoder, tokens
+from tunewright.backbones import decoder, encoder, packed, tokens
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Dropout, Row
-from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, predict
 
 ELSEWHERE = torch.device("meta")
-KINDS = ("bert", "electra", "modernbert", "deberta-v2")
-"""Plain; embeddings narrower than the features; rotary positions; a pass for each LoRA."""
+KINDS = ("bert", "electra", "modernbert", "deberta-v2", "gpt2", "llama", "qwen3")
+"""Plain; embeddings narrower than the features; rotary positions; a pass for each LoRA; decoders."""
 
 TEXTS = ["soup", "a train to the choir"]
 
@@ -31,22 +31,26 @@ TEXTS = ["soup", "a train to the choir"]
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     """Within it nothing is computed but shapes and devices."""
-    lay_out = tokens.lay_out
 
-    def real(*arguments: Any) -> Any:
-        with unset_fake_temporarily():  # the shapes of a layout follow from values, which fake tensors have not
-            return lay_out(*arguments)
+    def real(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            with unset_fake_temporarily():  # the shapes of a layout follow from values, which fake tensors have not
+                return function(*arguments)
 
-    monkeypatch.setattr(encoder, "lay_out", real)
+        return run
+
+    monkeypatch.setattr(encoder, "lay_out", real(tokens.lay_out))
+    monkeypatch.setattr(packed, "padding", real(packed.padding))
+    monkeypatch.setattr(decoder, "same", lambda now, then: now is then)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 
 
-def moved(folder: Path, mode: FakeTensorMode) -> Encoder:
+def moved(folder: Path, mode: FakeTensorMode) -> Backbone:
     """The encoder of a folder, its weights on the other device."""
     with unset_fake_temporarily():
-        base = tiny.encoder(folder)
-        assert base._mixes_loras in (True, False)  # found out by running: not with fake values
+        base = tiny.backbone(folder)
+        assert getattr(base, "_mixes_loras", True) in (True, False)  # found out by running: not with fake values
     for module in base._model.modules():
         for name, weight in module.named_parameters(recurse=False):
             there = nn.Parameter(mode.from_tensor(weight.detach()).to(ELSEWHERE), requires_grad=False)
@@ -57,7 +61,7 @@ def moved(folder: Path, mode: FakeTensorMode) -> Encoder:
     return base
 
 
-def adapters(base: Encoder) -> list[Adapter]:
+def adapters(base: Backbone) -> list[Adapter]:
     """Each part alone, all of them, none of the answering ones, and two LoRAs that are unlike."""
     whole = (
         tiny.every_part(base)
@@ -73,7 +77,7 @@ def adapters(base: Encoder) -> list[Adapter]:
 def test_base_on_another_device(kind: str, fake: FakeTensorMode, tiny_folder: Callable[[str], Path]) -> None:
     """Every part alone and all in one batch: answered where the base is."""
     with unset_fake_temporarily():
-        found = adapters(tiny.encoder(tiny_folder(kind)))
+        found = adapters(tiny.backbone(tiny_folder(kind)))
     base = moved(tiny_folder(kind), fake)
     encodings = tiny.encodings(base, TEXTS)
     batches = [tiny.rows(adapter, encodings) for adapter in found]
@@ -86,7 +90,7 @@ def test_base_on_another_device(kind: str, fake: FakeTensorMode, tiny_folder: Ca
 def test_features_on_the_cpu(fake: FakeTensorMode, tiny_folder: Callable[[str], Path]) -> None:
     """A store keeps features on the CPU: predictions, and training while the body stands still, start from there."""
     with unset_fake_temporarily():
-        found = adapters(tiny.encoder(tiny_folder("bert")))
+        found = adapters(tiny.backbone(tiny_folder("bert")))
     base = moved(tiny_folder("bert"), fake)
     encodings, store = tiny.encodings(base, TEXTS), FeatureStore(base)
     for adapter in found:
@@ -96,15 +100,17 @@ def test_features_on_the_cpu(fake: FakeTensorMode, tiny_folder: Callable[[str], 
         assert base.answer(adapter, torch.zeros(2, base.width), dropout).device.type == "cpu"
 
 
-def test_gradients_come_back(fake: FakeTensorMode, tiny_folder: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_gradients_come_back(kind: str, fake: FakeTensorMode, tiny_folder: Callable[[str], Path]) -> None:
     """To the adapter's tensors, on the CPU where the optimizer is."""
     with unset_fake_temporarily():
-        whole = tiny.every_part(tiny.encoder(tiny_folder("bert")))
-    base = moved(tiny_folder("bert"), fake)
+        whole = tiny.every_part(tiny.backbone(tiny_folder(kind)))
+    base = moved(tiny_folder(kind), fake)
     live = {n: fake.from_tensor(t).requires_grad_() for n, t in whole.tensors().items() if t.is_floating_point()}
     rows = tiny.rows(whole.with_tensors(live), tiny.encodings(base, TEXTS))
     torch.stack(base.logits(rows)).sum().backward()
-    for name in ("soft_prompt.vectors", "prefix.keys", "lora.encoder.layer.0.attention.self.query.up", "head.weight"):
+    up = next(name for name in live if name.endswith(".up"))
+    for name in ("soft_prompt.vectors", "prefix.keys", up, "head.weight"):
         gradient = live[name].grad
         assert gradient is not None, name
         assert gradient.device.type == "cpu", name

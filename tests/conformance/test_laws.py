@@ -17,8 +17,8 @@ from torch import Tensor
 from tests import tiny
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter, update_with_tensors
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
-from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, features, predict
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
@@ -29,8 +29,10 @@ from tunewright.training.loss import cross_entropy
 from tunewright.tuning.attempt import Workshop, attempt, prepare
 from tunewright.types import Params
 
-GetEncoder = Callable[[str], Encoder]
+GetBackbone = Callable[[str], Backbone]
 WIDTH, NUM_LABELS, LAYERS, HEADS, HEAD_WIDTH, INNER = 32, 3, 3, 4, 8, 48
+KINDS = ("bert", "gpt2", "llama", "qwen3")
+"""An encoder; decoders of learned and rotary positions, the latter two with keys that pairs of heads share."""
 ALONE = 1e-5
 """fp32: largest difference of a logit from the same row alone."""
 
@@ -41,7 +43,7 @@ every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 every_body = pytest.mark.parametrize("method", [METHODS[name] for name in TRAINED], ids=TRAINED)
 
 
-def workshop(base: Encoder, num_train: int = 15) -> Workshop:
+def workshop(base: Backbone, num_train: int = 15) -> Workshop:
     """With 15 rows a step is an epoch."""
     metric = METRICS["accuracy"]
     return prepare(tiny.task(), base, tiny.examples(num_train), tiny.examples(9, seed=1), metric, base.max_tokens)
@@ -64,7 +66,7 @@ def fit(method: Method, shop: Workshop, epochs: int, *key: str | int) -> Adapter
     return outcome.trained.adapter
 
 
-def answers(adapter: Adapter, base: Encoder) -> Tensor:
+def answers(adapter: Adapter, base: Backbone) -> Tensor:
     examples = tiny.examples(12, seed=2)
     encodings = base.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
     return predict(adapter, encodings, FeatureStore(base))
@@ -76,19 +78,24 @@ def hash_of(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-@pytest.fixture
-def base(tiny_encoder: GetEncoder) -> Encoder:
-    return tiny_encoder("bert")
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny_encoder: GetEncoder) -> dict[str, Adapter]:
+def base(kind: str, tiny_backbone: GetBackbone) -> Backbone:
+    return tiny_backbone(kind)
+
+
+@pytest.fixture(scope="module")
+def fitted(base: Backbone) -> dict[str, Adapter]:
     """Each method after four steps."""
-    return {name: fit(method, improving(workshop(tiny_encoder("bert"))), 4) for name, method in METHODS.items()}
+    return {name: fit(method, improving(workshop(base)), 4) for name, method in METHODS.items()}
 
 
 @every_method
-def test_same_seed_same_predictions(method: Method, fitted: dict[str, Adapter], base: Encoder) -> None:
+def test_same_seed_same_predictions(method: Method, fitted: dict[str, Adapter], base: Backbone) -> None:
     again = fit(method, improving(workshop(base)), 4)
     assert again.sha256() == fitted[method.name].sha256()
     assert torch.equal(answers(again, base), answers(fitted[method.name], base))
@@ -107,7 +114,7 @@ out = Path(sys.argv[1])
 found, base = {}, None
 for path in sorted(out.glob("adapters/*")):
     adapter = folder.load(path)
-    base = tiny.encoder(Path(adapter.base.name)) if base is None else base
+    base = tiny.backbone(Path(adapter.base.name)) if base is None else base
     base.check(adapter)
     encodings = base.encode(tiny.examples(12, seed=2), adapter.max_tokens - adapter.prefix_tokens)
     found[path.name] = predict(adapter, encodings, FeatureStore(base))
@@ -115,7 +122,7 @@ save_file(found, out / "answers.safetensors")
 """
 
 
-def test_fresh_process_same_predictions(fitted: dict[str, Adapter], base: Encoder, tmp_path: Path) -> None:
+def test_fresh_process_same_predictions(fitted: dict[str, Adapter], base: Backbone, tmp_path: Path) -> None:
     for name, adapter in fitted.items():
         folder.save(adapter, tmp_path / "adapters" / name)
     root = Path(__file__).parents[2]
@@ -128,7 +135,7 @@ def test_fresh_process_same_predictions(fitted: dict[str, Adapter], base: Encode
 
 
 @every_method
-def test_neighbours_do_not_matter(method: Method, fitted: dict[str, Adapter], base: Encoder) -> None:
+def test_neighbours_do_not_matter(method: Method, fitted: dict[str, Adapter], base: Backbone) -> None:
     """Alone, in other batches, in another order, among rows of all other methods."""
     adapter = fitted[method.name]
     expected = answers(adapter, base)
@@ -145,7 +152,7 @@ def test_neighbours_do_not_matter(method: Method, fitted: dict[str, Adapter], ba
 
 
 @every_method
-def test_base_is_untouched(method: Method, base: Encoder) -> None:
+def test_base_is_untouched(method: Method, base: Backbone) -> None:
     bare = tiny.rows(tiny.adapter(base), base.encode(tiny.examples(4), base.max_tokens))
     weights, outputs = hash_of(base.masters()), base.features(bare)
     adapter = fit(method, improving(workshop(base)), 4)
@@ -155,7 +162,7 @@ def test_base_is_untouched(method: Method, base: Encoder) -> None:
 
 
 @every_method
-def test_first_step_changes_the_adapter(method: Method, base: Encoder) -> None:
+def test_first_step_changes_the_adapter(method: Method, base: Backbone) -> None:
     """The record changes where something trains, and only there."""
     shop = improving(workshop(base))
     start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
@@ -164,7 +171,7 @@ def test_first_step_changes_the_adapter(method: Method, base: Encoder) -> None:
 
 
 @every_body
-def test_trained_bodies_change_the_features(method: Method, base: Encoder, fitted: dict[str, Adapter]) -> None:
+def test_trained_bodies_change_the_features(method: Method, base: Backbone, fitted: dict[str, Adapter]) -> None:
     """Against the bare base and against the start: what was trained is what is computed."""
     shop = workshop(base)
     start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
@@ -174,26 +181,52 @@ def test_trained_bodies_change_the_features(method: Method, base: Encoder, fitte
         assert ((after - other).abs().amax(-1) > 1e-6).all()
 
 
+def key_heads(kind: str) -> int:
+    return 2 if kind in ("llama", "qwen3") else HEADS
+
+
+def head_width(kind: str) -> int:
+    return 16 if kind == "qwen3" else HEAD_WIDTH
+
+
+def sizes(kind: str, seen: int) -> tuple[int, int]:
+    """Parameters of the base with so many word embeddings, and inputs plus outputs of all its linear layers."""
+    if kind == "bert":
+        # word, position and type embeddings; per layer 4 square maps and 2 of the inner layer with biases, 2 norms
+        layer = 4 * (WIDTH + 1) * WIDTH + (WIDTH + 1) * INNER + (INNER + 1) * WIDTH + 4 * WIDTH
+        lora = 4 * (WIDTH + WIDTH) + 2 * (WIDTH + INNER)
+        return (seen + tiny.MAX_TOKENS + 2) * WIDTH + 2 * WIDTH + LAYERS * layer, LAYERS * lora
+    if kind == "gpt2":
+        # word and position embeddings; queries, keys and values in one map; a norm at the end
+        layer = 4 * (WIDTH + 1) * WIDTH + (WIDTH + 1) * INNER + (INNER + 1) * WIDTH + 4 * WIDTH
+        lora = (WIDTH + 3 * WIDTH) + (WIDTH + WIDTH) + 2 * (WIDTH + INNER)
+        return (seen + tiny.MAX_TOKENS) * WIDTH + 2 * WIDTH + LAYERS * layer, LAYERS * lora
+    # no biases, norms of one vector; Qwen3 has one for the heads of queries, one for those of keys
+    queries, keys = HEADS * head_width(kind), key_heads(kind) * head_width(kind)
+    layer = 2 * WIDTH * queries + 2 * WIDTH * keys + 3 * WIDTH * INNER + 2 * WIDTH
+    layer += 2 * head_width(kind) if kind == "qwen3" else 0
+    lora = 2 * (WIDTH + queries) + 2 * (WIDTH + keys) + 3 * (WIDTH + INNER)
+    return seen * WIDTH + WIDTH + LAYERS * layer, LAYERS * lora
+
+
 @every_method
-def test_trainable_count(method: Method, base: Encoder) -> None:
+def test_trainable_count(method: Method, kind: str, base: Backbone) -> None:
     """The formula of the method's page, from the sizes of the model alone."""
     shop = workshop(base)
     params = defaults(method, shop.material)
     adapter = method.place(shop.material, params, generator("laws"))
     head = (WIDTH + 1) * NUM_LABELS
     seen = len({i for e in shop.material.rows.encodings for i in e.ids})
-    # word, position and type embeddings; per layer 4 square maps and 2 of the inner layer with biases, 2 norms
-    layer = 4 * (WIDTH + 1) * WIDTH + (WIDTH + 1) * INNER + (INNER + 1) * WIDTH + 4 * WIDTH
-    whole = (seen + tiny.MAX_TOKENS + 2) * WIDTH + 2 * WIDTH + LAYERS * layer
+    whole, lora = sizes(kind, seen)
     length, rank = int(params.get("length", 0)), int(params.get("rank", 0))
     expected = {
         "majority": 0,
         "zero-shot": 0,
         "few-shot": 0,
         "soft-prompt": length * WIDTH + head,
-        "prefix": 2 * LAYERS * length * HEADS * HEAD_WIDTH + head,
+        "prefix": 2 * LAYERS * length * key_heads(kind) * head_width(kind) + head,
         "linear-probe": head,
-        "lora": LAYERS * rank * (4 * (WIDTH + WIDTH) + 2 * (WIDTH + INNER)) + head,
+        "lora": rank * lora + head,
         "full": whole + head,
         "gradual-unfreezing": whole + head,
     }
@@ -202,7 +235,7 @@ def test_trainable_count(method: Method, base: Encoder) -> None:
 
 
 @every_method
-def test_what_trains_gets_a_gradient(method: Method, base: Encoder) -> None:
+def test_what_trains_gets_a_gradient(method: Method, base: Backbone) -> None:
     """Every tensor that the schedule names, from a start with a little noise (half of a LoRA starts at zero)."""
     shop = workshop(base)
     params = defaults(method, shop.material)
@@ -224,7 +257,7 @@ def test_what_trains_gets_a_gradient(method: Method, base: Encoder) -> None:
 
 
 @every_method
-def test_schedule(method: Method, base: Encoder) -> None:
+def test_schedule(method: Method, base: Backbone) -> None:
     """Factors are positive, and what trains at one time is no less later."""
     material = workshop(base).material
     params = defaults(method, material)
@@ -235,7 +268,7 @@ def test_schedule(method: Method, base: Encoder) -> None:
 
 
 @every_method
-def test_space(method: Method, base: Encoder) -> None:
+def test_space(method: Method, base: Backbone) -> None:
     """Defaults lie inside, and every choice can be placed and answers with finite numbers."""
     material = workshop(base).material
     space = method.space(material)
@@ -251,7 +284,7 @@ def test_space(method: Method, base: Encoder) -> None:
 
 
 @every_method
-def test_shortest_inputs(method: Method, base: Encoder) -> None:
+def test_shortest_inputs(method: Method, base: Backbone) -> None:
     """Eight tokens are the least a user may ask for: there is something to search, and it fits."""
     shop = prepare(tiny.task(), base, tiny.examples(15), tiny.examples(9, seed=1), METRICS["accuracy"], 8)
     assert all(c.options for c in method.space(shop.material).values() if isinstance(c, Choice))
@@ -260,13 +293,13 @@ def test_shortest_inputs(method: Method, base: Encoder) -> None:
     assert answers(adapter, base).isfinite().all()
 
 
-@pytest.mark.parametrize("kind", tiny.KINDS)
+@pytest.mark.parametrize("model", tiny.KINDS + tiny.DECODERS)
 @every_method
-def test_every_kind_of_encoder(method: Method, kind: str, tiny_encoder: GetEncoder) -> None:
+def test_every_kind_of_model(method: Method, model: str, tiny_backbone: GetBackbone) -> None:
     """It is fitted and answers, or it is refused with a reason."""
-    base = tiny_encoder(kind)
+    base = tiny_backbone(model)
     reason = method.refuses(base)
-    assert (reason is None) == (method.name != "prefix" or kind in tiny.WITH_PREFIX)
+    assert (reason is None) == (method.name != "prefix" or model not in tiny.WITHOUT_PREFIX)
     if reason is None:
         adapter = fit(method, workshop(base, num_train=9), 2)
         base.check(adapter)
@@ -276,7 +309,7 @@ def test_every_kind_of_encoder(method: Method, kind: str, tiny_encoder: GetEncod
 
 
 @every_method
-def test_over_long_texts_are_cut(method: Method, base: Encoder) -> None:
+def test_over_long_texts_are_cut(method: Method, base: Backbone) -> None:
     """What is trained and scored sees what is served: as much of a text as prompt or prefix leave room for."""
     long = [replace(e, text=" ".join([e.text] * 40)) for e in tiny.examples(6)]
     shop = prepare(tiny.task(), base, long, long, METRICS["accuracy"], base.max_tokens)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests import tiny
+from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.methods.gradual_unfreezing import trained
 
@@ -33,3 +34,14 @@ def test_schedule(kind: str, tiny_encoder: Callable[[str], Encoder]) -> None:
             assert {rates[n] for n in members} <= {0.5**height}
     assert set(trained(adapter, {"layer_decay": 0.5}, 0.99)) == set(adapter.tensors()) - {"weights.vocabulary_ids"}
     assert set(trained(adapter, {"layer_decay": 0.5}, 0.0)) == HEAD
+
+
+@pytest.mark.parametrize("kind", tiny.DECODERS)
+def test_embeddings_of_a_decoder_thaw_last(kind: str, tiny_decoder: Callable[[str], Decoder]) -> None:
+    base = tiny_decoder(kind)
+    adapter = tiny.adapter(base, weights=tiny.weights(base, 0, [1, 2, 3]))
+    embeddings = {f"weights.{n}" for n in base.masters() if not n.startswith(base.layer_stack) and "emb" in n}
+    embeddings |= {f"weights.{n}" for n in base.masters() if n.startswith(("wte", "wpe"))}
+    early, late = (set(trained(adapter, {"layer_decay": 0.5}, progress)) for progress in (0.49, 0.5))
+    assert embeddings
+    assert late - early == embeddings

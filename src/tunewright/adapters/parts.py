@@ -4,6 +4,7 @@ Shapes: P virtual tokens, D model width, L layers, H key/value heads, d head wid
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
@@ -18,6 +19,13 @@ MISFITS = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, Va
 """What building a part from settings and tensors raises where they do not belong together."""
 
 _VOCABULARY_IDS = "vocabulary_ids"
+
+_EMBEDDING = re.compile(r"embed|\bw[tp]e\b")
+
+
+def is_embedding(parameter: str) -> bool:
+    """Whether a parameter of a base, by its name, belongs to the embeddings of words or positions."""
+    return _EMBEDDING.search(parameter) is not None
 
 
 class Part(Protocol):

@@ -1,17 +1,11 @@
-"""What the executor is asked: rows, each naming its adapter.
+"""What the executor is asked: rows, each naming its adapter."""
 
-Shapes: B rows, D width, C labels.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from tunewright.adapters.adapter import Adapter, BaseIdentity
-from tunewright.types import Example
+from tunewright.adapters.adapter import Adapter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,49 +39,3 @@ class Dropout:
             return values
         kept = torch.rand(values.shape, generator=self.generator).ge_(self.share).to(values.device, values.dtype)
         return values * kept / (1 - self.share)
-
-
-class Backbone(Protocol):
-    """A frozen base model that runs rows of any mixture of adapters."""
-
-    @property
-    def identity(self) -> BaseIdentity: ...
-
-    @property
-    def width(self) -> int:
-        """D."""
-        ...
-
-    @property
-    def max_tokens(self) -> int:
-        """Longest input, virtual tokens included."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the frozen weights."""
-        ...
-
-    @property
-    def num_parameters(self) -> int: ...
-
-    @property
-    def prefix_shape(self) -> tuple[int, int, int] | None:
-        """(layers, heads, head width) of a deep prefix; None where this model cannot carry one."""
-        ...
-
-    def encode(self, examples: Sequence[Example], limit: int) -> list[Encoding]:
-        """Tokenises, cutting texts so that each input has at most `limit` tokens."""
-        ...
-
-    def features(self, rows: Sequence[Row]) -> Tensor:
-        """Pooled output of each row under its adapter: fp32 [B, D]. Gradients flow to the adapters' tensors."""
-        ...
-
-    def answer(self, adapter: Adapter, features_BD: Tensor, dropout: Dropout | None = None) -> Tensor:
-        """Logits [B, C] from features computed under this adapter."""
-        ...
-
-    def logits(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Answer of each row under its adapter: fp32 [C of that adapter]."""
-        ...

@@ -35,11 +35,24 @@ KINDS = {
         "mpnet",
         "distilbert",
     ),
+    "decoder": (
+        "gpt2",
+        "llama",
+        "qwen2",
+        "qwen3",
+        "mistral",
+        "gemma2",
+        "gemma3_text",
+        "phi3",
+        "gpt_neox",
+        "opt",
+        "bloom",
+    ),
 }
 """Kind of backbone -> the `model_type`s it runs."""
 
-POOLINGS = ("mean", "cls")
-"""Over the text's tokens, or the first of them."""
+POOLINGS = {"encoder": ("mean", "cls"), "decoder": ("lasttoken",)}
+"""Kind of backbone -> over the text's tokens, the first of them, or the last; the first named is the default."""
 
 _POOLING_FILE = "1_Pooling/config.json"
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -55,7 +68,7 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerFast
     model: nn.Module
     pooling: str
-    """`mean` over the text's tokens or `cls`, the first of them; the model's own where it says so."""
+    """One of `POOLINGS`; the model's own where it says so."""
 
 
 def load_checkpoint(name: str) -> Checkpoint:
@@ -80,7 +93,7 @@ def load_checkpoint(name: str) -> Checkpoint:
             model = _model(name, source, config)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
-        pooling = _pooling(name, source)
+        pooling = _pooling(name, source, POOLINGS[kind])
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
     identity = BaseIdentity(
@@ -149,25 +162,27 @@ def _kind(name: str, config: PreTrainedConfig) -> str:
     if getattr(config, "auto_map", None):
         raise ModelError(f"model {name!r} brings code of its own (auto_map), which is not run here. {_ALLOWED}")
     for kind, model_types in KINDS.items():
-        if config.model_type in model_types and not getattr(config, "is_decoder", False):
+        if config.model_type in model_types and (kind == "decoder" or not getattr(config, "is_decoder", False)):
             return kind
     allowed = ", ".join(t for types in KINDS.values() for t in types)
-    raise ModelError(f"model {name!r} is of type {config.model_type}. Allowed: {allowed}. Choose an encoder model.")
+    raise ModelError(
+        f"model {name!r} is of type {config.model_type}. Allowed: {allowed}. Choose an encoder model or a decoder."
+    )
 
 
-def _pooling(name: str, source: str) -> str:
-    """What sentence-transformers' file says, in the folder or on the hub; `mean` where there is none."""
+def _pooling(name: str, source: str, allowed: tuple[str, ...]) -> str:
+    """What sentence-transformers' file says, in the folder or on the hub; the default where there is none."""
     try:
         path = cached_file(source, _POOLING_FILE)
     except OSError:  # no such file, or none in the cache of who is offline
-        return "mean"
+        return allowed[0]
     try:
         modes = _pooling_modes(json.loads(Path(str(path)).read_text(encoding="utf-8")))
     except (AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"{_POOLING_FILE} of model {name!r} is broken: {error}. Restore it.") from None
-    if len(modes) != 1 or modes[0] not in POOLINGS:
+    if len(modes) != 1 or modes[0] not in allowed:
         got = " and ".join(modes) or "none"
-        raise ModelError(f"model {name!r} pools by {got}. Allowed: {', '.join(POOLINGS)}. Choose another model.")
+        raise ModelError(f"model {name!r} pools by {got}. Allowed: {', '.join(allowed)}. Choose another model.")
     return modes[0]
 
 

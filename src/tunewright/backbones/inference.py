@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.base import Backbone, Encoding, Row
+from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Encoding, Row
 from tunewright.types import Example, Prediction
 
 BATCH_TOKENS = 4096

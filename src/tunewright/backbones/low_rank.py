@@ -14,25 +14,31 @@ from tunewright.adapters.parts import Lora
 
 
 @contextlib.contextmanager
-def low_rank_updates(linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None]) -> Iterator[None]:
+def low_rank_updates(
+    linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None], tokens_of: "_TokensOf | None" = None
+) -> Iterator[None]:
     """Within the context, the layers add the updates of the rows.
 
     Args:
         linears: Module name -> layer.
         loras: The LoRA of each row, or None.
+        tokens_of: In a packed batch, where the tokens of one row follow those of another: indices of some rows'
+            tokens among those that a layer sees.
     """
     distinct = list({id(lora): lora for lora in loras if lora is not None}.values())
     hooks = []
     try:
         for name, linear in linears.items():
             if any(name in lora.down for lora in distinct):
-                update = _update(name, distinct, loras, linear.weight.device)
+                update = _update(name, distinct, loras, tokens_of, linear.weight.device)
                 hooks.append(linear.register_forward_hook(_adds(update)))
         yield
     finally:
         for hook in hooks:
             hook.remove()
 
+
+_TokensOf = Callable[[Sequence[int]], Tensor]
 
 _Update = Callable[[Tensor, Tensor], Tensor]
 """(input [B, T, I], output [B, T, O] of the base's layer) -> the output with the update."""
@@ -42,11 +48,19 @@ def _adds(update: _Update) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], 
     return lambda _module, inputs, output: update(inputs[0], output)
 
 
-def _update(name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], device: torch.device) -> _Update:
+def _update(
+    name: str,
+    distinct: Sequence[Lora],
+    loras: Sequence[Lora | None],
+    tokens_of: _TokensOf | None,
+    device: torch.device,
+) -> _Update:
     """The update of one layer, its factors on the layer's device; adapters lie on the CPU."""
     if len(distinct) == 1 and all(lora is not None for lora in loras):
         down_rI, up_Or = _factors(distinct[0], name, device)
         return _SharedUpdate(down_rI=down_rI, up_Or=up_Or)
+    if tokens_of is not None:
+        return _packed_update(name, distinct, loras, tokens_of, device)
     return _mixed_update(name, distinct, loras, device)
 
 
@@ -95,3 +109,30 @@ class _MixedUpdate:
     def __call__(self, input_BTI: Tensor, output_BTO: Tensor) -> Tensor:
         inner = torch.bmm(input_BTI, self.down_KrI[self.which_B].to(input_BTI.dtype).transpose(1, 2))
         return torch.baddbmm(output_BTO, inner, self.up_KOr[self.which_B].to(input_BTI.dtype).transpose(1, 2))
+
+
+def _packed_update(
+    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], tokens_of: _TokensOf, device: torch.device
+) -> "_PackedUpdate":
+    """One update for each LoRA, of the tokens of its rows."""
+    having = [lora for lora in distinct if name in lora.down]
+    members = tuple([k for k, lora in enumerate(loras) if lora is mine] for mine in having)
+    pairs = [_factors(lora, name, device) for lora in having]
+    updates = tuple(_SharedUpdate(down_rI=down_rI, up_Or=up_Or) for down_rI, up_Or in pairs)
+    return _PackedUpdate(updates=updates, members=members, tokens_of=tokens_of)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PackedUpdate:
+    """Rows of several LoRAs, or of none, one after the other."""
+
+    updates: tuple[_SharedUpdate, ...]
+    members: tuple[list[int], ...]
+    tokens_of: _TokensOf
+
+    def __call__(self, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002
+        input_NI, output_NO = input.flatten(0, -2), output.flatten(0, -2)
+        for update, members in zip(self.updates, self.members, strict=True):
+            tokens = self.tokens_of(members)
+            output_NO = output_NO.index_copy(0, tokens, update(input_NI[tokens], output_NO[tokens]))
+        return output_NO.view_as(output)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
 from tunewright.training.loop import Rows, Settings
 from tunewright.training.optim import Rates
@@ -42,7 +42,7 @@ class Material:
     """What a method may look at: the task, the base and the training rows. Never dev, never test."""
 
     task: Task
-    backbone: Encoder
+    backbone: Backbone
     store: FeatureStore
     """Features of the bare base."""
     examples: Sequence[Example]
@@ -91,7 +91,7 @@ class Method:
     """(adapter, parameters, progress in [0, 1)) -> who trains and how fast."""
     passes: float = 1.0
     """Epochs, as a multiple of what is usual for the task."""
-    refuses: Callable[[Encoder], str | None] = lambda _backbone: None
+    refuses: Callable[[Backbone], str | None] = lambda _backbone: None
     """Why a base cannot be used, or None."""
 
 

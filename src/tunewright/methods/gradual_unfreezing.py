@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import is_embedding
 from tunewright.methods.base import Choice, Material, Method, Range, Space
 from tunewright.methods.full import HEAD_RATE, place
 from tunewright.training.optim import Rates
@@ -31,7 +32,7 @@ def _heights(names: Iterable[str]) -> dict[str, int]:
     found = {name: re.search(r"\.(\d+)\.", name) for name in names}
     layers = {name: int(match[1]) for name, match in found.items() if match}
     top = max(layers.values())
-    below = {name: top + 1 for name in found if "embeddings" in name}
+    below = {name: top + 1 for name in found if is_embedding(name)}
     return {name: below.get(name, top - layers.get(name, top)) for name in found}
 
 

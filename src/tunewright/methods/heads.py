@@ -40,8 +40,8 @@ def _phrase_features(material: Material, phrases: tuple[str, ...]) -> Tensor:
 
 
 def word_embeddings(material: Material) -> Tensor:
-    """The base's word embeddings, fp32 [V, D]."""
-    return material.backbone.masters()[material.backbone.vocabulary_name]
+    """What enters the base for each token id, fp32 [V, D]."""
+    return material.backbone.word_embeddings
 
 
 def start_ids(material: Material, init: str, length: int, rng: np.random.Generator) -> list[int]:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix
-from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.backbone import Backbone
 from tunewright.methods.base import Material, Method, Range, Space
 from tunewright.methods.heads import described_head, lengths, noise
 from tunewright.training.optim import Rates
@@ -47,7 +47,7 @@ def space(material: Material) -> Space:
     }
 
 
-def refuses(backbone: Encoder) -> str | None:
+def refuses(backbone: Backbone) -> str | None:
     """A base whose attention does not go through transformers' interface."""
     if backbone.prefix_shape is not None:
         return None

@@ -7,10 +7,11 @@ import torch
 
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding
 from tunewright.backbones.checkpoint import load_checkpoint
-from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, answer
+from tunewright.backbones.kinds import open_backbone
 from tunewright.errors import AdapterError, DataError
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.metrics import METRICS, label_indices, row_scorer
@@ -32,7 +33,7 @@ class Predictor:
         AdapterError: The adapter belongs to another base; both hashes are named.
     """
 
-    def __init__(self, adapter: Adapter, backbone: Encoder) -> None:
+    def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
         backbone.check(adapter)
         self.adapter = adapter
         self._store = FeatureStore(backbone, keeps=False)
@@ -52,7 +53,7 @@ class Predictor:
         adapter = folder.load(path)
         dtype = _dtype(adapter, path)
         checkpoint = load_checkpoint(adapter.base.name if model is None else model)
-        return cls(adapter, Encoder(checkpoint, dtype=dtype, device=device()))
+        return cls(adapter, open_backbone(checkpoint, dtype=dtype, device=device()))
 
     @property
     def labels(self) -> tuple[str, ...]:

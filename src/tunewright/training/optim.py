@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from tunewright.adapters.parts import is_embedding
+
 Rates = Mapping[str, float]
 """Tensor name -> factor on the learning rate. What is not named is frozen."""
 
@@ -77,6 +79,4 @@ class Optimizer:
 
 def _decays(name: str, tensor: Tensor) -> bool:
     """Matrices decay; vectors do not, and rows of an embedding or a prompt that are not seen must stay as they are."""
-    return (
-        tensor.ndim == 2 and "embedding" not in name and name.split(".", maxsplit=1)[0] in ("weights", "head", "lora")
-    )
+    return tensor.ndim == 2 and not is_embedding(name) and name.split(".", maxsplit=1)[0] in ("weights", "head", "lora")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
 from tunewright.evaluation.metrics import Metric, label_indices
 from tunewright.methods.base import Material, Method, settings
@@ -33,7 +33,7 @@ class Workshop:
 
 def prepare(
     task: Task,
-    backbone: Encoder,
+    backbone: Backbone,
     train_rows: Sequence[Example],
     dev_rows: Sequence[Example],
     metric: Metric,
@@ -68,7 +68,7 @@ def prepare(
     return Workshop(material=material, dev_examples=dev_rows, exam=Exam(rows=dev, score=score))
 
 
-def label_rows(task: Task, backbone: Encoder, examples: Sequence[Example], limit: int) -> Rows:
+def label_rows(task: Task, backbone: Backbone, examples: Sequence[Example], limit: int) -> Rows:
     """Tokenised rows with label indices; `UNKNOWN_LABEL` for a label the task does not know."""
     labels_N = torch.from_numpy(label_indices(task.labels, (e.label for e in examples)))
     return Rows(encodings=backbone.encode(examples, limit), labels_N=labels_N)

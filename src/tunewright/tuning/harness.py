@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from tunewright.backbones.checkpoint import load_checkpoint
-from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.kinds import open_backbone
 from tunewright.config import RunConfig, choose
 from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
@@ -77,8 +77,8 @@ def compare(
     for notice in dataset.notices:
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
-    encoders = {name: Encoder(checkpoint, dtype=dtype, device=device()) for name, checkpoint in checkpoints.items()}
-    stage = open_stage(config, dataset, plan.folder(out), clock, journal, encoders, {})
+    bases = {name: open_backbone(checkpoint, dtype=dtype, device=device()) for name, checkpoint in checkpoints.items()}
+    stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {})
     cut = _note_cut_texts(dataset, stage.session.workshops, out)
     for notice in cut:
         journal.note(notice.message)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
 from tunewright.evaluation.metrics import METRICS, row_scorer
@@ -67,7 +67,7 @@ def open_stage(
     out: Path,
     clock: Clock,
     journal: Journal,
-    bases: Mapping[str, Encoder],
+    bases: Mapping[str, Backbone],
     stores: Mapping[str, FeatureStore],
 ) -> Stage:
     """A stage with what is left of it in its folder.
@@ -105,7 +105,7 @@ def open_stage(
     return Stage(session=session, effort=effort, dataset=dataset, refused=refused)
 
 
-def _prepare(config: RunConfig, dataset: Dataset, base: Encoder, store: FeatureStore | None) -> Workshop:
+def _prepare(config: RunConfig, dataset: Dataset, base: Backbone, store: FeatureStore | None) -> Workshop:
     splits = dataset.splits
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
     return prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit, store=store)

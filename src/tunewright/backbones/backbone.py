@@ -1,0 +1,229 @@
+"""What every kind of backbone is: frozen weights with a tokenizer that run rows of any mixture of adapters.
+
+Shapes: B rows, L positions, D width, C labels, V vocabulary.
+"""
+
+import copy
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from tunewright.adapters.adapter import Adapter, BaseIdentity
+from tunewright.adapters.parts import Weights
+from tunewright.backbones import answers
+from tunewright.backbones.base import Dropout, Encoding, Row
+from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.tokens import encode
+from tunewright.errors import AdapterError
+from tunewright.types import Example
+
+
+class Backbone(ABC):
+    """A frozen base. A kind of model says how long its inputs may be and how features are made.
+
+    Args:
+        checkpoint: The base, fp32.
+        dtype: Precision to run the frozen weights in.
+        device: Where to run.
+    """
+
+    prefix_shape: tuple[int, int, int] | None
+    """(layers, key/value heads, head width) of a deep prefix; None where this model cannot carry one."""
+
+    def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._checkpoint = checkpoint
+        self._masters = checkpoint.model.requires_grad_(False)
+        # fp32 values stay at hand: they are what full fine-tuning starts from.
+        self._model = copy.deepcopy(self._masters).to(device=device, dtype=dtype).eval()
+        self._device = device
+        self.dtype = dtype
+        self._phrases: dict[tuple[int, tuple[str, ...]], Tensor] = {}
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Longest input, soft prompt or prefix included."""
+
+    @abstractmethod
+    def _one_pass(self, rows: Sequence[Row], weights: Weights | None) -> Tensor:
+        """Features of rows that run together, fp32 [B, D]."""
+
+    @property
+    def identity(self) -> BaseIdentity:
+        """Name and hashes of the base."""
+        return self._checkpoint.identity
+
+    @property
+    def width(self) -> int:
+        """D, of the features."""
+        return int(self._checkpoint.config.hidden_size)
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the base."""
+        return sum(p.numel() for p in self._masters.parameters())
+
+    @property
+    def num_computing(self) -> int:
+        """Parameters that take part in the matrix products of each token: those of the layers."""
+        return sum(p.numel() for name, p in self._masters.named_parameters() if name.startswith(self.layer_stack))
+
+    @property
+    def vocabulary_name(self) -> str:
+        """Parameter name of the word embeddings."""
+        table = self._masters.get_input_embeddings()  # type: ignore[operator]
+        return next(name for name, p in self._masters.named_parameters() if p is table.weight)
+
+    @property
+    def word_embeddings(self) -> Tensor:
+        """What enters the base for each token id, fp32 [V, width of the embeddings]."""
+        table = self.masters()[self.vocabulary_name]
+        return table if self.embedding_scale == 1 else table * self.embedding_scale
+
+    @property
+    def embedding_scale(self) -> float:
+        """Gemma multiplies its word embeddings."""
+        table = self._masters.get_input_embeddings()  # type: ignore[operator]
+        return float(getattr(table, "scalar_embed_scale", 1.0))
+
+    @property
+    def pad_id(self) -> int:
+        """Fills what is masked."""
+        pad = self._checkpoint.tokenizer.pad_token_id
+        return 0 if pad is None else int(pad)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the base."""
+        return int(self._checkpoint.config.num_hidden_layers)
+
+    @cached_property
+    def layer_stack(self) -> str:
+        """Module name of the list of layers, such as `encoder.layer`."""
+        for name, module in self._masters.named_modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self.num_layers:
+                return str(name)
+        raise AssertionError("a base without a list of layers")
+
+    @cached_property
+    def linears(self) -> dict[str, nn.Linear]:
+        """The linear layers a LoRA may change: those inside the layer stack."""
+        start = f"{self.layer_stack}."
+        named = self._model.named_modules()
+        return {name: m for name, m in named if name.startswith(start) and isinstance(m, nn.Linear)}
+
+    def masters(self) -> dict[str, Tensor]:
+        """The base's own parameters in fp32, without the unused pooler. Not to be written to."""
+        return {n: p.detach() for n, p in self._masters.named_parameters() if not n.startswith("pooler.")}
+
+    def encode(self, examples: Sequence[Example], limit: int) -> list[Encoding]:
+        """Tokenises, cutting texts so that each input has at most `limit` tokens."""
+        return encode(self._checkpoint.tokenizer, examples, limit)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of a text without special tokens."""
+        return list(self._checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def special_ids(self) -> set[int]:
+        """Ids of [CLS], [SEP], padding and the like."""
+        return set(self._checkpoint.tokenizer.all_special_ids)
+
+    def check(self, adapter: Adapter) -> None:
+        """Makes sure that an adapter belongs here.
+
+        Raises:
+            AdapterError: Trained on another base, or with a part this base cannot carry.
+        """
+        mine, its = self.identity, adapter.base
+        if (its.sha256, its.tokenizer_sha256) != (mine.sha256, mine.tokenizer_sha256):
+            raise AdapterError(
+                f"the adapter belongs to {its.name} (weights {its.sha256[:12]}, "
+                f"tokenizer {its.tokenizer_sha256[:12]}). "
+                f"Got {mine.name} (weights {mine.sha256[:12]}, tokenizer {mine.tokenizer_sha256[:12]}). "
+                "Give its own base with --model."
+            )
+        if adapter.prefix is not None and self.prefix_shape is None:
+            raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")
+        unknown = [] if adapter.lora is None else sorted(set(adapter.lora.down) - set(self.linears))
+        if unknown:
+            allowed = ", ".join(self.linears)
+            raise AdapterError(f"the LoRA changes {unknown[0]}, no linear layer of {mine.name}. Allowed: {allowed}.")
+
+    def features(self, rows: Sequence[Row]) -> Tensor:
+        """Pooled output of each row under its adapter: fp32 [B, D]. Gradients flow to the adapters' tensors."""
+        passes: dict[tuple[int, ...], list[int]] = {}
+        for k, row in enumerate(rows):
+            passes.setdefault(self._pass_of(row), []).append(k)
+        if len(passes) == 1:
+            return self._one_pass(rows, rows[0].adapter.weights)
+        order = [k for members in passes.values() for k in members]
+        parts = [
+            self._one_pass([rows[k] for k in members], rows[members[0]].adapter.weights) for members in passes.values()
+        ]
+        place = torch.tensor(order, device=self._device).argsort()
+        return torch.cat(parts)[place]
+
+    def _pass_of(self, row: Row) -> tuple[int, ...]:
+        """Rows of one pass have the same: those with weights of their own run apart."""
+        return (id(row.adapter.weights),)
+
+    def logits(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Answer of each row under its adapter: fp32 [C of that adapter]."""
+        asked = any(row.adapter.needs_features for row in rows)
+        features_BD = self.features(rows) if asked else torch.zeros(len(rows), self.width, device=self._device)
+        found: list[Tensor | None] = [None] * len(rows)
+        for adapter, members in _groups(rows).items():
+            mine = features_BD[members]
+            for k, logits_C in zip(members, self.answer(adapter.record, mine), strict=True):
+                found[k] = logits_C
+        return [logits for logits in found if logits is not None]
+
+    def answer(self, adapter: Adapter, features_BD: Tensor, dropout: Dropout | None = None) -> Tensor:
+        """Logits [B, C] from features computed under this adapter."""
+        return answers.answer(adapter, features_BD, lambda phrases: self._phrase_features(adapter, phrases), dropout)
+
+    def _own_values(self, weights: Weights | None) -> dict[str, Tensor]:
+        """The parameters a row brings along, in the base's dtype; the vocabulary is looked up in `_embed`."""
+        values: Mapping[str, Tensor] = {} if weights is None else weights.values
+        skip = self.vocabulary_name
+        return {n: t.to(device=self._device, dtype=self.dtype) for n, t in values.items() if n != skip}
+
+    def _phrase_features(self, adapter: Adapter, phrases: tuple[str, ...]) -> Tensor:
+        """Features of a verbalizer's phrases; those of the bare base are computed once."""
+        if adapter.has_body:
+            return self._features_of(adapter, phrases)
+        key = (adapter.max_tokens, phrases)  # which says where they are cut
+        if key not in self._phrases:
+            with torch.no_grad():
+                self._phrases[key] = self._features_of(adapter, phrases)
+        return self._phrases[key]
+
+    def _features_of(self, adapter: Adapter, texts: Sequence[str]) -> Tensor:
+        examples = [Example(id=text, text=text) for text in texts]
+        encodings = self.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
+        return self.features([Row(encoding=e, adapter=adapter) for e in encodings])
+
+
+@dataclasses.dataclass(frozen=True)
+class _SameAdapter:
+    """Groups rows by the identity of their adapter, whose tensors cannot be compared."""
+
+    record: Adapter
+
+    def __hash__(self) -> int:
+        return id(self.record)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _SameAdapter) and other.record is self.record
+
+
+def _groups(rows: Sequence[Row]) -> dict[_SameAdapter, list[int]]:
+    """Adapter -> indices of its rows."""
+    groups: dict[_SameAdapter, list[int]] = {}
+    for k, row in enumerate(rows):
+        groups.setdefault(_SameAdapter(row.adapter), []).append(k)
+    return groups

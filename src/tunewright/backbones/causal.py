@@ -1,0 +1,267 @@
+"""One run of a decoder over a packed batch: every soft prompt once, then every text.
+
+    [prompt 1] ... [prompt G] [text 1] ... [text R]
+
+The model's own layers see `[1, tokens, width]`: no work on padding, none twice. Only attention, registered with
+transformers as one more implementation, knows which tokens belong together: a text sees the prefix that it names and
+its own past. The last layer runs only where its output is read: of a prefix its keys and values, of a text its end.
+Exact as long as the base is in eval mode.
+
+Shapes: N tokens, R sequences, Q queries and T keys of the longest, G distinct prefixes, P positions of the longest,
+S = P + T, H query heads, K key/value heads (J = H / K queries share one), X = J Q, d head width, D width.
+"""
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from tunewright.backbones.packed import Sequences, sequences, spans
+from tunewright.backbones.prefix import Keys
+
+NAME = "tunewright-packed"
+
+_NEVER = -1e30
+"""Added to the score of a key that is not seen; finite, so that padding that sees nothing is no NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """How a layer attends."""
+
+    scaling: float
+    window: int | None = None
+    """Positions that are seen, one's own included."""
+    softcap: float | None = None
+    """Scores are bent into plus or minus this."""
+    slopes_H: Tensor | None = None
+    """ALiBi: added to the score for each position of the key."""
+
+
+class _KeysAreKnown(Exception):
+    """The last layer has made its keys and values: what else it does is not read."""
+
+
+class Pass:
+    """One run of the model.
+
+    Args:
+        prompts: The soft prompts; number g ends prefix g.
+        texts: The texts, unless only the prefixes' keys and values are wanted.
+        known: Keys and values of each layer that need no run: of deep prefixes, or kept from another run.
+    """
+
+    def __init__(self, prompts: Sequences | None, texts: Sequences | None, known: Sequence[Keys] | None) -> None:
+        self.prompts, self.texts, self._known = prompts, texts, known
+        self.prefixes: list[Keys] = []
+        """Of each layer, where there are no texts."""
+        self._first = 0 if prompts is None else prompts.num_tokens
+        self._ends, self._last_queries = _ends(texts, self._first)
+        self._last_keys = (torch.zeros(0), torch.zeros(0))
+        self._stage: Literal["all", "keys", "ends"] = "all"
+        """All tokens; in the last layer only as far as the keys, and then only the ends of the texts."""
+        self._masks: dict[tuple[int, int | None], Tensor] = {}
+
+    def run(self, model: Callable[[], Tensor], last_layer: nn.Module) -> Tensor | None:
+        """Last hidden state at the end of each text, [R, D]; None where there are no texts.
+
+        Args:
+            model: Runs it and returns the last hidden state [1, N, D].
+            last_layer: Of the model.
+        """
+        hooks = [
+            last_layer.register_forward_pre_hook(self._narrow, with_kwargs=True),
+            last_layer.register_forward_hook(self._widen),
+        ]
+        token = _running.set(self)
+        try:
+            return model()[0].index_select(0, self._ends)
+        except _KeysAreKnown:
+            return None
+        finally:
+            _running.reset(token)
+            for hook in hooks:
+                hook.remove()
+
+    def tokens_of(self, members: Sequence[int]) -> Tensor:
+        """Indices, among the tokens that a layer sees now, of some sequences' tokens; prompts are counted first."""
+        blocks = [block for block in (self.prompts, self.texts) if block is not None]
+        first = 0 if self.prompts is None else len(self.prompts.lengths)
+        if self._stage == "ends":
+            found = [k - first for k in members if k >= first]
+        else:
+            every = spans([length for block in blocks for length in block.lengths])
+            found = [n for k in members for n in every[k]]
+        return torch.tensor(found, dtype=torch.long, device=blocks[0].place_N.device)
+
+    def _narrow(self, layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """Runs the last layer up to its keys and values; then it goes on with the ends of the texts."""
+        size = (args[0] if args else kwargs["hidden_states"]).shape[1]
+        self._stage = "keys"
+        try:
+            layer.forward(*args, **kwargs)
+        except _KeysAreKnown:
+            if self.texts is None:
+                raise
+        self._stage = "ends"
+
+        def ends(value: Any) -> Any:
+            per_token = isinstance(value, Tensor) and value.ndim > 1 and value.shape[:2] == (1, size)
+            return value.index_select(1, self._ends) if per_token else value
+
+        return tree_map(ends, args), tree_map(ends, kwargs)
+
+    def _widen(self, _layer: nn.Module, _args: Any, output: Any) -> Any:
+        """As many rows as there were, for models that insist on them."""
+        hidden_1RD = output[0] if isinstance(output, tuple) else output
+        size = self._first + (0 if self.texts is None else self.texts.num_tokens)
+        hidden_1ND = hidden_1RD.new_zeros(1, size, hidden_1RD.shape[2]).index_copy(1, self._ends, hidden_1RD)
+        return (hidden_1ND, *output[1:]) if isinstance(output, tuple) else hidden_1ND
+
+    def attend(self, layer: int, query_NHd: Tensor, key_NKd: Tensor, value_NKd: Tensor, rule: Rule) -> Tensor:
+        """One layer's attention, [N, H, d]; in the last layer [R, H, d], of the ends of the texts."""
+        if self._stage == "ends":
+            key_NKd, value_NKd = self._last_keys
+        # Split, not sliced: the gradient of a split is put together once, that of slices is added up.
+        sizes = [self._first, len(key_NKd) - self._first]
+        (prompt_key, text_key), (prompt_value, text_value) = key_NKd.split(sizes), value_NKd.split(sizes)
+        known = None if self._known is None else self._known[layer]
+        prompt = None if self.prompts is None else _keys(self.prompts, prompt_key, prompt_value)
+        prefix = known if prompt is None else prompt if known is None else known.then(prompt)
+        if self.texts is None and prefix is not None:
+            self.prefixes.append(prefix)
+        if self._stage == "keys":
+            self._last_keys = (key_NKd, value_NKd)
+            raise _KeysAreKnown
+        text = None if self.texts is None else _keys(self.texts, text_key, text_value)
+        if self._stage == "ends" and self._last_queries is not None and text is not None:
+            return self._attention(query_NHd, self._last_queries, prefix, text, rule)
+        prompt_query, text_query = query_NHd.split(sizes)
+        outputs = []
+        if self.prompts is not None and prompt is not None:
+            outputs.append(self._attention(prompt_query, self.prompts, known, prompt, rule))
+        if self.texts is not None and text is not None:
+            outputs.append(self._attention(text_query, self.texts, prefix, text, rule))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _attention(self, query_NHd: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
+        """Of sequences to their own past and to the prefix each names, one softmax over both."""
+        query_RQHd = queries.unpack(query_NHd * rule.scaling)
+        num_kv, (num, longest, _, width) = own.keys_KGPd.shape[0], query_RQHd.shape
+        query_KRXd = (
+            query_RQHd.view(num, longest, num_kv, -1, width).permute(2, 0, 3, 1, 4).reshape(num_kv, num, -1, width)
+        )
+        scores_KRXS = query_KRXd @ own.keys_KGPd.transpose(2, 3)
+        if prefix is not None:
+            scores_KRXS = torch.cat(
+                [_products(query_KRXd, prefix.keys_KGPd.transpose(2, 3), queries.prefix_R), scores_KRXS], 3
+            )
+        scores_KRJQS = self._ruled(scores_KRXS.unflatten(2, (-1, longest)), queries, prefix, own, rule)
+        # In bf16 too it sums in fp32. ALiBi's scores are fp32.
+        shares_KRXS = scores_KRJQS.softmax(-1).to(scores_KRXS.dtype).flatten(2, 3)
+        size = 0 if prefix is None else prefix.position_GP.shape[1]
+        before_KRXP, own_KRXT = shares_KRXS.split([size, shares_KRXS.shape[3] - size], 3)
+        output_KRXd = own_KRXT @ own.values_KGPd
+        if prefix is not None:
+            output_KRXd = output_KRXd + _products(before_KRXP, prefix.values_KGPd, queries.prefix_R)
+        output_RQKJd = output_KRXd.unflatten(2, (-1, longest)).permute(1, 3, 0, 2, 4)
+        return queries.pack(output_RQKJd.flatten(2, 3))
+
+    def _ruled(self, scores_KRJQS: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
+        """Scores bent, slanted and masked as the layer wants it."""
+        if rule.softcap is not None:
+            scores_KRJQS = (scores_KRJQS / rule.softcap).tanh() * rule.softcap
+        position_RS, filled_RS = own.position_GP, own.filled_GP
+        if prefix is not None:
+            position_RS = torch.cat([prefix.position_GP[queries.prefix_R], position_RS], 1)
+            filled_RS = torch.cat([prefix.filled_GP[queries.prefix_R], filled_RS], 1)
+        if rule.slopes_H is not None:
+            slopes_K1J11 = rule.slopes_H.view(scores_KRJQS.shape[0], 1, -1, 1, 1)
+            scores_KRJQS = scores_KRJQS + slopes_K1J11 * position_RS[:, None, None]
+        key = (id(queries), rule.window)
+        if key not in self._masks:
+            distance_RQS = queries.position_RT[:, :, None] - position_RS[:, None]
+            seen_RQS = filled_RS[:, None] & (distance_RQS >= 0)
+            if rule.window is not None:
+                seen_RQS = seen_RQS & (distance_RQS < rule.window)
+            mask_RQS = torch.zeros_like(distance_RQS, dtype=scores_KRJQS.dtype).masked_fill_(~seen_RQS, _NEVER)
+            self._masks[key] = mask_RQS[:, None]
+        return scores_KRJQS.add_(self._masks[key])
+
+
+def _ends(texts: Sequences | None, first: int) -> tuple[Tensor, Sequences | None]:
+    """Index of the last token of each text among all tokens, and the record of these tokens alone."""
+    if texts is None:
+        return torch.zeros(0, dtype=torch.long), None
+    device = texts.place_N.device
+    ends_R = torch.tensor([first + span[-1] for span in spans(texts.lengths)], device=device)
+    starts = [int(start) + length - 1 for start, length in zip(texts.starts, texts.lengths, strict=True)]
+    return ends_R, sequences([1] * len(starts), starts, texts.prefixes, device)
+
+
+def _keys(block: Sequences, key_NKd: Tensor, value_NKd: Tensor) -> Keys:
+    """Keys and values of sequences, unpacked."""
+    return Keys(
+        keys_KGPd=block.unpack(key_NKd).permute(2, 0, 1, 3),
+        values_KGPd=block.unpack(value_NKd).permute(2, 0, 1, 3),
+        position_GP=block.position_RT,
+        filled_GP=block.filled_RT,
+    )
+
+
+def _products(left_KRXm: Tensor, right_KGmn: Tensor, prefix_R: Tensor) -> Tensor:
+    """Matrix products [K, R, X, n]. One prefix for all rows is not repeated: their queries are one long block."""
+    if right_KGmn.shape[1] > 1:
+        return left_KRXm @ right_KGmn[:, prefix_R]
+    products_KYn = left_KRXm.flatten(1, 2) @ right_KGmn[:, 0]
+    return products_KYn.view(*left_KRXm.shape[:3], -1)
+
+
+_running: ContextVar[Pass] = ContextVar("running")
+
+
+def attend(  # noqa: PLR0913, PLR0917
+    module: nn.Module,
+    query_1HNd: Tensor,
+    key_1KNd: Tensor,
+    value_1KNd: Tensor,
+    attention_mask: Tensor | None,  # noqa: ARG001
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    slopes_H: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """One layer's attention; the signature is transformers' attention interface.
+
+    Args:
+        module: The layer's attention module.
+        query_1HNd: Queries.
+        key_1KNd: Keys.
+        value_1KNd: Values.
+        attention_mask: Not used: who sees whom follows from the running `Pass`.
+        scaling: Of the scores; 1 / sqrt(d) when absent.
+        sliding_window: Positions that are seen.
+        softcap: Bound of the scores.
+        slopes_H: ALiBi's.
+
+    Returns:
+        The output, [1, N, H, d], and None for the weights.
+    """
+    scale = query_1HNd.shape[-1] ** -0.5 if scaling is None else scaling
+    rule = Rule(scaling=scale, window=sliding_window, softcap=softcap, slopes_H=slopes_H)
+    query, key, value = (t[0].transpose(0, 1) for t in (query_1HNd, key_1KNd, value_1KNd))
+    return _running.get().attend(int(module.layer_idx), query, key, value, rule)[None], None  # type: ignore[arg-type]
+
+
+def _no_mask(**_: Any) -> None:
+    """Who sees whom follows from the running `Pass`."""
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, _no_mask)

@@ -1,0 +1,83 @@
+"""What stands before the texts of a decoder, as keys and values, whatever it was made of.
+
+Shapes: G distinct prefixes, P positions of the longest, K key/value heads, d head width, L layers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+Kept = tuple[Tensor, Tensor]
+"""Keys and values of one prefix, each [L, K, P, d]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """Keys and values of one layer, of several sequences or prefixes."""
+
+    keys_KGPd: Tensor
+    values_KGPd: Tensor
+    position_GP: Tensor
+    filled_GP: Tensor
+    """False on padding."""
+
+    def then(self, other: "Keys") -> "Keys":
+        """Both, one after the other."""
+        return Keys(
+            keys_KGPd=torch.cat([self.keys_KGPd, other.keys_KGPd], 2),
+            values_KGPd=torch.cat([self.values_KGPd, other.values_KGPd], 2),
+            position_GP=torch.cat([self.position_GP, other.position_GP], 1),
+            filled_GP=torch.cat([self.filled_GP, other.filled_GP], 1),
+        )
+
+
+def stacked(prefixes: Sequence[Kept | None], shape: tuple[int, int, int], like: Tensor) -> list[Keys] | None:
+    """Prefixes of several lengths, layer by layer, the shorter ones padded; None where there are none.
+
+    Args:
+        prefixes: Keys and values of each, or None.
+        shape: L, K, d.
+        like: Gives dtype and device.
+    """
+    lengths = [0 if kept is None else kept[0].shape[2] for kept in prefixes]
+    longest = max(lengths, default=0)
+    if longest == 0:
+        return None
+    num_layers, num_heads, width = shape
+    none = like.new_zeros(2, num_layers, num_heads, longest, width)
+    padded = [
+        none if kept is None else nn.functional.pad(torch.stack(kept).to(like), (0, 0, 0, longest - length))
+        for kept, length in zip(prefixes, lengths, strict=True)
+    ]
+    both_2LKGPd = torch.stack(padded, 3)
+    columns_P = torch.arange(longest)
+    filled_GP = (columns_P < torch.tensor(lengths)[:, None]).to(like.device)
+    position_GP = columns_P.expand(len(lengths), -1).to(like.device)
+    return [
+        Keys(keys_KGPd=keys, values_KGPd=values, position_GP=position_GP, filled_GP=filled_GP)
+        for keys, values in zip(*both_2LKGPd, strict=True)
+    ]
+
+
+def unstacked(layers: Sequence[Keys], lengths: Sequence[tuple[int, int]]) -> list[Kept]:
+    """The inverse, of prefixes in two pieces.
+
+    Args:
+        layers: Keys and values of each layer: all first pieces padded to the longest, then all second ones.
+        lengths: Of the pieces of each prefix.
+    """
+    width = max(first for first, _ in lengths)
+
+    def pieces(values_KGPd: Tensor, g: int) -> Tensor:
+        first, second = lengths[g]
+        return torch.cat([values_KGPd[:, g, :first], values_KGPd[:, g, width : width + second]], 1)
+
+    return [
+        (
+            torch.stack([pieces(layer.keys_KGPd, g) for layer in layers]),
+            torch.stack([pieces(layer.values_KGPd, g) for layer in layers]),
+        )
+        for g in range(len(lengths))
+    ]
