@@ -4,6 +4,8 @@ Readers ignore unknown keys; a change of meaning raises the number. None stands 
 """
 
 import dataclasses
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

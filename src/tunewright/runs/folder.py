@@ -1,17 +1,17 @@
 """The run folder: what is in it, and how it survives a kill at any moment.
 
-run.yaml                settings (RunConfig)
-data.json               hash, splits by row id, columns, notices
-environment.json        versions, machine
-trials.jsonl            one line for each finished trial of the search
-finalists.jsonl         one line for each refitted finalist (candidate, seed)
-adapters/<candidate>/seed-<k>/   what each refit produced
-test.jsonl              the test rows: id, text, text_pair, label
-predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line
-comparison.json         the result, schema 1
-elapsed.json            seconds of all sessions so far
-log.txt                 what was said on the terminal
-report.html             the page made from all the above
+    run.yaml                settings (RunConfig)
+    data.json               hash, splits by row id, columns, notices
+    environment.json        versions, machine
+    trials.jsonl            one line for each finished trial of the search
+    finalists.jsonl         one line for each refitted finalist (candidate, seed)
+    adapters/<candidate>/seed-<k>/   what each refit produced
+    test.jsonl              the test rows: id, text, text_pair, label
+    predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line
+    comparison.json         the result, schema 1
+    elapsed.json            seconds of all sessions so far
+    log.txt                 what was said on the terminal
+    report.html             the page made from all the above
 """
 
 import shutil
