@@ -60,3 +60,19 @@ def test_wrong_settings_on_top_of_a_configuration(tmp_path: Path) -> None:
     assert "unknown setting 'bogus'" in str(error.value)
     assert "`seeds` must be" in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_compare_with_a_decoder(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """The same call as for an encoder; what it ships predicts."""
+    data = write_topics(tmp_path / "topics.csv", 48)
+    run = tw.compare(
+        str(data),
+        model=str(tiny_folder("llama")),
+        methods="majority,soft-prompt,lora",
+        trials=1,
+        seeds=1,
+        out=str(tmp_path / "run"),
+    )
+    assert set(run) == {"majority", "soft-prompt", "lora"}
+    answers = run["soft-prompt"].predict(["bread and soup", "a train ticket"])
+    assert [sum(answer.probabilities) for answer in answers] == pytest.approx([1.0, 1.0])

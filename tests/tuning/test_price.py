@@ -106,7 +106,6 @@ def test_requests_are_timed_one_by_one_and_in_batches(workshop: Workshop) -> Non
     assert tuple(each.batch for each in found) == BATCHES
     for each in found:
         assert 0 < each.p50_ms <= each.p95_ms
-    assert found[1].p50_ms > found[0].p50_ms, "32 rows take longer than one"
 
 
 def test_timing_is_bounded(workshop: Workshop) -> None:
