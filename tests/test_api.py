@@ -71,6 +71,7 @@ def test_compare_with_a_decoder(tiny_folder: Callable[[str], Path], tmp_path: Pa
         methods="majority,soft-prompt,lora",
         trials=1,
         seeds=1,
+        folds=1,
         out=str(tmp_path / "run"),
     )
     assert set(run) == {"majority", "soft-prompt", "lora"}
