@@ -98,8 +98,8 @@ def _by_resamples(several: Mapping[str, IntArray], scorer: Scorer, rng: Generato
 def _record(difference: Difference, p_adjusted: float, num_seeds: int) -> MethodDifference:
     return MethodDifference(
         difference=difference.value,
-        low=difference.low,
-        high=difference.high,
+        low=max(-1.0, difference.low),
+        high=min(1.0, difference.high),
         p_value=difference.p_value,
         p_adjusted=p_adjusted,
         seeds=num_seeds,

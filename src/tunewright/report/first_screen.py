@@ -100,7 +100,8 @@ def _headline(run: RunRecord) -> tuple[str, str]:
     name = text.line(winner.id)
     if decision.verdict == Verdict.NOTHING_WORKS:
         return "Nothing learned is shown to work", f"Recommended: stay with {name}"
-    return f"Recommended: {name}", decision.verdict
+    are_all = all(candidate.status == "ok" for candidate in run.comparison.candidates)
+    return f"Recommended: {name}", decision.verdict + ("" if are_all else ", of those that were measured")
 
 
 def _rival(comparison: Comparison, winner: Candidate | None) -> Pair | None:
