@@ -64,11 +64,11 @@ def test_other_metrics_have_their_error_from_resamples() -> None:
         values = {k: [f1_score(true_N[rows], x_N[rows], average="macro") for x_N in xs] for k, xs in noisy.items()}
         means.append(np.mean(np.subtract(values["a"][:2], values["b"])))
     by_seed = [scorer.value(a) - scorer.value(b) for a, b in zip(noisy["a"][:2], noisy["b"], strict=True)]
-    half = stats.t.ppf(0.975, 1) * np.sqrt(np.var(by_seed, ddof=1) / 2 + np.var(means, ddof=1))
+    error = np.sqrt(np.var(by_seed, ddof=1) / 2 + np.var(means, ddof=1))
     assert found.methods is not None
-    assert (found.methods.low, found.methods.high) == pytest.approx(
-        (np.mean(by_seed) - half, np.mean(by_seed) + half), abs=1e-6
-    )
+    assert found.methods.p_value == pytest.approx(2 * stats.t.sf(abs(np.mean(by_seed)) / error, 1), rel=1e-6)
+    assert stats.t.ppf(0.975, 1) * error > 1 + abs(np.mean(by_seed))  # so that the ends are those of the scale
+    assert (found.methods.low, found.methods.high) == (-1.0, 1.0)
     assert found.methods.seeds == 2
 
 
