@@ -96,6 +96,19 @@ def test_other_rows_are_refused(call: Call, copy: Path, finished_run: Path) -> N
     assert "have different test rows. Give both the same --test file." in done.err
 
 
+def test_folds_are_no_artefacts(call: Call, copy: Path, finished_run: Path) -> None:
+    """Answers of several models are not paired as if one had given them, and the gate says whose they are."""
+    content = read_json(copy / "comparison.json")
+    content["protocol"] |= {"kind": "folds", "folds": 5}
+    write_json(copy / "comparison.json", content)
+    done = call("check", copy, "--not-worse-than", finished_run)
+    assert (done.code, done.out) == (2, "")
+    assert f"{copy} was judged in folds, by several models. Give two runs with --folds 1." in done.err
+    assert "itself not tested" in call("check", copy, "--min", "accuracy=0").out
+    assert "itself not tested" not in call("check", finished_run, "--min", "accuracy=0").out
+    assert "Not compared row by row: one was judged in folds" in call("report", finished_run, copy).out
+
+
 def test_no_run_and_missing_answers_are_refused(call: Call, copy: Path, tmp_path: Path) -> None:
     assert call("check", tmp_path / "nowhere", "--min", "accuracy=0.9").code == 2
     who = recommended(copy)

@@ -16,6 +16,7 @@ from torch import Tensor
 from tests import tiny
 from tunewright.adapters import folder, peft_format
 from tunewright.adapters.parts import Lora, Part, Prefix, SoftPrompt
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding
 from tunewright.backbones.encoder import Encoder
 from tunewright.errors import AdapterError
@@ -41,7 +42,7 @@ def _quiet() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def part(name: str, base: Encoder) -> Part:
+def part(name: str, base: Backbone) -> Part:
     if name == "soft_prompt":
         return tiny.soft_prompt(base, LENGTH, seed=1)
     if name == "prefix":

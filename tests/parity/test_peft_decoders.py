@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import peft
 import pytest
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests import tiny
+from tests.parity.test_peft import part, plain_model
 from tunewright.adapters import folder, peft_format
 from tunewright.adapters.parts import Part
 from tunewright.backbones.base import Encoding
@@ -48,16 +48,6 @@ def _quiet() -> None:
 def _runs_in_peft(name: str, kind: str) -> None:
     if (name, kind) == ("soft_prompt", "opt"):
         pytest.skip("peft takes the model's width for the embeddings'")
-
-
-def plain_model(path: Path) -> Any:
-    return transformers.AutoModel.from_pretrained(path, dtype=torch.float32).eval()
-
-
-def part(name: str, base: Decoder) -> Part:
-    if name == "soft_prompt":
-        return tiny.soft_prompt(base, LENGTH, seed=1)
-    return tiny.prefix(base, LENGTH, seed=2) if name == "prefix" else tiny.lora(base, 3, seed=300)
 
 
 def run_peft(model: torch.nn.Module, found: list[Encoding]) -> Tensor:

@@ -16,7 +16,7 @@ from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import Workshop, prepare
-from tunewright.tuning.price import BATCHES, latency, model, modelled_price
+from tunewright.tuning.price import BATCHES, latency, model
 
 EPOCHS = 5
 
@@ -56,7 +56,7 @@ def test_the_order_of_the_methods(real_shape: Workshop) -> None:
     for name in METHODS:
         adapter = place(name, real_shape)
         trained = 0 if METHODS[name].family == "no training" else num_tokens(adapter, real_shape)
-        found[name] = modelled_price(adapter, real_shape, num_tokens=trained, prices=Prices())
+        found[name] = model(adapter, real_shape, num_tokens=trained).price(Prices())
     order = ["majority", "zero-shot", "linear-probe", "few-shot", "prefix", "lora", "soft-prompt", "full"]
     assert sorted(order, key=lambda name: found[name]) == order, found
     assert len({found[name] for name in order}) == len(order)
@@ -65,7 +65,7 @@ def test_the_order_of_the_methods(real_shape: Workshop) -> None:
     assert pool is not None
     large = dataclasses.replace(pool, vectors_ND=pool.vectors_ND.repeat(100, 1), texts=pool.texts * 100)
     dear = dataclasses.replace(place("few-shot", real_shape), demonstrations=large)
-    assert modelled_price(dear, real_shape, num_tokens=0, prices=Prices()) > found["prefix"], "3,000 rows in the pool"
+    assert model(dear, real_shape, num_tokens=0).price(Prices()) > found["prefix"], "3,000 rows in the pool"
 
 
 def test_features_of_the_bare_base_are_billed_once(workshop: Workshop) -> None:

@@ -48,12 +48,17 @@ def check(
     ]
     if not_worse_than is not None:
         old = read(not_worse_than)
+        for each, path in ((new, run), (old, not_worse_than)):
+            if each.comparison.protocol.kind == "folds":
+                raise RunError(f"{path} was judged in folds, by several models. Give two runs with --folds 1.")
         if _rows(new) != _rows(old):
             raise RunError(f"{run} and {not_worse_than} have different test rows. Give both the same --test file.")
         own = new.comparison.decision.margin if new.comparison.decision is not None else 0.0
         scorer, new_N = _judged(new, run, who, new.comparison.task.metric)
         old_N = _answers(old, not_worse_than, _who(old, not_worse_than, None), new.comparison.task.labels)
         rulings.append(gate.not_worse(scorer, new_N, old_N, (own if points is None else points) / 100, rng))
+    if new.comparison.protocol.kind == "folds":
+        print("note: the rows were answered by models of several folds; what is shipped was itself not tested")
     outcome = gate.worst(rulings)
     for ruling in rulings:
         print(f"{ruling.outcome.name.lower()}: {who}: {ruling.reason}")

@@ -1,6 +1,5 @@
 """What is printed when a comparison is done: the table and the decision."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -10,9 +9,9 @@ from rich.table import Table
 
 from tunewright.api import Run
 from tunewright.report import numbers
-from tunewright.report.first_screen import first_screen
+from tunewright.report.first_screen import failed, first_screen
 from tunewright.runs import record
-from tunewright.runs.comparison import Candidate, Check, Comparison
+from tunewright.runs.comparison import Candidate, Comparison
 
 
 def print_summary(run: Run, here: Path) -> None:
@@ -24,7 +23,7 @@ def print_summary(run: Run, here: Path) -> None:
     """
     console = Console(highlight=False)
     console.print(_table(run.comparison))
-    lines = [*_unmeasured(run.comparison), *_decided(run, here), *_failed(run.comparison.checks)]
+    lines = [*_unmeasured(run.comparison), *_decided(run, here), *_failed(run.comparison)]
     for line in (*lines, f"\nReport: {_shown(run.report, here)}"):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -59,11 +58,11 @@ def _decided(run: Run, here: Path) -> list[str]:
     return lines if command is None else [*lines, f"\nPredict: {command}"]
 
 
-def _failed(checks: Sequence[Check]) -> list[str]:
+def _failed(result: Comparison) -> list[str]:
     """What stands against the figures, a line each."""
-    failed = [check for check in checks if not check.passed]
-    head = f"\n{len(failed)} of {len(checks)} checks failed; docs/guides/checks.md says what each means and what to do:"
-    return [head, *(f"  {check.code}: {check.sentence}" for check in failed)] if failed else []
+    found, checks = failed(result), result.checks
+    head = f"\n{len(found)} of {len(checks)} checks failed; docs/guides/checks.md says what each means and what to do:"
+    return [head, *(f"  {check.code}: {check.sentence}" for check in found)] if found else []
 
 
 def said_of_probabilities(candidate: Candidate, metric: str) -> str:

@@ -76,9 +76,11 @@ def _unpaired(old: RunRecord, new: RunRecord) -> str:
     """Why the runs cannot be paired; empty where they can."""
     tasks = old.comparison.task, new.comparison.task
     rows = [{row.id: (row.text, row.text_pair, row.label) for row in run.rows} for run in (old, new)]
+    kinds = {run.comparison.protocol.kind for run in (old, new)}
     reasons = {
         f"they were judged by {tasks[0].metric} and by {tasks[1].metric}": tasks[0].metric != tasks[1].metric,
         "they have different labels": set(tasks[0].labels) != set(tasks[1].labels),
+        "one was judged in folds, by several models": "folds" in kinds,
         "they have different test rows": rows[0] != rows[1] or not rows[0],
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

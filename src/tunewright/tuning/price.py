@@ -97,11 +97,6 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     )
 
 
-def modelled_price(adapter: Adapter, workshop: Workshop, *, num_tokens: int, prices: Prices) -> float:
-    """US dollars for 1000 requests; see `model` and `cost.price`."""
-    return model(adapter, workshop, num_tokens=num_tokens).price(prices)
-
-
 def _training_factor(adapter: Adapter) -> int:
     return cost.FULL_TRAINING if adapter.weights is not None else cost.FROZEN_TRAINING
 
