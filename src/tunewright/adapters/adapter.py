@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunewright.adapters.floors import CopiedInput, NearestTarget
 from tunewright.adapters.parts import (
     Calibration,
     DemonstrationPool,
@@ -31,6 +32,8 @@ PARTS: dict[str, type[Part]] = {
     "verbalizer": Verbalizer,
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
+    "copied_input": CopiedInput,
+    "nearest_target": NearestTarget,
 }
 """Field of `Adapter` -> kind of part. The first four change the base's features, the rest turn features into logits."""
 
@@ -67,6 +70,8 @@ class Adapter:
     verbalizer: Verbalizer | None = None
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
+    copied_input: CopiedInput | None = None
+    nearest_target: NearestTarget | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     """Provenance in JSON values (task, method, parameters, scores); never read by the executor."""
 
@@ -89,6 +94,16 @@ class Adapter:
     def needs_features(self) -> bool:
         """Whether its answer depends on the text at all."""
         return self.head is not None or self.verbalizer is not None or self.demonstrations is not None
+
+    @property
+    def floor(self) -> CopiedInput | NearestTarget | None:
+        """The part that answers in texts without the base."""
+        return self.nearest_target if self.copied_input is None else self.copied_input
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it answers with texts and not with labels."""
+        return not self.labels
 
     @property
     def prefix_tokens(self) -> int:

@@ -8,7 +8,7 @@ import typer
 from tunewright.errors import ConfigError, RunError, unknown
 
 if TYPE_CHECKING:
-    from tunewright.evaluation.metrics import IntArray, Scorer
+    from tunewright.evaluation.metrics import Scorer, StatsArray
     from tunewright.runs.record import RunRecord
 
 Minimum = tuple[str, float]
@@ -54,9 +54,10 @@ def check(
         if _rows(new) != _rows(old):
             raise RunError(f"{run} and {not_worse_than} have different test rows. Give both the same --test file.")
         own = new.comparison.decision.margin if new.comparison.decision is not None else 0.0
-        scorer, new_N = _judged(new, run, who, new.comparison.task.metric)
-        old_N = _answers(old, not_worse_than, _who(old, not_worse_than, None), new.comparison.task.labels)
-        rulings.append(gate.not_worse(scorer, new_N, old_N, (own if points is None else points) / 100, rng))
+        scorer, new_NM = _judged(new, run, who, new.comparison.task.metric)
+        old_who = _who(old, not_worse_than, None)
+        old_NM = scorer.stats(_answers(old, not_worse_than, old_who, new.comparison.task.labels))
+        rulings.append(gate.not_worse(scorer, new_NM, old_NM, (own if points is None else points) / 100, rng))
     if new.comparison.protocol.kind == "folds":
         print("note: the rows were answered by models of several folds; what is shipped was itself not tested")
     outcome = gate.worst(rulings)
@@ -119,31 +120,35 @@ def _who(run: "RunRecord", folder: Path, wanted: str | None) -> str:
     return wanted
 
 
-def _rows(run: "RunRecord") -> dict[str, tuple[str, str | None, str | None]]:
-    return {row.id: (row.text, row.text_pair, row.label) for row in run.rows}
+def _rows(run: "RunRecord") -> dict[str, tuple[object, ...]]:
+    return {row.id: (row.text, row.text_pair, row.label, row.references) for row in run.rows}
 
 
-def _judged(run: "RunRecord", folder: Path, who: str, metric: str) -> tuple["Scorer", "IntArray"]:
-    """A metric with the run's true labels, and the candidate's answers."""
-    from tunewright.evaluation.metrics import row_scorer
+def _judged(run: "RunRecord", folder: Path, who: str, metric: str) -> tuple["Scorer", "StatsArray"]:
+    """A metric with what is right for the run's rows, and the candidate's answers.
 
-    labels = run.comparison.task.labels
-    return row_scorer(metric, labels, run.rows), _answers(run, folder, who, labels)
+    Raises:
+        ConfigError: A metric of other tasks.
+    """
+    from tunewright.evaluation.metrics import check_metric, row_scorer
+
+    task = run.comparison.task
+    check_metric(metric, task.kind)
+    scorer = row_scorer(metric, task.labels, run.rows)
+    return scorer, scorer.stats(_answers(run, folder, who, task.labels))
 
 
-def _answers(run: "RunRecord", folder: Path, who: str, labels: tuple[str, ...]) -> "IntArray":
-    """Label index of each test row's answer.
+def _answers(run: "RunRecord", folder: Path, who: str, labels: tuple[str, ...]) -> list[str]:
+    """Each test row's answer.
 
     Raises:
         RunError: A row without an answer, or answered with a label of another task.
     """
-    from tunewright.evaluation.metrics import label_indices
-
     answers = run.answers[who]
     missing = [row.id for row in run.rows if row.id not in answers]
     if missing:
         raise RunError(f"{who} of {folder} has no answer to {missing[0]}. Repeat the run or restore its predictions.")
-    strange = sorted(set(answers.values()) - set(labels))
+    strange = sorted(set(answers.values()) - set(labels)) if labels else []
     if strange:
         raise RunError(f"{who} of {folder} answers {strange[0]!r}, which is no label here. Compare runs of one task.")
-    return label_indices(labels, (answers[row.id] for row in run.rows))
+    return [answers[row.id] for row in run.rows]

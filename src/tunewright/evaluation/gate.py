@@ -1,7 +1,9 @@
 """A gate for continuous integration: do the test rows show what is required of a candidate?
 
-Shapes: N rows. Every verdict is by one-sided 95 % bounds: what they show is passed, what they exclude fails, and what
-lies between cannot be told by these rows.
+Every verdict is by one-sided 95 % bounds: what they show is passed, what they exclude fails, and what lies between
+cannot be told by these rows.
+
+Shapes: N rows, M statistics of a row.
 """
 
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ from enum import IntEnum
 from numpy.random import Generator
 
 from tunewright.evaluation import bootstrap, statistics
-from tunewright.evaluation.metrics import IntArray, Scorer
+from tunewright.evaluation.metrics import Scorer, StatsArray
 
 
 class Outcome(IntEnum):
@@ -32,20 +34,20 @@ class Ruling:
 
 
 def at_least(
-    scorer: Scorer, predicted_N: IntArray, minimum: float, rng: Generator, *, num_chosen_from: int = 1
+    scorer: Scorer, stats_NM: StatsArray, minimum: float, rng: Generator, *, num_chosen_from: int = 1
 ) -> Ruling:
     """Whether the metric is shown to be at least `minimum`.
 
     Args:
-        scorer: Metric and true labels.
-        predicted_N: The candidate's answers.
+        scorer: Metric, and what is right.
+        stats_NM: Of the candidate's answers.
         minimum: Between 0 and 1.
         rng: Of the bootstrap, where the metric is no proportion.
         num_chosen_from: Candidates that this one was chosen from on the same rows: the luckiest of many has to show
             more (Bonferroni).
     """
     error = (1 - statistics.LEVEL) / num_chosen_from
-    found = bootstrap.interval(scorer, predicted_N, rng, level=1 - 2 * error)
+    found = bootstrap.interval(scorer, stats_NM, rng, level=1 - 2 * error)
     outcome = _outcome(found.low >= minimum, found.high < minimum)
     said = {
         Outcome.PASSED: f"shown to be at least {minimum:g}",
@@ -57,28 +59,28 @@ def at_least(
     return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {found.value:.4f} ({bounds}): {said}")
 
 
-def not_worse(scorer: Scorer, new_N: IntArray, old_N: IntArray, margin: float, rng: Generator) -> Ruling:
+def not_worse(scorer: Scorer, new_NM: StatsArray, old_NM: StatsArray, margin: float, rng: Generator) -> Ruling:
     """Whether `new` is shown to lose at most `margin` against `old` on the same rows (non-inferiority).
 
     Args:
-        scorer: Metric and true labels.
-        new_N: Answers of the candidate.
-        old_N: Answers of what it replaces.
+        scorer: Metric, and what is right.
+        new_NM: Of the answers of the candidate.
+        old_NM: Of those of what it replaces.
         margin: In units of the metric.
         rng: Of the bootstrap.
     """
-    difference = scorer.value(new_N) - scorer.value(old_N)
+    difference = scorer.value(new_NM) - scorer.value(old_NM)
     if scorer.is_binomial:
-        low, high = bootstrap.score_bounds(scorer, new_N, old_N)
+        low, high = bootstrap.score_bounds(new_NM, old_NM)
     else:
-        values_RK = bootstrap.resampled_values(scorer, [new_N, old_N], rng)
+        values_RK = bootstrap.resampled_values(scorer, [new_NM, old_NM], rng)
         low, high = bootstrap.resampled_bounds(values_RK[:, 0] - values_RK[:, 1], difference, scorer.num_units)
     outcome = _outcome(low > -margin, high < -margin)
     points = 100 * margin
     said = {
         Outcome.PASSED: f"shown to lose less than {points:g} points",
         Outcome.FAILED: f"shown to lose more than {points:g} points",
-        Outcome.UNDECIDED: f"{scorer.true_N.size} rows cannot tell whether it loses more than {points:g} points",
+        Outcome.UNDECIDED: f"{scorer.num_rows} rows cannot tell whether it loses more than {points:g} points",
     }[outcome]
     bounds = f"one-sided 95 % bounds {100 * low:+.2f} and {100 * high:+.2f}"
     return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {100 * difference:+.2f} points ({bounds}): {said}")

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.inference import FeatureStore
-from tunewright.evaluation.metrics import Metric, label_indices
+from tunewright.backbones.inference import FeatureStore, answer
+from tunewright.evaluation.metrics import Metric, label_indices, row_scorer, task_scorer
 from tunewright.methods.base import Material, Method, settings
 from tunewright.runtime import PeakMemory
 from tunewright.training.loop import Exam, Observe, Rows, Trained, evaluate, train, trainable_count
-from tunewright.types import Example, Params, Task
+from tunewright.types import DevScore, Example, Params, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,10 @@ def prepare(
         max_tokens=limit,
     )
 
-    def score(logits_NC: Tensor, labels_N: Tensor) -> float:
-        return metric.value(labels_N.numpy(), logits_NC.argmax(-1).numpy(), len(task.labels))
+    scorer = row_scorer(metric.name, task.labels, dev_rows)
+
+    def score(logits_NC: Tensor, _labels_N: Tensor) -> float:
+        return scorer.value(scorer.stats([task.labels[k] for k in logits_NC.argmax(-1).tolist()]))
 
     return Workshop(material=material, dev_examples=dev_rows, exam=Exam(rows=dev, score=score))
 
@@ -109,7 +111,8 @@ def attempt(method: Method, params: Params, workshop: Workshop, rng: np.random.G
 
     trainable = trainable_count(adapter, schedule, how.epochs)
     if trainable == 0:
-        best, logits_NC = evaluate(adapter, exam, material.store)
+        judge = _written if adapter.writes_text else _classified
+        best, logits_NC = judge(adapter, workshop, exam)
         trained = Trained(
             adapter=adapter,
             scores=(best,),
@@ -136,6 +139,19 @@ def attempt(method: Method, params: Params, workshop: Workshop, rng: np.random.G
         peak_memory_bytes=peak.read_bytes(),
         trainable=trainable,
     )
+
+
+def _classified(adapter: Adapter, workshop: Workshop, exam: Exam) -> tuple[DevScore, Tensor | None]:
+    """The score of an adapter that does not train, as epoch 0, and its logits."""
+    return evaluate(adapter, exam, workshop.material.store)
+
+
+def _written(adapter: Adapter, workshop: Workshop, _: Exam) -> tuple[DevScore, Tensor | None]:
+    """The same of one that writes texts."""
+    examples, task = workshop.dev_examples, workshop.material.task
+    scorer = task_scorer(task, examples)
+    given = [each.answer for each in answer(adapter, examples, workshop.material.store)]
+    return DevScore(epoch=0, value=scorer.value(scorer.stats(given)), loss=0.0), None
 
 
 def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam]:

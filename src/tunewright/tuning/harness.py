@@ -22,9 +22,9 @@ from tunewright.backbones.kinds import open_backbone
 from tunewright.config import RunConfig, choose
 from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
-from tunewright.errors import ConfigError, RunError, unknown
+from tunewright.errors import ConfigError, RunError
 from tunewright.evaluation.cost import time_limit_s
-from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.metrics import check_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods import METHODS
@@ -117,14 +117,12 @@ def _check_settings(config: RunConfig) -> None:
         outside.files(config.predictions)
     except ConfigError as error:
         faults += error.faults
-    if config.metric not in METRICS:
-        faults.append(unknown("metric", config.metric, METRICS))
     if len(set(config.model)) < len(config.model):
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
     elif len({Path(name).name for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
-    for check in (_limit_s, lambda config: parse(config.require)):
+    for check in (_limit_s, lambda config: parse(config.require), lambda c: check_metric(c.metric, c.task)):
         try:
             check(config)
         except ConfigError as error:

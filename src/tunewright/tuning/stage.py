@@ -9,7 +9,7 @@ from pathlib import Path
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
-from tunewright.evaluation.metrics import METRICS, row_scorer
+from tunewright.evaluation.metrics import METRICS, task_scorer
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Range
 from tunewright.runs.fits import refits, trials
@@ -50,8 +50,7 @@ class Stage:
         """Searches and refits, or goes on with that."""
         for workshop in self.session.workshops.values():
             workshop.material.store.between = self.session.clock.check
-        task = self.dataset.task
-        rehearse(self.session, row_scorer(task.metric, task.labels, self.dataset.splits.test))
+        rehearse(self.session, task_scorer(self.dataset.task, self.dataset.splits.test))
         if not refits(self.session.out):  # once finalists are refitted, time a kill gave back must not change them
             run_search(self.session, self.effort)
         finals.refit(self.session, self.effort)
@@ -85,7 +84,7 @@ def open_stage(
     for workshop in workshops.values():
         workshop.material.store.between = clock.check
     with clock.bounded(clock.left_s / 2):
-        entrants, refused = _entrants(choose("method", config.methods, tuple(METHODS)), workshops)
+        entrants, refused = _entrants(_chosen(config), workshops)
     session = Session(
         config=config,
         out=out,
@@ -111,6 +110,12 @@ def _prepare(config: RunConfig, dataset: Dataset, base: Backbone, store: Feature
     return prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit, store=store)
 
 
+def _chosen(config: RunConfig) -> tuple[str, ...]:
+    """The methods that were asked for; all of them are those that answer this kind of task."""
+    fitting = [name for name, method in METHODS.items() if config.task in method.kinds]
+    return choose("method", config.methods, fitting if "all" in config.methods else tuple(METHODS))
+
+
 def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[list[Entrant], list[Entrant]]:
     """Candidates that can run, and those that cannot."""
     able: list[Entrant] = []
@@ -118,9 +123,10 @@ def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[l
     for base, workshop in workshops.items():
         for name in methods:
             method = METHODS[name]
-            reason, space = method.refuses(workshop.material.backbone), dict[str, Range | Choice]()
+            material, space = workshop.material, dict[str, Range | Choice]()
+            reason = method.refusal(material.backbone, material.task)
             try:
-                space |= {} if reason is not None else method.space(workshop.material)
+                space |= {} if reason is not None else method.space(material)
             except OutOfTime:
                 reason = "the budget has no time for the features of its training rows; raise --budget or set --rows"
             entrant = Entrant(
