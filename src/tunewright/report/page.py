@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+from altair.utils.schemapi import debug_mode
 from markupsafe import Markup
 
 from tunewright.evaluation.statistics import ALPHA
@@ -34,8 +35,10 @@ def render(run: RunRecord, name: str) -> str:
         name: Of its folder.
     """
     script = Markup(resource("page.js"))
+    with debug_mode(False):  # altair would check each piece of a chart against its schema: a sixth of the page's time
+        drawings = _drawings(run)
     return template("page.html.j2").render(
-        _context(run, name) | _drawings(run) | {"script": script, "script_sha256": sha256(script)}
+        _context(run, name) | drawings | {"script": script, "script_sha256": sha256(script)}
     )
 
 
