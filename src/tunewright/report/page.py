@@ -319,10 +319,15 @@ def _effort(comparison: Comparison) -> list[FamilyEffort]:
     ]
 
 
-def _calibration(run: RunRecord) -> Markup | None:
-    """Risk against coverage of the recommended candidate."""
+def _calibration(run: RunRecord) -> dict[str, Markup]:
+    """How reliable the recommended candidate's probabilities are, and its risk against coverage; what there is."""
     found = None if run.winner is None else run.winner.calibration
-    return None if found is None or len(found.curve) < 2 else charts.risk_coverage(found.curve, found.threshold)
+    drawn: dict[str, Markup] = {}
+    if found is not None and len(found.bins) > 1:
+        drawn["reliability"] = charts.reliability(found.bins)
+    if found is not None and len(found.curve) > 1:
+        drawn["risk"] = charts.risk_coverage(found.curve, found.threshold)
+    return drawn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
