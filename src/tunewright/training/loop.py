@@ -150,7 +150,7 @@ def train(
         if stop is not None:
             break
     return Trained(
-        adapter=adapter.with_tensors(best.tensors),
+        adapter=adapter.with_tensors(best.tensors).settled(),
         scores=tuple(scores),
         best=best.score,
         stopped="finished" if stop is None else stop,
