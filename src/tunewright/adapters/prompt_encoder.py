@@ -6,6 +6,7 @@ named, and values computed, as in `peft.PromptEncoder`.
 Shapes: P virtual tokens, E width of the embeddings, H hidden width.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class PromptEncoder:
                 weights |= {f"{_LSTM}.weight_hh{end}": drawn(hidden, 4 * hidden, hidden)}
                 weights |= {f"{_LSTM}.{bias}{end}": drawn(hidden, 4 * hidden) for bias in ("bias_ih", "bias_hh")}
             sizes = [2 * hidden, 2 * hidden, width]
-        for k, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for k, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
             weights[f"{_MLP}.{2 * k}.weight"] = drawn(inputs, outputs, inputs)
             weights[f"{_MLP}.{2 * k}.bias"] = drawn(inputs, outputs)
         return cls(weights=weights)
@@ -65,7 +66,7 @@ class PromptEncoder:
         return self.weights[INPUTS].shape[0]
 
     @property
-    def vectors_PD(self) -> Tensor:
+    def vectors_PD(self) -> Tensor:  # noqa: N802
         """The soft prompt, [P, E]; gradients flow to the network."""
         name, values_PH = self._last_layer()
         return nn.functional.linear(values_PH, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
