@@ -4,8 +4,8 @@
     python -m bench.ablation path/to/sst2 --model FOLDER --quick
 
 First the learning rate, 1e-4 to 1e-1, from the labels' words with 20 tokens; then at the rate that is best on dev the
-start (Lester et al. 2021, section 3.2: noise, common words, the labels' words; a text too) and the length (1, 5, 20, 100).
-Every cell is the product's own attempt: its loop, its early stopping, its head from the labels' words, which
+start (Lester et al. 2021, section 3.2: noise, common words, the labels' words; a text too) and the length: 1, 5, 20 or
+100. Every cell is the product's own attempt: its loop, its early stopping, its head from the labels' words, which
 trains at 0.3 of the rate. Each appends a line to F and is not repeated when the command is given again.
 """
 

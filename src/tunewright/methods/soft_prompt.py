@@ -43,4 +43,5 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    learns="soft_prompt",
 )
