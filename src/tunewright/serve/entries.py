@@ -5,6 +5,9 @@ from typing import Literal
 
 from tunewright.types import Estimate
 
+DEFAULT_STATE = "tunewright.db"
+"""In the working folder."""
+
 Verdict = Literal["right", "wrong", "corrected"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "corrected")
 

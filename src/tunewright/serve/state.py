@@ -17,6 +17,7 @@ from tunewright.errors import RegistryError, StateError, unknown
 from tunewright.serve import tables
 from tunewright.serve.database import Database
 from tunewright.serve.entries import (
+    DEFAULT_STATE,
     VERDICTS,
     Feedback,
     Promotion,
@@ -26,9 +27,6 @@ from tunewright.serve.entries import (
 )
 from tunewright.serve.rows import find_task, find_version, is_version, lived, make_live, present, to_record, to_version
 from tunewright.serve.tables import changes, feedback, promotions, shadow_pairs, tasks, versions
-
-DEFAULT = "tunewright.db"
-"""In the working folder."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -55,7 +53,7 @@ class State:
             raise StateError(f"the state {database.name} has schema {written}. {allowed}")
 
     @classmethod
-    def open(cls, where: str = DEFAULT) -> "State":
+    def open(cls, where: str = DEFAULT_STATE) -> "State":
         """From a file, made where there is none, or from a URL.
 
         Raises:
