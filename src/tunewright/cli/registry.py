@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.errors import RegistryError
+from tunewright.errors import ConfigError, RegistryError
 from tunewright.serve.entries import DEFAULT_STATE
 
 if TYPE_CHECKING:
     from tunewright.serve.entries import Version
     from tunewright.serve.state import State
+    from tunewright.types import Estimate
 
 registry = typer.Typer(no_args_is_help=True)
 
@@ -100,6 +101,49 @@ def remove(
     print(f"removed: {task}" if version is None else f"removed: {task}@{version}")
 
 
+@registry.command("shadow")
+def shadow(
+    task: TaskArgument,
+    version: Annotated[
+        int | None, typer.Argument(help="version that is to answer silently; what was found so far when absent")
+    ] = None,
+    share: Annotated[float, typer.Option(help="of the requests, above 0 and at most 1")] = 0.1,
+    off: Annotated[bool, typer.Option("--off", help="end it")] = False,
+    state: StateOption = DEFAULT_STATE,
+) -> None:
+    """Let a version answer silently beside the live one, and see how the two compare; look as often as you like."""
+    if off and version is not None:
+        raise ConfigError("`--off` ends the shadow of the task. Leave VERSION out.")
+    with _opened(state) as opened:
+        if off:
+            opened.set_shadow(task, None)
+            print(f"shadow of {task} ended")
+        elif version is not None:
+            opened.set_shadow(task, version, share)
+            print(f"{task}@{version} answers silently on {share:.0%} of the requests")
+        else:
+            _print_shadow(opened, task)
+
+
+@registry.command("feedback")
+def feedback(
+    task: TaskArgument,
+    out: Annotated[Path, typer.Option(help="csv, tsv or jsonl file to write: `text`, `text_pair`, `label`")],
+    state: StateOption = DEFAULT_STATE,
+) -> None:
+    """Write what was confirmed or corrected as labelled rows: the next data."""
+    from tunewright.cli.rows import check_output, write_rows
+    from tunewright.serve.harvest import harvest
+
+    check_output(str(out))
+    with _opened(state) as opened:
+        found = harvest(opened, task)
+    if not found.rows:
+        raise RegistryError(f"nothing to write: {found.summary}.")
+    write_rows(found.rows, out)
+    print(f"{out}: {found.summary}")
+
+
 @contextlib.contextmanager
 def _opened(where: str, *, may_be_new: bool = False) -> Iterator["State"]:
     """The registry; a mistyped path does not make an empty one.
@@ -150,6 +194,24 @@ def _print_versions(state: "State", task: str) -> None:
         forced = ", forced" if each.forced else ""
         reason = f": {each.reason}" if each.reason else ""
         print(f"{_minute(each.at)} {each.who}: {each.action} {task}@{each.version}{forced}{reason}")
+
+
+def _print_shadow(state: "State", task: str) -> None:
+    from tunewright.serve.shadow import watch
+
+    found = watch(state, task)
+    print(f"same answer: {_interval(found.agreement)} of {found.agreement.n} requests")
+    if found.difference is None:
+        print("right more often: no feedback on these requests yet")
+        return
+    print(f"right more often than live: {_interval(found.difference)} on {found.difference.n} requests with feedback")
+    if found.num_unclear:
+        print(f"of them {found.num_unclear} whose right answer nobody said count as wrong for both")
+
+
+def _interval(found: "Estimate") -> str:
+    """In points of 100, valid at every moment."""
+    return f"{100 * found.value:.1f} % (95 %, valid at every look: {100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def _minute(at: str) -> str:
