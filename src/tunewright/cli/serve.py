@@ -41,6 +41,7 @@ def serve(
         raise ConfigError(f"serving needs {error.name}: pip install 'tunewright[serve]'") from None
     from tunewright.serve.tasks import Folders
 
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
     cache_bytes = _bytes(prefix_cache)
     keys = None if api_keys is None else key_file.Keys.read(api_keys)
     given = Folders(tasks)
@@ -48,7 +49,6 @@ def serve(
     from tunewright.serve.gate import Limits
     from tunewright.serve.service import Service  # torch
 
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
     service = Service(
         given,
         limits=Limits(),

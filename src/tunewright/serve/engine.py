@@ -91,6 +91,9 @@ class Engine:
     def _ready(self, ask: Ask) -> Loaded | TunewrightError | None:
         return self._cache.get(ask.served)
 
+    def _ready(self, ask: Ask) -> Loaded | TunewrightError | None:
+        return self._cache.get(ask.served)
+
     def _step(self, found: Sequence[tuple[Ask, Loaded | TunewrightError]]) -> None:
         told: list[tuple[Ask, Event]] = [(ask, it) for ask, it in found if isinstance(it, TunewrightError)]
         ready = [(ask, it) for ask, it in found if not isinstance(it, TunewrightError)]

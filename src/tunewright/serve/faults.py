@@ -82,9 +82,12 @@ def is_ours(error: Exception) -> bool:
 def of_validation(errors: Sequence[Mapping[str, Any]]) -> Fault:
     """What pydantic found, without what was sent: the first fault and how many there are."""
     first = errors[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
     if first["type"] == "json_invalid":
         return Fault(400, "invalid_json", "the body is not valid JSON.")
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    if where in ("messages", "messages.0.role"):
+        message = "a task answers one message of the user; its instruction is part of it."
+        return Fault(400, "invalid_messages", message, param="messages")
     more = f" ({len(errors)} faults in all)" if len(errors) > 1 else ""
     message = f"`{where}`: {first['msg']}{more}." if where else f"{first['msg']}{more}."
     return Fault(400, "invalid_value", message, param=where or None)

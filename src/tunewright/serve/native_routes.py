@@ -60,7 +60,7 @@ def router(service: Service) -> APIRouter:
         served = service.find(request, task)
         rows = asked.rows if isinstance(asked, ManyRows) else [asked]
         examples = [example_of(k, row.text, row.text_pair) for k, row in enumerate(rows)]
-        found = await service.answers(request, served, examples)
+        found = await service.answers(request, served, examples, may_cut=True)
         answers = [
             {
                 "label": event.label,

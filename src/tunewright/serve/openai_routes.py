@@ -55,7 +55,7 @@ def router(service: Service) -> APIRouter:
     async def chat(request: Request, asked: ChatRequest) -> Response:
         """The task's answer to the user's message."""
         served = service.find(request, asked.model)
-        (label,) = await service.answers(request, served, [_row(asked.messages[0])])
+        (label,) = await service.answers(request, served, [_row(asked.messages[0])], may_cut=False)
         top = _top(asked.logprobs, asked.top_logprobs)
         writer = _Writer(request=request, served=served, kind="chat.completion", prefix="chatcmpl")
         logprobs = None if top is None else {"content": [_chat_token(label, top)], "refusal": None}
@@ -70,7 +70,8 @@ def router(service: Service) -> APIRouter:
         """The task's answers to some texts."""
         served = service.find(request, asked.model)
         prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-        labels = await service.answers(request, served, [example_of(k, text) for k, text in enumerate(prompts)])
+        rows = [example_of(k, text) for k, text in enumerate(prompts)]
+        labels = await service.answers(request, served, rows, may_cut=False)
         writer = _Writer(request=request, served=served, kind="text_completion", prefix="cmpl")
         choices = [
             {

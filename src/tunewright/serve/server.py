@@ -1,17 +1,21 @@
 """A socket, the application behind it, and an end that answers what was asked."""
 
+import contextlib
 import logging
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from tunewright.errors import ConfigError
-from tunewright.serve.app import create_app
 from tunewright.serve.keys import Keys
-from tunewright.serve.service import Service
+
+if TYPE_CHECKING:
+    from tunewright.serve.service import Service
 
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -59,7 +63,21 @@ def bind(address: Address, keys: Keys | None) -> socket.socket:
     return listening
 
 
-def run(service: Service, listening: socket.socket, *, keys: Keys | None, on_start: Callable[[str], None]) -> None:
+class _Server(uvicorn.Server):
+    """One whose process ends with exit code 0 after SIGTERM: what was asked has been answered."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, which raises the signal again when all is done."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(service: "Service", listening: socket.socket, *, keys: Keys | None, on_start: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT; what is being answered then is answered first.
 
     Args:
@@ -68,6 +86,8 @@ def run(service: Service, listening: socket.socket, *, keys: Keys | None, on_sta
         keys: Who may ask.
         on_start: Told the server's URL.
     """
+    from tunewright.serve.app import create_app  # torch; a wrong setting is told before
+
     host, port = listening.getsockname()[:2]
     hosts = None if keys is not None else _LOOPBACK_NAMES
     logging.getLogger("tunewright.serve").setLevel(logging.INFO)
@@ -79,4 +99,4 @@ def run(service: Service, listening: socket.socket, *, keys: Keys | None, on_sta
         timeout_graceful_shutdown=int(service.limits.time_s),
     )
     on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config).run(sockets=[listening])

@@ -96,13 +96,21 @@ class Service:
         key = context_of(request.scope).key
         return [name for name in self.tasks.names() if key is None or key.allows(name)]
 
-    async def answers(self, request: Request, served: Served, examples: Sequence[Example]) -> list[Label]:
+    async def answers(
+        self, request: Request, served: Served, examples: Sequence[Example], *, may_cut: bool
+    ) -> list[Label]:
         """Labels of some rows.
+
+        Args:
+            request: Where they come from.
+            served: What answers.
+            examples: The rows.
+            may_cut: Whether a text that is too long is cut; else it is refused.
 
         Raises:
             Fault: What went wrong with the first row that failed.
         """
-        found = await self._all(request, served, examples, "answer", may_cut=True)
+        found = await self._all(request, served, examples, "answer", may_cut=may_cut)
         return [event for event in found if isinstance(event, Label)]
 
     async def features(self, request: Request, served: Served, examples: Sequence[Example]) -> list[Features]:

@@ -22,8 +22,8 @@ def check_shapes(adapter: Adapter, backbone: Backbone) -> None:
         if got != wanted:
             raise AdapterError(f"{name} has shape {list(got)}, its base needs {list(wanted)}. Train the adapter again.")
     if not 0 < adapter.max_tokens <= backbone.max_tokens or adapter.prefix_tokens >= adapter.max_tokens:
-        got = f"{adapter.max_tokens} tokens of which {adapter.prefix_tokens} are virtual"
-        raise AdapterError(f"the adapter leaves no room for a text: {got}, the base takes {backbone.max_tokens}.")
+        room = f"{adapter.max_tokens} tokens of which {adapter.prefix_tokens} are virtual"
+        raise AdapterError(f"the adapter leaves no room for a text: {room}, the base takes {backbone.max_tokens}.")
 
 
 def _of_body(adapter: Adapter, backbone: Backbone) -> Iterator[tuple[str, Shape, Shape]]:
