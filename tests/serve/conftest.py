@@ -1,4 +1,4 @@
-"""A registry in a file, and on a real PostgreSQL where one is installed."""
+"""A registry in a file, and on a real PostgreSQL where one is installed; one server for the tests that leave it be."""
 
 import os
 import shutil
@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import tiny
+from tests.serve.live import Live, save_tasks, serving
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Head
@@ -92,3 +94,16 @@ def adapter(tmp_path: Path) -> Callable[[str], Path]:
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def task_folders(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """32 tasks of every kind that mixes, on one tiny encoder."""
+    return save_tasks(tiny.encoder(tiny_folder("bert")), tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="session")
+def live(task_folders: list[str]) -> Iterator[Live]:
+    """A server of those tasks."""
+    with serving(task_folders) as found:
+        yield found
