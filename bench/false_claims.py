@@ -169,7 +169,8 @@ def scorer_of(num_rows: int) -> Scorer:
 
 def is_right(predicted: IntArray) -> StatsArray:
     """What such answers add to the accuracy: [..., 1]."""
-    return (predicted == 0)[..., None].astype(np.float32)
+    stats: StatsArray = (predicted == 0)[..., None].astype(np.float32)
+    return stats
 
 
 def holdout(cell: Cell, rng: Generator, signs_RN: Signs, tally: Tally) -> None:

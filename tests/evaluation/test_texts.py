@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def padded(references: References) -> list[list[str | None]]:
 
 
 def by_sacrebleu(kind: Callable[[], BLEU | CHRF]) -> Callable[[list[str], References], float]:
-    return lambda answers, references: float(kind().corpus_score(answers, padded(references)).score) / 100
+    return lambda answers, references: float(kind().corpus_score(answers, cast(Any, padded(references))).score) / 100
 
 
 def by_rouge(answers: list[str], references: References) -> float:
@@ -122,9 +123,7 @@ def test_words_of_other_scripts_count() -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.lists(st.sampled_from(string.ascii_lowercase[:4]), max_size=80), st.lists(st.sampled_from("abcde"), max_size=80)
-)
+@given(st.lists(st.sampled_from("abcd"), max_size=80), st.lists(st.sampled_from("abcde"), max_size=80))
 def test_longest_common_is_that_of_the_table(one: list[str], other: list[str]) -> None:
     table = np.zeros((len(one) + 1, len(other) + 1), dtype=int)
     for i, a in enumerate(one):
