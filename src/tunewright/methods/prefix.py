@@ -7,7 +7,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix
 from tunewright.backbones.backbone import Backbone
 from tunewright.methods.base import Material, Method, Range, Space
-from tunewright.methods.heads import described_head, lengths, noise
+from tunewright.methods.heads import answering, head_rates, lengths, noise
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -19,7 +19,7 @@ _NOISE = 0.02
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """Nearly zero keys and values (random ones disturb the base most), and a head from the labels' words."""
-    return material.adapter(prefix=small_prefix(material, int(params["length"]), rng), head=described_head(material))
+    return material.adapter(prefix=small_prefix(material, int(params["length"]), rng), **answering(material))
 
 
 def small_prefix(material: Material, length: int, rng: np.random.Generator) -> Prefix:
@@ -36,7 +36,7 @@ def small_prefix(material: Material, length: int, rng: np.random.Generator) -> P
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """Keys, values, and the head slower."""
-    return {"prefix.keys": 1.0, "prefix.values": 1.0, "head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
+    return {"prefix.keys": 1.0, "prefix.values": 1.0, **head_rates(adapter, HEAD_RATE)}
 
 
 def space(material: Material) -> Space:
@@ -63,6 +63,7 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    kinds=("classify", "generate"),
     learns="prefix",
     refuses=refuses,
 )
