@@ -6,7 +6,7 @@ Shapes: B rows, L positions, D width, C labels, V vocabulary.
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from tunewright.adapters.parts import Weights
 from tunewright.backbones import answers
 from tunewright.backbones.base import Dropout, Encoding, Row
 from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.shapes import check_shapes
 from tunewright.backbones.tokens import encode
 from tunewright.errors import AdapterError
 from tunewright.types import Example
@@ -140,7 +141,7 @@ class Backbone(ABC):
         """Makes sure that an adapter belongs here.
 
         Raises:
-            AdapterError: Trained on another base, or with a part this base cannot carry.
+            AdapterError: Trained on another base, or with a part this base cannot carry or of another size.
         """
         mine, its = self.identity, adapter.base
         if (its.sha256, its.tokenizer_sha256) != (mine.sha256, mine.tokenizer_sha256):
@@ -156,21 +157,7 @@ class Backbone(ABC):
         if unknown:
             allowed = ", ".join(self.linears)
             raise AdapterError(f"the LoRA changes {unknown[0]}, no linear layer of {mine.name}. Allowed: {allowed}.")
-        for what, got, allowed in self._sizes(adapter):
-            if got != allowed:
-                raise AdapterError(f"{what} is {got}, in {mine.name} {allowed}. Give the adapter's own base.")
-
-    def _sizes(self, adapter: Adapter) -> Iterator[tuple[str, object, object]]:
-        """What is measured in an adapter, its size, and the size it must have here."""
-        if adapter.soft_prompt is not None:
-            yield "the soft prompt's width", adapter.soft_prompt.vectors_PD.shape[1], self.word_embeddings.shape[1]
-        if adapter.prefix is not None:
-            num_layers, num_heads, _, width = adapter.prefix.keys_LHPd.shape
-            yield "the prefix's layers, heads and width", (num_layers, num_heads, width), self.prefix_shape
-        for name in () if adapter.lora is None else adapter.lora.down:
-            linear, lora = self.linears[name], adapter.lora
-            got = (lora.down[name].shape[1], lora.up[name].shape[0])
-            yield f"the LoRA's input and output of {name}", got, (linear.in_features, linear.out_features)
+        check_shapes(adapter, self)
 
     def features(self, rows: Sequence[Row]) -> Tensor:
         """Pooled output of each row under its adapter: fp32 [B, D]. Gradients flow to the adapters' tensors."""
