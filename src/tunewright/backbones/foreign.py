@@ -6,6 +6,7 @@ from pathlib import Path
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter
 from tunewright.adapters.parts import Lora
+from tunewright.adapters.prompt_encoder import PromptEncoder
 from tunewright.backbones.backbone import Backbone
 from tunewright.errors import AdapterError
 
@@ -24,11 +25,12 @@ def read_foreign(folder: Path, backbone: Backbone) -> Adapter:
     part = peft_format.read(folder)
     if isinstance(part, Lora):
         part = _renamed(part, backbone)
-    name = next(name for name in peft_format.PEFT_PARTS if isinstance(part, PARTS[name]))
+    prompt = isinstance(part, PromptEncoder)
+    name = "soft_prompt" if prompt else next(n for n in peft_format.PEFT_PARTS if isinstance(part, PARTS[n]))
     parts = {name: part}
     adapter = Adapter(base=backbone.identity, labels=(), max_tokens=backbone.max_tokens, **parts)  # type: ignore[arg-type]
     backbone.check(adapter)
-    return adapter
+    return adapter.settled()
 
 
 def named_base(folder: Path) -> str:
