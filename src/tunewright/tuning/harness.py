@@ -37,6 +37,7 @@ from tunewright.tuning.folds import cross_validate
 from tunewright.tuning.ledger import ledger
 from tunewright.tuning.progress import Clock, Journal, Listener, Start
 from tunewright.tuning.protocol import Plan, make_plan
+from tunewright.tuning.retention import read_reference
 from tunewright.tuning.session import price_list
 from tunewright.tuning.stage import open_stage
 from tunewright.types import Dataset, Notice, Splits
@@ -126,7 +127,7 @@ def _check_settings(config: RunConfig) -> None:
     elif len({Path(name).name for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
-    for check in (_limit_s, lambda config: parse(config.require)):
+    for check in (_limit_s, lambda config: parse(config.require), lambda config: read_reference(config.retention)):
         try:
             check(config)
         except ConfigError as error:
