@@ -12,6 +12,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -57,13 +58,20 @@ def compare(
     Raises:
         TunewrightError: On any mistake of the user's; see `errors`.
     """
-    start = Start.now() if start is None else start
+    with ExitStack() as held:
+        return _compare(config, out, listener, held, command, Start.now() if start is None else start)
+
+
+def _compare(
+    config: RunConfig, out: Path, listener: Listener, held: ExitStack, command: Sequence[str], start: Start
+) -> comparison.Comparison:
+    """The same; `held` keeps the run folder to itself until all is done."""
     _check_settings(config)
     plan = make_plan(config, read_rows(config))
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
     checkpoints = {name: load_checkpoint(name) for name in config.model}
-    begun_before = open_run(out, resume=config.resume)
+    begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)
     journal = Journal(out / "log.txt", listener)
     hashes = {
