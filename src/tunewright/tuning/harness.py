@@ -11,7 +11,7 @@ import dataclasses
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,8 +21,11 @@ import yaml
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
 from tunewright.config import RunConfig, choose
+from tunewright.data.labels import read_labelled
 from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
+from tunewright.data.rules import parse_rules
+from tunewright.data.swaps import swapped_rows
 from tunewright.errors import ConfigError, RunError, unknown
 from tunewright.evaluation.cost import time_limit_s
 from tunewright.evaluation.metrics import METRICS
@@ -117,14 +120,9 @@ def _check_settings(config: RunConfig) -> None:
         ConfigError: Every unknown method and metric, every setting without effect, at once.
     """
     faults: list[str] = []
-    try:
-        choose("method", config.methods, tuple(METHODS))
-    except ConfigError as error:
-        faults += error.faults
-    try:
-        outside.files(config.predictions)
-    except ConfigError as error:
-        faults += error.faults
+    faults += _refused(
+        lambda: choose("method", config.methods, tuple(METHODS)), lambda: outside.files(config.predictions)
+    )
     if config.metric not in METRICS:
         faults.append(unknown("metric", config.metric, METRICS))
     if len(set(config.model)) < len(config.model):
@@ -132,13 +130,30 @@ def _check_settings(config: RunConfig) -> None:
     elif len({Path(name).name for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
-    for check in (_limit_s, lambda config: parse(config.require)):
-        try:
-            check(config)
-        except ConfigError as error:
-            faults += error.faults
+    faults += _refused(
+        lambda: _limit_s(config),
+        lambda: parse(config.require),
+        lambda: parse_rules(config.slice),
+        lambda: swapped_rows(config.swap, ()),
+        *(
+            lambda path=path: read_labelled(path)
+            for path in (config.descriptions, config.error_costs)
+            if path is not None
+        ),
+    )
     if faults:
         raise ConfigError(faults)
+
+
+def _refused(*checks: Callable[[], object]) -> list[str]:
+    """The faults of all checks."""
+    faults: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            faults += error.faults
+    return faults
 
 
 def _limit_s(config: RunConfig) -> float | None:
