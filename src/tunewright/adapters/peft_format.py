@@ -178,5 +178,5 @@ _DECODE: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Part]] = 
     "PREFIX_TUNING": _decode_prefix,
     "LORA": _decode_lora,
 }
-PEFT_PARTS = ("soft_prompt", "prefix", "lora")
+PEFT_PARTS: dict[str, type[Part]] = {"soft_prompt": SoftPrompt, "prefix": Prefix, "lora": Lora}
 """Fields of `Adapter` that are stored in PEFT's format."""

@@ -106,6 +106,15 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Bin:
+    """Rows of a reliability diagram: about as sure of their answers."""
+
+    confidence: float
+    """Mean probability of the answers."""
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """Whether probabilities mean what they say, on the test rows."""
 
@@ -115,6 +124,8 @@ class Calibration:
     """Expected calibration error without the temperature."""
     error: float
     """And with it."""
+    bins: tuple[Bin, ...] = ()
+    """Those of `error`, the least sure first."""
     threshold: float | None = None
     """Abstain below it: chosen on dev."""
     curve: tuple[Coverage, ...] = ()

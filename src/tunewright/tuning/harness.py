@@ -79,6 +79,8 @@ def compare(
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
     bases = {name: open_backbone(checkpoint, dtype=dtype, device=device()) for name, checkpoint in checkpoints.items()}
     stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {})
+    for line in stage.said:
+        journal.note(line)
     cut = _note_cut_texts(dataset, stage.session.workshops, out)
     for notice in cut:
         journal.note(notice.message)
