@@ -191,7 +191,7 @@ def test_weights_of_their_own_need_room(
 def test_another_base_takes_the_place_of_the_first(
     bench: Callable[..., Bench], tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    paths = []
+    paths: list[Path] = []
     for kind in ("bert", "roberta", "bert"):
         base = tiny.encoder(tiny_folder(kind))
         paths.append(tmp_path / f"{kind}-{len(paths)}")
