@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedConfig
-from transformers.activations import NewGELUActivation
-from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu, build_alibi_tensor
+from transformers.models.bloom.modeling_bloom import BloomAttention, build_alibi_tensor
 from transformers.pytorch_utils import Conv1D
 
 from tunewright.adapters.adapter import Adapter
@@ -28,6 +27,7 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.causal import Pass
 from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.fused import fuse
 from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.backbones.packed import Sequences, sequences
 from tunewright.backbones.prefix import Kept, Keys, stacked, unstacked
@@ -55,7 +55,8 @@ class Decoder(Backbone):
         """Tensors that a prefix was made of (their ids are theirs as long as they are held), their values, and it."""
         with quiet_libraries():
             self._model.set_attn_implementation(causal.NAME)  # type: ignore[operator]
-        _fuse(self._model)
+        fuse(self._model)
+        _attend_as_others(self._model)
         self.prefix_shape = (0, 0, 0)
         self._last_layer = self._model.get_submodule(self.layer_stack)[-1]  # type: ignore[index]
         self.prefix_shape = self._find_prefix_shape()
@@ -244,12 +245,9 @@ def _plain_linears(model: nn.Module) -> nn.Module:
     return model
 
 
-def _fuse(model: nn.Module) -> None:
-    """Puts one kernel where transformers writes the same GELU as eight operations, and our attention into BLOOM."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, (NewGELUActivation, BloomGelu)):
-                setattr(module, name, nn.GELU(approximate="tanh"))
+def _attend_as_others(model: nn.Module) -> None:
+    """Puts our attention into BLOOM."""
+    for module in model.modules():
         if isinstance(module, BloomAttention):
             ones = torch.ones(1, 2, device=module.dense.weight.device)
             slopes_H = build_alibi_tensor(ones, module.num_heads, torch.float32)[:, 0, 1]
