@@ -110,6 +110,9 @@ class RunConfig(BaseModel):
     keep_state: bool = Field(
         default=False, description="keep each refit's optimizer beside its adapter, for --start-from"
     )
+    retention: str | None = Field(
+        default=None, description="text file: how much worse the base predicts it under each candidate"
+    )
     max_tokens: int | None = Field(
         default=None, ge=8, description="cut texts to this many tokens; the model's limit when absent"
     )

@@ -52,6 +52,7 @@ def compare(
     pruning: Annotated[bool | None, typer.Option("--pruning/--no-pruning", help=_about("pruning"))] = None,
     start_from: Annotated[str | None, typer.Option(help=_about("start_from"), metavar="FOLDER")] = None,
     keep_state: Annotated[bool | None, typer.Option("--keep-state", help=_about("keep_state"))] = None,
+    retention: Annotated[str | None, typer.Option(help=_about("retention"), metavar="FILE")] = None,
     max_tokens: Annotated[str | None, typer.Option(help=_about("max_tokens"), metavar="N")] = None,
     out: Annotated[str | None, typer.Option(help=_about("out"))] = None,
     resume: Annotated[bool | None, typer.Option("--resume", help=_about("resume"))] = None,

@@ -31,18 +31,20 @@ class FoldEntry(Standing):
     """Every row was answered once in each repeat, by the model of the folds it is not in."""
 
 
-def fold_estimate(stats_RNM: StatsArray, fold_RN: IntArray, scorer: Scorer) -> Estimate:
+def fold_estimate(
+    stats_RNM: StatsArray, fold_RN: IntArray, scorer: Scorer, *, level: float = statistics.LEVEL
+) -> Estimate:
     """The mean metric of a method over folds, with the interval of the corrected resampled t.
 
     Args:
         stats_RNM: Of out-of-fold answers.
         fold_RN: Fold of each row in each repeat, from 0; the same number of folds in each.
         scorer: Metric, and what is right.
+        level: Of the interval.
     """
     values_J = fold_values(stats_RNM, fold_RN, scorer)
-    found = statistics.corrected_resampled_t(
-        values_J, _test_to_train(fold_RN), least_error=_row_error(_scores(stats_RNM, scorer))
-    )
+    least_error = _row_error(_scores(stats_RNM, scorer))
+    found = statistics.corrected_resampled_t(values_J, _test_to_train(fold_RN), least_error=least_error, level=level)
     n = scorer.num_rows
     return Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high), n=n)
 

@@ -16,7 +16,6 @@ from tunewright.backbones.kinds import open_backbone
 from tunewright.errors import AdapterError, TunewrightError
 from tunewright.runtime import device
 from tunewright.serve.predictor import dtype_of
-from tunewright.serve.shapes import check_shapes
 from tunewright.serve.tasks import Served
 
 _REMEMBERED_S = 5.0
@@ -34,6 +33,10 @@ class Loaded:
     adapter: Adapter
     backbone: Backbone
     num_bytes: int
+
+
+Ready = Loaded | TunewrightError
+"""What runs a row, or why nothing does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +92,7 @@ class Cache:
         """Bases and adapters with weights of their own."""
         return len(self._bases) + len(self._own)
 
-    def get(self, served: Served) -> Loaded | TunewrightError | None:
+    def get(self, served: Served) -> Ready | None:
         """What runs a version, or why it cannot be run; None while it is being loaded."""
         key = (served.folder, served.sha256)
         with self._lock:
@@ -125,7 +128,6 @@ class Cache:
             raise AdapterError(f"{served.folder} has weights of its own: it needs --max-bases 2 or more.")
         backbone = self._base_of(adapter, Path(served.folder))
         backbone.check(adapter)
-        check_shapes(adapter, backbone)
         return Loaded(adapter=adapter, backbone=backbone, num_bytes=adapter.num_bytes())
 
     def _load(self, served: Served) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
 from tunewright.backbones.base import Dropout, Encoding, Row
-from tunewright.backbones.inference import FeatureStore, answer_losses, features, generate_texts, predict
+from tunewright.backbones.inference import FeatureStore, answer_losses, generate_texts, predict, readings
 from tunewright.training.loss import balanced_weights, cross_entropy
 from tunewright.types import DevScore
 
@@ -97,7 +97,7 @@ class _Features:
 
     def __call__(self, *, changed: bool) -> Tensor:
         if self._found is None or changed:
-            self._found = features(self._adapter, self._encodings, self._store)
+            self._found = readings(self._adapter, self._encodings, self._store)
         return self._found
 
 
@@ -145,7 +145,7 @@ class Labelling:
         if self._features_ND is not None:
             return backbone.answer(self._adapter, self._features_ND[list(part)], self._dropout)
         rows = [Row(encoding=self._rows.encodings[k], adapter=self._adapter) for k in part]
-        return backbone.answer(self._adapter, backbone.features(rows), self._dropout)
+        return backbone.answer(self._adapter, torch.stack(backbone.readings(rows)), self._dropout)
 
     def examine(self, epoch: int) -> tuple[DevScore, Tensor | None]:
         """The metric, and the logits it is made from."""

@@ -205,12 +205,12 @@ def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam | TextExam
     material, exam = workshop.material, workshop.exam
     if isinstance(exam, TextExam):
         return _framed(workshop, adapter, exam)
-    limit = material.max_tokens - adapter.prefix_tokens
+    backbone = material.backbone
     longest = max(len(e.ids) for e in (*material.rows.encodings, *exam.rows.encodings))
-    if longest <= limit:
+    if adapter.template is None and longest <= material.max_tokens - adapter.prefix_tokens:
         return material.rows, exam
-    rows = label_rows(material.task, material.backbone, material.examples, limit)
-    dev = label_rows(material.task, material.backbone, workshop.dev_examples, limit)
+    rows = replace(material.rows, encodings=backbone.encode_for(material.examples, adapter))
+    dev = replace(exam.rows, encodings=backbone.encode_for(workshop.dev_examples, adapter))
     return rows, Exam(rows=dev, score=exam.score)
 
 

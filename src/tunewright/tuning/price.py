@@ -140,7 +140,7 @@ def _timed(
         if adapter.writes_text:
             write(adapter, texts, store)
         else:
-            encodings = backbone.encode(texts, adapter.max_tokens - adapter.prefix_tokens)
+            encodings = backbone.encode_for(texts, adapter)
             backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
         end = time.perf_counter()
         times_ms.append(1000 * (end - start))

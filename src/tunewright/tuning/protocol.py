@@ -90,7 +90,7 @@ def _choose(config: RunConfig, given: Given) -> tuple[int, str | None]:
     rows = given.rows["train"]
     if config.task == "generate":
         return 1, None  # what rows can show of a text's quality is not known beforehand, and folds write for hours
-    if len(given.rows) > 1 or config.error_costs is not None or scarce_classes(rows, exact_groups(rows), FOLDS):
+    if len(given.rows) > 1 or scarce_classes(rows, exact_groups(rows), FOLDS):
         return 1, None
     weights, counts = list(WEIGHTS.values()), Counter(row.label for row in rows)
     num_test = sum(apportion(count, weights, least=1)[-1] for count in counts.values())
@@ -98,6 +98,11 @@ def _choose(config: RunConfig, given: Given) -> tuple[int, str | None]:
     if detectable <= SEPARATED:
         return 1, None
     why = f"A test split of {num_test} rows can show only differences of {100 * detectable:.0f} points or more"
+    if config.error_costs is not None:
+        return (
+            1,
+            f"{why}. Folds would show more; --error-costs needs one model and its test rows, so there is one split.",
+        )
     if config.budget is not None or config.max_cost is not None:
         return 1, (
             f"{why}. With --folds {FOLDS} each of the {len(rows)} rows would be held out once; {FOLDS + 1} searches "
