@@ -213,8 +213,8 @@ class Pass:
             seen_RQS = filled_RS[:, None] & (distance_RQS >= 0)
             if queries.tree_RTT is not None:
                 size = queries.tree_RTT.shape[2]
-                others, own = seen_RQS.split([seen_RQS.shape[2] - size, size], 2)
-                seen_RQS = torch.cat([others, own & queries.tree_RTT], 2)
+                before, nodes = seen_RQS.split([seen_RQS.shape[2] - size, size], 2)
+                seen_RQS = torch.cat([before, nodes & queries.tree_RTT], 2)
             if rule.window is not None:
                 seen_RQS = seen_RQS & (distance_RQS < rule.window)
             mask_RQS = torch.zeros_like(distance_RQS, dtype=scores_KRJQS.dtype).masked_fill_(~seen_RQS, _NEVER)
