@@ -165,7 +165,7 @@ def test_base_is_untouched(method: Method, base: Backbone) -> None:
 def test_first_step_changes_the_adapter(method: Method, base: Backbone) -> None:
     """The record changes where something trains, and only there."""
     shop = improving(workshop(base))
-    start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
+    start = method.place(shop.material, defaults(method, shop.material), generator("laws")).settled()
     found = fit(method, shop, 1)
     assert (found.sha256() != start.sha256()) == (method.family != "no training")
 
@@ -224,6 +224,7 @@ def test_trainable_count(method: Method, kind: str, base: Backbone) -> None:
         "zero-shot": 0,
         "few-shot": 0,
         "soft-prompt": length * WIDTH + head,
+        "p-tuning": length * WIDTH + 3 * (WIDTH + 1) * WIDTH + head,
         "prefix": 2 * LAYERS * length * key_heads(kind) * head_width(kind) + head,
         "linear-probe": head,
         "lora": rank * lora + head,

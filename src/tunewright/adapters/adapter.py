@@ -23,6 +23,7 @@ from tunewright.adapters.parts import (
     Verbalizer,
     Weights,
 )
+from tunewright.adapters.prompt_encoder import PromptEncoder
 
 PARTS: dict[str, type[Part]] = {
     "template": Template,
@@ -64,7 +65,7 @@ class Adapter:
     max_tokens: int
     """Texts are cut to this many tokens, the soft prompt or prefix included, the template not."""
     template: Template | None = None
-    soft_prompt: SoftPrompt | None = None
+    soft_prompt: SoftPrompt | PromptEncoder | None = None
     prefix: Prefix | None = None
     lora: Lora | None = None
     weights: Weights | None = None
@@ -118,8 +119,13 @@ class Adapter:
             mine = part.tensors()
             new = {key: tensors.get(f"{name}.{key}", tensor) for key, tensor in mine.items()}
             if any(new[key] is not mine[key] for key in mine):
-                changed[name] = PARTS[name].build(part.settings(), new)
+                changed[name] = type(part).build(part.settings(), new)
         return dataclasses.replace(self, **changed) if changed else self  # type: ignore[arg-type]
+
+    def settled(self) -> "Adapter":
+        """The same adapter as it serves: of a prompt encoder its vectors alone."""
+        prompt = self.soft_prompt
+        return self if prompt is None else dataclasses.replace(self, soft_prompt=prompt.settled())
 
     @property
     def temperature(self) -> float:

@@ -60,6 +60,10 @@ class SoftPrompt:
         """Virtual tokens."""
         return self.vectors_PD.shape[0]
 
+    def settled(self) -> "SoftPrompt":
+        """What serves: itself."""
+        return self
+
     def settings(self) -> dict[str, object]:
         return {}
 

@@ -17,6 +17,7 @@ from tunewright.adapters.parts import Weights
 from tunewright.backbones import answers
 from tunewright.backbones.base import Dropout, Encoding, Row
 from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.shapes import check_shapes
 from tunewright.backbones.tokens import encode
 from tunewright.errors import AdapterError
 from tunewright.types import Example
@@ -138,6 +139,10 @@ class Backbone(ABC):
         """Token ids of a text without special tokens."""
         return list(self._checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """What each token id stands for, as text."""
+        return [str(self._checkpoint.tokenizer.decode([i])) for i in ids]
+
     def special_ids(self) -> set[int]:
         """Ids of [CLS], [SEP], padding and the like."""
         return set(self._checkpoint.tokenizer.all_special_ids)
@@ -146,7 +151,7 @@ class Backbone(ABC):
         """Makes sure that an adapter belongs here.
 
         Raises:
-            AdapterError: Trained on another base, or with a part this base cannot carry.
+            AdapterError: Trained on another base, or with a part this base cannot carry or of another size.
         """
         mine, its = self.identity, adapter.base
         if (its.sha256, its.tokenizer_sha256) != (mine.sha256, mine.tokenizer_sha256):
@@ -164,6 +169,7 @@ class Backbone(ABC):
         if unknown:
             allowed = ", ".join(self.linears)
             raise AdapterError(f"the LoRA changes {unknown[0]}, no linear layer of {mine.name}. Allowed: {allowed}.")
+        check_shapes(adapter, self)
 
     def features(self, rows: Sequence[Row]) -> Tensor:
         """Pooled output of each row under its adapter: fp32 [B, D]. Gradients flow to the adapters' tensors."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from tunewright.backbones.attention_core import attention
 from tunewright.backbones.packed import Sequences, sequences, spans
 from tunewright.backbones.prefix import Keys
 
@@ -85,7 +86,7 @@ class Pass:
         self._last_keys = (torch.zeros(0), torch.zeros(0))
         self._stage: Literal["all", "keys", "ends"] = "all"
         """All tokens; in the last layer only as far as the keys, and then only the tokens that are read."""
-        self._masks: dict[tuple[int, int | None], Tensor] = {}
+        self._masks: dict[tuple[int, int | None], tuple[Tensor, int]] = {}
 
     def run(self, model: Callable[[], Tensor], last_layer: nn.Module) -> Tensor | None:
         """Last hidden state of the tokens that are read, text by text; None where there are no texts.
@@ -175,51 +176,51 @@ class Pass:
 
     def _attention(self, query_NHd: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
         """Of sequences to their own past and to the prefix each names, one softmax over both."""
-        query_RQHd = queries.unpack(query_NHd * rule.scaling)
-        num_kv, (num, longest, _, width) = own.keys_KGPd.shape[0], query_RQHd.shape
-        query_KRXd = (
-            query_RQHd.view(num, longest, num_kv, -1, width).permute(2, 0, 3, 1, 4).reshape(num_kv, num, -1, width)
+        query_KRXd = queries.unpack(query_NHd, own.keys_KGPd.shape[0])
+        mask, seen = self._mask(queries, prefix, own, rule)
+        output_BXd = attention(
+            query_KRXd.flatten(0, 1),
+            own.keys_KGPd.flatten(0, 1),
+            own.values_KGPd.flatten(0, 1),
+            None if prefix is None else prefix.seen_by(queries.prefix_R),
+            mask if rule.slopes_H is None else mask + _slants(rule.slopes_H, queries, prefix, own),
+            seen if rule.slopes_H is None else 0,
+            rule.scaling,
+            rule.softcap,
         )
-        scores_KRXS = query_KRXd @ own.keys_KGPd.transpose(2, 3)
-        if prefix is not None:
-            scores_KRXS = torch.cat(
-                [_products(query_KRXd, prefix.keys_KGPd.transpose(2, 3), queries.prefix_R), scores_KRXS], 3
-            )
-        scores_KRJQS = self._ruled(scores_KRXS.unflatten(2, (-1, longest)), queries, prefix, own, rule)
-        # In bf16 too it sums in fp32. ALiBi's scores are fp32.
-        shares_KRXS = scores_KRJQS.softmax(-1).to(scores_KRXS.dtype).flatten(2, 3)
-        size = 0 if prefix is None else prefix.position_GP.shape[1]
-        before_KRXP, own_KRXT = shares_KRXS.split([size, shares_KRXS.shape[3] - size], 3)
-        output_KRXd = own_KRXT @ own.values_KGPd
-        if prefix is not None:
-            output_KRXd = output_KRXd + _products(before_KRXP, prefix.values_KGPd, queries.prefix_R)
-        output_RQKJd = output_KRXd.unflatten(2, (-1, longest)).permute(1, 3, 0, 2, 4)
-        return queries.pack(output_RQKJd.flatten(2, 3))
+        return queries.pack(output_BXd.view(*query_KRXd.shape))
 
-    def _ruled(self, scores_KRJQS: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
-        """Scores bent, slanted and masked as the layer wants it."""
-        if rule.softcap is not None:
-            scores_KRJQS = (scores_KRJQS / rule.softcap).tanh() * rule.softcap
-        position_RS, filled_RS = own.position_GP, own.filled_GP
-        if prefix is not None:
-            position_RS = torch.cat([prefix.position_GP[queries.prefix_R], position_RS], 1)
-            filled_RS = torch.cat([prefix.filled_GP[queries.prefix_R], filled_RS], 1)
-        if rule.slopes_H is not None:
-            slopes_K1J11 = rule.slopes_H.view(scores_KRJQS.shape[0], 1, -1, 1, 1)
-            scores_KRJQS = scores_KRJQS + slopes_K1J11 * position_RS[:, None, None]
+    def _mask(self, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> tuple[Tensor, int]:
+        """Added to the scores, [R, 1, Q, S], and how many of its first columns are zeros."""
         key = (id(queries), rule.window)
         if key not in self._masks:
+            position_RS, filled_RS = _columns(queries, prefix, own)
             distance_RQS = queries.position_RT[:, :, None] - position_RS[:, None]
             seen_RQS = filled_RS[:, None] & (distance_RQS >= 0)
             if queries.tree_RTT is not None:
                 size = queries.tree_RTT.shape[2]
-                before, nodes = seen_RQS.split([seen_RQS.shape[2] - size, size], 2)
-                seen_RQS = torch.cat([before, nodes & queries.tree_RTT], 2)
+                others_RQS, own_RQT = seen_RQS.split([seen_RQS.shape[2] - size, size], 2)
+                seen_RQS = torch.cat([others_RQS, own_RQT & queries.tree_RTT], 2)
             if rule.window is not None:
                 seen_RQS = seen_RQS & (distance_RQS < rule.window)
-            mask_RQS = torch.zeros_like(distance_RQS, dtype=scores_KRJQS.dtype).masked_fill_(~seen_RQS, _NEVER)
-            self._masks[key] = mask_RQS[:, None]
-        return scores_KRJQS.add_(self._masks[key])
+            mask_RQS = torch.zeros_like(distance_RQS, dtype=own.keys_KGPd.dtype).masked_fill_(~seen_RQS, _NEVER)
+            size = position_RS.shape[1] - own.position_GP.shape[1]
+            self._masks[key] = mask_RQS[:, None], size if bool(seen_RQS[..., :size].all()) else 0
+        return self._masks[key]
+
+
+def _columns(queries: Sequences, prefix: Keys | None, own: Keys) -> tuple[Tensor, Tensor]:
+    """Position of each key, and whether it is one."""
+    if prefix is None:
+        return own.position_GP, own.filled_GP
+    position_RS = torch.cat([prefix.position_GP[queries.prefix_R], own.position_GP], 1)
+    return position_RS, torch.cat([prefix.filled_GP[queries.prefix_R], own.filled_GP], 1)
+
+
+def _slants(slopes_H: Tensor, queries: Sequences, prefix: Keys | None, own: Keys) -> Tensor:
+    """ALiBi, [K, R, J, 1, S]; fp32."""
+    slopes_K1J11 = slopes_H.view(own.keys_KGPd.shape[0], 1, -1, 1, 1)
+    return slopes_K1J11 * _columns(queries, prefix, own)[0][:, None, None]
 
 
 def _ends(texts: Sequences | None, first: int, reads: Sequence[int]) -> tuple[Tensor, Sequences | None]:
@@ -235,19 +236,11 @@ def _ends(texts: Sequences | None, first: int, reads: Sequence[int]) -> tuple[Te
 def _keys(block: Sequences, key_NKd: Tensor, value_NKd: Tensor) -> Keys:
     """Keys and values of sequences, unpacked."""
     return Keys(
-        keys_KGPd=block.unpack(key_NKd).permute(2, 0, 1, 3),
-        values_KGPd=block.unpack(value_NKd).permute(2, 0, 1, 3),
+        keys_KGPd=block.unpack(key_NKd, key_NKd.shape[1]),
+        values_KGPd=block.unpack(value_NKd, value_NKd.shape[1]),
         position_GP=block.position_RT,
         filled_GP=block.filled_RT,
     )
-
-
-def _products(left_KRXm: Tensor, right_KGmn: Tensor, prefix_R: Tensor) -> Tensor:
-    """Matrix products [K, R, X, n]. One prefix for all rows is not repeated: their queries are one long block."""
-    if right_KGmn.shape[1] > 1:
-        return left_KRXm @ right_KGmn[:, prefix_R]
-    products_KYn = left_KRXm.flatten(1, 2) @ right_KGmn[:, 0]
-    return products_KYn.view(*left_KRXm.shape[:3], -1)
 
 
 _running: ContextVar[Pass] = ContextVar("running")

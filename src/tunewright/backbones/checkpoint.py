@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers.utils.hub import cached_file
 from tunewright.adapters.adapter import BaseIdentity, update_with_tensors
 from tunewright.config import EMBEDDED_MODEL
 from tunewright.errors import ModelError
+from tunewright.hub import reachable_or_cached
 from tunewright.runtime import quiet_libraries
 
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -103,12 +105,14 @@ def load_checkpoint(name: str) -> Checkpoint:
         ModelError: No such model, no model in the folder, of a kind that is not run here, with code or a pooling of
             its own, without some of its weights, or broken files.
     """
-    source = _locate(name)
-    with quiet_libraries():
+    source = locate(name)
+    named = nullcontext(True) if Path(source).is_dir() else reachable_or_cached()
+    with quiet_libraries(), named as is_reachable:
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-            raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
+            reason = _first_line(error) if is_reachable else "the hub cannot be reached, and it is not cached."
+            raise ModelError(f"cannot load model {name!r}: {reason} {_ALLOWED}") from None
         kind = _kind(name, config)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -136,7 +140,12 @@ def load_checkpoint(name: str) -> Checkpoint:
 _ALLOWED = "Allowed: a folder with config.json, tokenizer.json and model.safetensors, or a name on the hub."
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
+    """The folder of a base, or its name on the hub.
+
+    Raises:
+        ModelError: A folder that holds no model.
+    """
     if name == EMBEDDED_MODEL:
         return str(_embedded_folder())
     path = Path(name).expanduser()

@@ -24,6 +24,13 @@ class Keys:
     filled_GP: Tensor
     """False on padding."""
 
+    def seen_by(self, prefix_R: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prefix of each row, [K R, P, d]; one that all share is not repeated, [K, P, d]."""
+        if self.keys_KGPd.shape[1] == 1:
+            return self.keys_KGPd[:, 0], self.values_KGPd[:, 0]
+        keys_KRPd, values_KRPd = (t.index_select(1, prefix_R) for t in (self.keys_KGPd, self.values_KGPd))
+        return keys_KRPd.flatten(0, 1), values_KRPd.flatten(0, 1)
+
     def of(self, members: Sequence[int]) -> "Keys":
         """Those of some sequences."""
         index = torch.tensor(members, device=self.position_GP.device)

@@ -87,6 +87,11 @@ def check_output(out: str | None) -> None:
         raise DataError(f"{out} exists. Choose another --out or remove it.")
 
 
+def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    """Writes rows as csv, tsv or jsonl, by the file's ending."""
+    write_text(path, _written(rows, path.suffix))
+
+
 def write_answers(
     table: Table, predictions: Sequence[Prediction], labels: Sequence[str], out: str | None, ending: str
 ) -> str | None:
@@ -105,7 +110,7 @@ def write_answers(
         {**row, names[0]: p.label, **{n: round(v, 6) for n, v in zip(names[1], p.probabilities, strict=True)}}
         for row, p in zip(given, predictions, strict=True)
     ]
-    text = _jsonl(rows) if ending == ".jsonl" else _separated(rows, "\t" if ending == ".tsv" else ",")
+    text = _written(rows, ending)
     if out is None:
         return text
     write_text(Path(out), text)
@@ -117,6 +122,10 @@ def _free(name: str, taken: Sequence[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def _written(rows: Sequence[Mapping[str, object]], ending: str) -> str:
+    return _jsonl(rows) if ending == ".jsonl" else _separated(rows, "\t" if ending == ".tsv" else ",")
 
 
 def _jsonl(rows: Sequence[Mapping[str, object]]) -> str:

@@ -1,5 +1,8 @@
 """All that a run folder holds for its reader, as records."""
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +38,12 @@ class RunRecord:
     stored nothing."""
 
     @property
+    def test_sha256(self) -> str:
+        """Over what was asked of the test rows and their truth: two runs with the same one can be compared."""
+        rows = sorted(json.dumps(_asked(row), sort_keys=True, ensure_ascii=False) for row in self.rows)
+        return hashlib.sha256("\n".join(rows).encode("utf-8", errors="surrogatepass")).hexdigest()
+
+    @property
     def winner(self) -> Candidate | None:
         """The recommended candidate."""
         decision = self.comparison.decision
@@ -62,6 +71,11 @@ def read(run_dir: Path) -> RunRecord:
         rows=tuple(_example(row, run_dir) for row in _lines(run_dir / "test.jsonl")),
         answers={c.id: found for c in result.candidates if (found := _answers(run_dir, c))},
     )
+
+
+def _asked(row: Example) -> dict[str, object]:
+    """What counts of a row: its id pairs it, the columns of slices are nobody's question."""
+    return {k: v for k, v in dataclasses.asdict(row).items() if k != "fields" and v is not None}
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:

@@ -51,7 +51,7 @@ class Predictor:
             ModelError: The base cannot be loaded.
         """
         adapter = folder.load(path)
-        dtype = _dtype(adapter, path)
+        dtype = dtype_of(adapter, path)
         checkpoint = load_checkpoint(adapter.base.name if model is None else model)
         return cls(adapter, open_backbone(checkpoint, dtype=dtype, device=device()))
 
@@ -110,7 +110,7 @@ class Predictor:
         return bootstrap.interval(scorer, predicted_N, generator("evaluate", name))
 
 
-def _dtype(adapter: Adapter, path: Path) -> torch.dtype:
+def dtype_of(adapter: Adapter, path: Path) -> torch.dtype:
     """As evaluated, so served: in the precision of its run, whatever is fastest here."""
     if "dtype" not in adapter.about:
         return fast_dtype()
