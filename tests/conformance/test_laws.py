@@ -19,7 +19,7 @@ from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter, update_with_tensors
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
-from tunewright.backbones.inference import FeatureStore, features, predict
+from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Material, Method, Range
@@ -176,7 +176,7 @@ def test_trained_bodies_change_the_features(method: Method, base: Backbone, fitt
     shop = workshop(base)
     start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
     encodings, store = shop.material.rows.encodings, shop.material.store
-    after, before = (features(a, encodings, store) for a in (fitted[method.name], start))
+    after, before = (readings(a, encodings, store) for a in (fitted[method.name], start))
     for other in (before, store(encodings)):
         assert ((after - other).abs().amax(-1) > 1e-6).all()
 

@@ -5,7 +5,7 @@ Shapes: N rows, C labels.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -168,10 +168,10 @@ def _untrained(adapter: Adapter, exam: Exam, store: FeatureStore) -> Trained:
 def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam]:
     """Train rows and exam, cut further where the adapter's virtual tokens take up positions."""
     material, exam = workshop.material, workshop.exam
-    limit = material.max_tokens - adapter.prefix_tokens
+    backbone = material.backbone
     longest = max(len(e.ids) for e in (*material.rows.encodings, *exam.rows.encodings))
-    if longest <= limit:
+    if adapter.template is None and longest <= material.max_tokens - adapter.prefix_tokens:
         return material.rows, exam
-    rows = label_rows(material.task, material.backbone, material.examples, limit)
-    dev = label_rows(material.task, material.backbone, workshop.dev_examples, limit)
+    rows = replace(material.rows, encodings=backbone.encode_for(material.examples, adapter))
+    dev = replace(exam.rows, encodings=backbone.encode_for(workshop.dev_examples, adapter))
     return rows, Exam(rows=dev, score=exam.score)

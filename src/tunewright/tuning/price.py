@@ -131,7 +131,7 @@ def _timed(
     while len(times_ms) <= most:
         texts = list(itertools.islice(rows, batch))
         start = time.perf_counter()
-        encodings = backbone.encode(texts, adapter.max_tokens - adapter.prefix_tokens)
+        encodings = backbone.encode_for(texts, adapter)
         backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
         end = time.perf_counter()
         times_ms.append(1000 * (end - start))
