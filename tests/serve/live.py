@@ -21,6 +21,7 @@ from tunewright.serve.gate import Limits
 from tunewright.serve.keys import Keys
 from tunewright.serve.server import Address, bind
 from tunewright.serve.service import Service
+from tunewright.serve.state import State
 from tunewright.serve.tasks import Folders, Tasks
 
 ABOUT = {"columns": {"text": "text", "label": "label"}, "dtype": "float32"}
@@ -48,6 +49,8 @@ def serving(
     max_batch: int = 64,
     prefix_cache_bytes: int = 2**29,
     max_bases: int = 2,
+    state: State | None = None,
+    keeps_texts: bool = False,
 ) -> Iterator[Live]:
     """A server for as long as the block lasts."""
     service = Service(
@@ -56,6 +59,8 @@ def serving(
         max_batch=max_batch,
         prefix_cache_bytes=prefix_cache_bytes,
         max_bases=max_bases,
+        state=state,
+        keeps_texts=keeps_texts,
     )
     listening = bind(Address(host="127.0.0.1", port=0), keys)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -105,7 +105,7 @@ def load_checkpoint(name: str) -> Checkpoint:
         ModelError: No such model, no model in the folder, of a kind that is not run here, with code or a pooling of
             its own, without some of its weights, or broken files.
     """
-    source = _locate(name)
+    source = locate(name)
     named = nullcontext(True) if Path(source).is_dir() else reachable_or_cached()
     with quiet_libraries(), named as is_reachable:
         try:
@@ -140,7 +140,12 @@ def load_checkpoint(name: str) -> Checkpoint:
 _ALLOWED = "Allowed: a folder with config.json, tokenizer.json and model.safetensors, or a name on the hub."
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
+    """The folder of a base, or its name on the hub.
+
+    Raises:
+        ModelError: A folder that holds no model.
+    """
     if name == EMBEDDED_MODEL:
         return str(_embedded_folder())
     path = Path(name).expanduser()

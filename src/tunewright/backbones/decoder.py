@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.activations import NewGELUActivation
-from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu, build_alibi_tensor
+from transformers.models.bloom.modeling_bloom import BloomAttention, build_alibi_tensor
 from transformers.pytorch_utils import Conv1D
 
 from tunewright.adapters.adapter import Adapter
@@ -20,6 +19,7 @@ from tunewright.adapters.parts import Weights
 from tunewright.backbones import causal
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.fused import fuse
 from tunewright.backbones.next_token import NextToken
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, grow, tree_scores
@@ -56,7 +56,8 @@ class Decoder(Prefixed):
     def _adopt(self) -> None:
         with quiet_libraries():
             self._model.set_attn_implementation(causal.NAME)  # type: ignore[operator]
-        _fuse(self._model)
+        fuse(self._model)
+        _attend_as_others(self._model)
 
     @property
     def width(self) -> int:
@@ -266,12 +267,9 @@ def _plain_linears(model: nn.Module) -> nn.Module:
     return model
 
 
-def _fuse(model: nn.Module) -> None:
-    """Puts one kernel where transformers writes the same GELU as eight operations, and our attention into BLOOM."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, (NewGELUActivation, BloomGelu)):
-                setattr(module, name, nn.GELU(approximate="tanh"))
+def _attend_as_others(model: nn.Module) -> None:
+    """Puts our attention into BLOOM."""
+    for module in model.modules():
         if isinstance(module, BloomAttention):
             ones = torch.ones(1, 2, device=module.dense.weight.device)
             slopes_H = build_alibi_tensor(ones, module.num_heads, torch.float32)[:, 0, 1]

@@ -35,6 +35,10 @@ class Loaded:
     num_bytes: int
 
 
+Ready = Loaded | TunewrightError
+"""What runs a row, or why nothing does."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Failed:
     error: TunewrightError
@@ -88,7 +92,7 @@ class Cache:
         """Bases and adapters with weights of their own."""
         return len(self._bases) + len(self._own)
 
-    def get(self, served: Served) -> Loaded | TunewrightError | None:
+    def get(self, served: Served) -> Ready | None:
         """What runs a version, or why it cannot be run; None while it is being loaded."""
         key = (served.folder, served.sha256)
         with self._lock:

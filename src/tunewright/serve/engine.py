@@ -19,7 +19,7 @@ from tunewright.backbones.base import Encoding, Row
 from tunewright.errors import DataError, OutOfMemory, TunewrightError
 from tunewright.runtime import is_out_of_memory
 from tunewright.serve.ask import Ask, Event, Features, Label, Told, Usage
-from tunewright.serve.cache import Cache, Loaded
+from tunewright.serve.cache import Cache, Ready
 from tunewright.serve.faults import Fault
 from tunewright.serve.passes import split_by_length
 from tunewright.serve.waiting import Waiting
@@ -88,13 +88,10 @@ class Engine:
             self._step(found)
             self._waiting.note_rate(len(found), time.monotonic() - start_s)
 
-    def _ready(self, ask: Ask) -> Loaded | TunewrightError | None:
+    def _ready(self, ask: Ask) -> Ready | None:
         return self._cache.get(ask.served)
 
-    def _ready(self, ask: Ask) -> Loaded | TunewrightError | None:
-        return self._cache.get(ask.served)
-
-    def _step(self, found: Sequence[tuple[Ask, Loaded | TunewrightError]]) -> None:
+    def _step(self, found: Sequence[tuple[Ask, Ready]]) -> None:
         told: list[tuple[Ask, Event]] = [(ask, it) for ask, it in found if isinstance(it, TunewrightError)]
         ready = [(ask, it) for ask, it in found if not isinstance(it, TunewrightError)]
         work: list[_Work] = []

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tunewright.errors import AdapterError, DataError, ModelError, OutOfMemory
+from tunewright.errors import AdapterError, DataError, ModelError, OutOfMemory, StateError
 
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """Status -> OpenAI's `type`; other faults of the sender's are invalid requests, ours are server errors."""
@@ -69,6 +69,8 @@ def as_fault(error: Exception) -> Fault:
     if isinstance(error, AdapterError | ModelError):
         # Paths of the server are nobody's business outside; the log has the whole sentence.
         return Fault(503, "task_unavailable", "the task's adapter or base cannot be loaded. Ask who runs the server.")
+    if isinstance(error, StateError):
+        return Fault(503, "state_unavailable", "the server cannot store anything now.", retry_after_s=5)
     if isinstance(error, OutOfMemory):
         return Fault(503, "out_of_memory", "the row does not fit in memory.")
     return Fault(500, "internal_error", "the server failed; it is not the request's fault.")

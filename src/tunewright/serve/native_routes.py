@@ -1,6 +1,6 @@
 """The server's own protocol: rows in, labels with all probabilities out; and what machines ask about the server."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from tunewright.serve.faults import ErrorReply, Fault
 from tunewright.serve.gate import context_of
+from tunewright.serve.memory import row_ids
 from tunewright.serve.records import Strict, TaskName, Text, example_of
 from tunewright.serve.service import Service
 
@@ -28,6 +29,8 @@ class ManyRows(Strict):
 class RowAnswer(BaseModel):
     """What a task answers to one row."""
 
+    id: str
+    """For feedback on this row."""
     label: str
     probabilities: dict[str, float]
     text_tokens: int
@@ -61,17 +64,19 @@ def router(service: Service) -> APIRouter:
         rows = asked.rows if isinstance(asked, ManyRows) else [asked]
         examples = [example_of(k, row.text, row.text_pair) for k, row in enumerate(rows)]
         found = await service.answers(request, served, examples, may_cut=True)
+        request_id = context_of(request.scope).request_id
         answers = [
             {
+                "id": row_id,
                 "label": event.label,
                 "probabilities": dict(zip(event.labels, event.probabilities, strict=True)),
                 "text_tokens": event.usage.text_tokens,
                 "num_cut": event.usage.num_cut,
             }
-            for event in found
+            for row_id, event in zip(row_ids(request_id, len(found)), found, strict=True)
         ]
-        head: dict[str, Any] = {"request_id": context_of(request.scope).request_id, "task": task}
-        return JSONResponse(head | {"version": served.version, "answers": answers})
+        head = {"request_id": request_id, "task": task, "version": served.version}
+        return JSONResponse(head | {"answers": answers})
 
     @routes.get("/healthz", response_model=Health)
     async def healthz() -> Response:

@@ -14,7 +14,10 @@ from tunewright.serve.cache import Cache
 from tunewright.serve.engine import Engine
 from tunewright.serve.faults import Fault, as_fault, is_ours
 from tunewright.serve.gate import Context, Limits, context_of
+from tunewright.serve.memory import Memory, row_ids
 from tunewright.serve.metrics import Metrics
+from tunewright.serve.silent import Silent
+from tunewright.serve.state import State
 from tunewright.serve.tasks import Served, Tasks
 from tunewright.serve.waiting import Waiting
 from tunewright.types import Example
@@ -34,6 +37,8 @@ class Service:
         prefix_cache_bytes: Of the adapters in memory.
         max_bases: Bases in memory.
         model: Where the base is, when not under the name it had in training.
+        state: Where feedback and answers in shadow are stored; None where tasks come from folders.
+        keeps_texts: Whether feedback is stored with the text of its request, as long as that is remembered.
     """
 
     def __init__(
@@ -41,13 +46,17 @@ class Service:
         tasks: Tasks,
         *,
         limits: Limits,
+        state: State | None = None,
+        keeps_texts: bool = False,
         max_batch: int = 64,
         prefix_cache_bytes: int = 512 * 2**20,
         max_bases: int = 2,
         model: str | None = None,
     ) -> None:
-        self.tasks, self.limits = tasks, limits
+        self.tasks, self.limits, self.state = tasks, limits, state
+        self.memory = Memory(keeps_texts=keeps_texts)
         self._waiting = Waiting(limits.waiting_rows)
+        self._silent = None if state is None else Silent(self._waiting, state)
         self._cache = Cache(
             limit_bytes=prefix_cache_bytes, max_bases=max_bases, on_loaded=self._waiting.wake, model=model
         )
@@ -69,6 +78,8 @@ class Service:
         finally:
             for task in background:
                 task.cancel()
+            if self._silent is not None:
+                await self._silent.finish()
             await asyncio.to_thread(self._engine.close, self.limits.time_s)
 
     @property
@@ -111,7 +122,9 @@ class Service:
             Fault: What went wrong with the first row that failed.
         """
         found = await self._all(request, served, examples, "answer", may_cut=may_cut)
-        return [event for event in found if isinstance(event, Label)]
+        labels = [event for event in found if isinstance(event, Label)]
+        self._note(context_of(request.scope).request_id, served, examples, labels)
+        return labels
 
     async def features(self, request: Request, served: Served, examples: Sequence[Example]) -> list[Features]:
         """Features of some rows.
@@ -170,6 +183,20 @@ class Service:
             self.metrics.note_label(ask.served.task, event)
         return event
 
+    def _note(self, request_id: str, served: Served, examples: Sequence[Example], labels: Sequence[Label]) -> None:
+        """Remembers answers for who may speak of them, and lets a version in shadow answer too."""
+        if self._silent is None:
+            return
+        ids = row_ids(request_id, len(examples))
+        self.memory.note(ids, examples, labels)
+        shadow = self.tasks.shadow(served.task, request_id)
+        if shadow is not None:
+            self._silent.begin(shadow, served, ids, examples, labels)
+
+    def log_error(self, error: Exception) -> None:
+        """For who runs the server."""
+        _LOG.error("%s", error)
+
     def _tell(self, told: Told) -> None:
         """Brings events from the engine's thread to the loop."""
         if self._loop is not None and told:
@@ -183,7 +210,7 @@ class Service:
             try:
                 await asyncio.to_thread(self.tasks.refresh)
             except TunewrightError as error:
-                _LOG.error("%s", error)
+                self.log_error(error)
 
     async def _warm_up(self) -> None:
         """Loads the first task and its base."""

@@ -4,12 +4,11 @@ import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
 
 from tunewright.serve.ask import Ask
+from tunewright.serve.cache import Ready
 from tunewright.serve.faults import Fault
-
-T = TypeVar("T")
+from tunewright.serve.tasks import Served
 
 
 class Waiting:
@@ -48,7 +47,7 @@ class Waiting:
             self._count += len(asks)
             self._changed.notify()
 
-    def take(self, room: int, ready: Callable[[Ask], T | None]) -> list[tuple[Ask, T]] | None:
+    def take(self, room: int, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]] | None:
         """Up to `room` rows whose adapters are ready; waits until there is one. None when closed and empty.
 
         Args:
@@ -98,10 +97,10 @@ class Waiting:
             self._changed.notify_all()
             return asks
 
-    def _pick(self, room: int, ready: Callable[[Ask], T | None]) -> list[tuple[Ask, T]]:
-        found: list[tuple[Ask, T]] = []
+    def _pick(self, room: int, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]]:
+        found: list[tuple[Ask, Ready]] = []
         blocked: set[str] = set()
-        known: dict[object, T] = {}
+        known: dict[Served, Ready] = {}
         while len(found) < room and len(blocked) < len(self._lanes):
             task, lane = next(iter(self._lanes.items()))
             if not lane:
