@@ -71,15 +71,13 @@ def unable(name: str, kind: str) -> bool:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_we_read_peft(
-    name: str, kind: str, tiny_decoder: GetDecoder, writer: GetFolder, tmp_path: Path
-) -> None:
+def test_we_read_peft(name: str, kind: str, tiny_decoder: GetDecoder, tiny_folder: GetFolder, tmp_path: Path) -> None:
     if unable(name, kind):
         pytest.skip("peft takes the model's width for the embeddings'")
-    model = peft.get_peft_model(language_model(writer(kind)), CONFIGS[name]()).eval()
+    model = peft.get_peft_model(language_model(tiny_folder(kind)), CONFIGS[name]()).eval()
     randomised(model, 0.1 if name == "lora" else 0.4)
     model.save_pretrained(str(tmp_path))
-    base = tiny.decoder(writer(kind))
+    base = tiny_decoder(kind)
     found = tiny.encodings(base, TEXTS)
     adapter = read_foreign(tmp_path, base)
     assert_same(by_us(base, adapter, found), by_peft(model, found), by_us(base, tiny.adapter(base), found))
@@ -87,15 +85,16 @@ def test_we_read_peft(
 
 @pytest.mark.parametrize("name", ["soft_prompt", "prefix", "lora"])
 def test_peft_reads_ours(
-    name: str, kind: str, tiny_decoder: GetDecoder, writer: GetFolder, tmp_path: Path
+    name: str, kind: str, tiny_decoder: GetDecoder, tiny_folder: GetFolder, tmp_path: Path
 ) -> None:
     """An adapter that answers in text is stored as PEFT's CAUSAL_LM, by the names its layers have there."""
     if unable(name, kind):
         pytest.skip("peft takes the model's width for the embeddings'")
-    base = tiny.decoder(writer(kind))
+    base = tiny_decoder(kind)
     adapter = replace(tiny.adapter(base, **{name: part(name, base)}), head=None, labels=())
     folder.save(adapter, tmp_path / "adapter")
-    model = peft.PeftModel.from_pretrained(language_model(writer(kind)), tmp_path / "adapter" / "peft" / name).eval()
+    path = tmp_path / "adapter" / "peft" / name
+    model = peft.PeftModel.from_pretrained(language_model(tiny_folder(kind)), path).eval()
     assert isinstance(model, peft.PeftModelForCausalLM)
     found = tiny.encodings(base, TEXTS)
     assert_same(by_us(base, adapter, found), by_peft(model, found), by_us(base, tiny.adapter(base), found))
