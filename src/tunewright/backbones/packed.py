@@ -4,7 +4,7 @@ Shapes: N tokens, R sequences, T tokens of the longest, X heads, d head width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -31,6 +31,8 @@ class Sequences:
     """False on padding."""
     prefix_R: Tensor
     """`prefixes` as an index."""
+    indices: dict[tuple[int, ...], Tensor] = field(default_factory=dict, compare=False)
+    """Found once for all layers: which rows of d values to copy, by the order of tokens and heads in memory."""
 
     @property
     def num_tokens(self) -> int:
@@ -94,19 +96,24 @@ def _unpacked(values_NXd: Tensor, block: Sequences, num_groups: int) -> Tensor:
         step_N, step_X, _ = values_NXd.stride()
     num_rows = ((len(values_NXd) - 1) * step_N + (num_heads - 1) * step_X) // width + 1
     rows = values_NXd.as_strided((num_rows, width), (width, 1))
-    heads_KJ = torch.arange(num_heads, device=rows.device).view(num_groups, -1)
-    index_KRJT = block.source_RT[:, None] * (step_N // width) + heads_KJ[:, None, :, None] * (step_X // width)
-    return rows.index_select(0, index_KRJT.flatten()).view(num_groups, len(block.lengths), -1, width)
+    key = (num_groups, num_heads, step_N // width, step_X // width)
+    if key not in block.indices:
+        heads_K1J1 = torch.arange(num_heads, device=rows.device).view(num_groups, 1, -1, 1)
+        block.indices[key] = (block.source_RT[:, None] * key[2] + heads_K1J1 * key[3]).flatten()
+    return rows.index_select(0, block.indices[key]).view(num_groups, len(block.lengths), -1, width)
 
 
 def _packed(values_KRYd: Tensor, block: Sequences) -> Tensor:
     num_groups, num, size, width = values_KRYd.shape
     longest = block.source_RT.shape[1]
-    row_N, column_N = block.place_N // longest, block.place_N % longest
-    heads_J = torch.arange(size // longest, device=values_KRYd.device) * longest
-    first_KJ = torch.arange(num_groups, device=values_KRYd.device)[:, None] * (num * size) + heads_J
-    index_NX = (row_N * size + column_N)[:, None] + first_KJ.flatten()
-    return values_KRYd.reshape(-1, width).index_select(0, index_NX.flatten()).view(*index_NX.shape, width)
+    key = (num_groups, size)
+    if key not in block.indices:
+        device = values_KRYd.device
+        heads_J = torch.arange(0, size, longest, device=device)
+        heads_KJ = torch.arange(num_groups, device=device)[:, None] * (num * size) + heads_J
+        place_N1 = (block.place_N // longest * size + block.place_N % longest)[:, None]
+        block.indices[key] = (place_N1 + heads_KJ.flatten()).flatten()
+    return values_KRYd.reshape(-1, width).index_select(0, block.indices[key]).view(len(block.place_N), -1, width)
 
 
 class _Unpack(torch.autograd.Function):
