@@ -1,5 +1,6 @@
 """Probabilities against statsmodels, scipy, plain loops and simulation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -7,17 +8,21 @@ import pytest
 import statsmodels.api as sm
 from scipy import optimize, special, stats
 
+from tests.scoring import label_scorer
 from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.calibration import (
     COOLEST,
     HOTTEST,
+    Judged,
     abstention_threshold,
     assess,
     calibration_error,
     coverage_curve,
     fit_temperature,
+    judged,
     least_cost,
     mean_cost,
+    reliability,
     tempered,
 )
 from tunewright.evaluation.metrics import FloatArray, IntArray
@@ -161,6 +166,29 @@ def test_error_against_loops(digits: int, seed: int) -> None:
     assert calibration_error(confidence_N[order], right_N[order]) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("digits", [1, 9])
+def test_bins_are_those_of_the_error(digits: int) -> None:
+    """Each row is in one of them, by its confidence; their accuracies rise; their distances are the error."""
+    rng = np.random.default_rng(3)
+    confidence_N = np.round(rng.uniform(0.2, 1.0, 400), digits)
+    right_N = rng.random(400) < confidence_N**2
+    bins = reliability(confidence_N, right_N)
+    assert len(bins) > 2
+    sizes = [each.accuracy.n for each in bins]
+    order = np.argsort(confidence_N, kind="stable")
+    parts = np.split(order, np.cumsum(sizes)[:-1])
+    assert sum(sizes) == 400
+    assert all(confidence_N[a].max() < confidence_N[b].min() for a, b in itertools.pairwise(parts))
+    for each, rows in zip(bins, parts, strict=True):
+        assert each.confidence == pytest.approx(confidence_N[rows].mean(), abs=1e-12)
+        interval = stats.binomtest(int(right_N[rows].sum()), rows.size).proportion_ci(method="wilson")
+        assert (each.accuracy.low, each.accuracy.high) == pytest.approx((interval.low, interval.high))
+    values = [each.accuracy.value for each in bins]
+    assert values == sorted(values)
+    error = sum(each.accuracy.n * abs(each.confidence - each.accuracy.value) for each in bins) / 400
+    assert calibration_error(confidence_N, right_N) == pytest.approx(error, abs=1e-12)
+
+
 def test_error_of_one_confidence() -> None:
     """Rows that are all as sure cannot be told apart: the error is the distance of the means."""
     right_N = np.arange(40) % 4 == 0
@@ -273,12 +301,13 @@ def test_assess_puts_each_part_on_its_rows() -> None:
     logits_NC, true_N = drawn(800, 3, 2.0, seed=8)
     costs_CC = np.array([[0, 1, 4], [1, 0, 1], [1, 1, 0]], dtype=np.float64)
 
-    def answers(rows: slice) -> Answers:
-        calibrated_NC = special.softmax(logits_NC[rows] / 2.0, axis=1)
-        return Answers(predicted_N=logits_NC[rows].argmax(1), probabilities_NC=calibrated_NC)
+    def answers(rows: slice) -> Judged:
+        given = tuple(str(k) for k in logits_NC[rows].argmax(1))
+        found = Answers(given=given, probabilities_NC=special.softmax(logits_NC[rows] / 2.0, axis=1))
+        return judged(found, label_scorer("accuracy", true_N[rows], 3))
 
     dev, test = slice(0, 400), slice(400, 800)
-    found = assess(answers(dev), true_N[dev], answers(test), true_N[test], 2.0, costs_CC)
+    found = assess(answers(dev), answers(test), 2.0, costs_CC)
     right_N = logits_NC[test].argmax(1) == true_N[test]
     confident_N = special.softmax(logits_NC[test], axis=1).max(1)
     assert found.temperature == 2.0
@@ -292,4 +321,4 @@ def test_assess_puts_each_part_on_its_rows() -> None:
     given_N = least_cost(answers(test).probabilities_NC, costs_CC)
     expected = sum(costs_CC[t, a] for t, a in zip(true_N[test], given_N, strict=True)) / 400
     assert found.mean_error_cost == pytest.approx(expected)
-    assert assess(answers(dev), true_N[dev], answers(test), true_N[test], 2.0, None).mean_error_cost is None
+    assert assess(answers(dev), answers(test), 2.0, None).mean_error_cost is None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 
-def attention(  # noqa: PLR0913, PLR0917
+def attention(
     query_BXd: Tensor,
     key_BTd: Tensor,
     value_BTd: Tensor,

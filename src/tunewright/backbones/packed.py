@@ -31,6 +31,8 @@ class Sequences:
     """False on padding."""
     prefix_R: Tensor
     """`prefixes` as an index."""
+    tree_RTT: Tensor | None = None
+    """Which tokens of its sequence each token sees, where they are no line; None: all up to itself."""
     indices: dict[tuple[int, ...], Tensor] = field(default_factory=dict, compare=False)
     """Found once for all layers: which rows of d values to copy, by the order of tokens and heads in memory."""
 
@@ -51,7 +53,7 @@ class Sequences:
 
 
 def sequences(
-    lengths: Sequence[int], starts: Sequence[int], prefixes: Sequence[int], device: torch.device
+    lengths: Sequence[int], starts: Sequence[int], prefixes: Sequence[int], device: torch.device, multiple: int = 1
 ) -> Sequences | None:
     """The record of sequences; None where they have no tokens.
 
@@ -60,26 +62,22 @@ def sequences(
         starts: Position of the first token of each.
         prefixes: Which prefix each sees.
         device: Of the indices.
+        multiple: T is made one of this; products of odd sizes take twice the time.
     """
     if sum(lengths) == 0:
         return None
-    filled_RT, place_N = padding(lengths)
+    columns_T = torch.arange(-(-max(lengths) // multiple) * multiple)
+    filled_RT = columns_T < torch.tensor(lengths)[:, None]
     return Sequences(
         lengths=tuple(lengths),
         starts=tuple(starts),
         prefixes=tuple(prefixes),
-        place_N=place_N.to(device),
+        place_N=filled_RT.flatten().nonzero()[:, 0].to(device),
         source_RT=(filled_RT.flatten().cumsum(0) - 1).clamp(min=0).view_as(filled_RT).to(device),
-        position_RT=(torch.arange(max(lengths)) + torch.tensor(starts)[:, None]).to(device),
+        position_RT=(columns_T + torch.tensor(starts)[:, None]).to(device),
         filled_RT=filled_RT.to(device),
         prefix_R=torch.tensor(prefixes).to(device),
     )
-
-
-def padding(lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """What is no padding when sequences are unpacked, [R, T], and the place of each token in it, [N]."""
-    filled_RT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return filled_RT, filled_RT.flatten().nonzero()[:, 0]
 
 
 def spans(lengths: Sequence[int]) -> list[range]:

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
+from altair.utils.schemapi import debug_mode
 from markupsafe import Markup
 
 from tunewright.evaluation.statistics import ALPHA
@@ -34,8 +35,10 @@ def render(run: RunRecord, name: str) -> str:
         name: Of its folder.
     """
     script = Markup(resource("page.js"))
+    with debug_mode(False):  # altair would check each piece of a chart against its schema: a sixth of the page's time
+        drawings = _drawings(run)
     return template("page.html.j2").render(
-        _context(run, name) | _drawings(run) | {"script": script, "script_sha256": sha256(script)}
+        _context(run, name) | drawings | {"script": script, "script_sha256": sha256(script)}
     )
 
 
@@ -130,6 +133,8 @@ def _drawings(run: RunRecord) -> dict[str, Any]:
         "calibration": _calibration(run),
         "slices": _slices(comparison),
         "disagreements": _fitting(answers.disagreements(run.rows, _readers(run), limit=_MOST_ROWS)),
+        "written": _fitting(answers.written(run.rows, run.answers, limit=_MOST_ROWS)),
+        "most_references": 3,
         "first_rows": 10,
         "short": text.SHORT,
         "whole_limit": text.WHOLE,
@@ -141,14 +146,19 @@ def _drawings(run: RunRecord) -> dict[str, Any]:
 
 def _readers(run: RunRecord) -> dict[str, answers.Answers]:
     """Answers of the candidates that read the text: one that does not would dissent on every row."""
-    return {c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and c.reads_text}
+    return {c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and not c.is_floor}
 
 
-def _fitting(found: Sequence[answers.Disagreement]) -> list[answers.Disagreement]:
+_Item = TypeVar("_Item", bound=answers.Disagreement | answers.Written)
+
+
+def _fitting(found: Sequence[_Item]) -> list[_Item]:
     """The first of the rows, as many as the page has room for."""
     kept, left = [], _MOST_CHARACTERS
     for item in found:
-        texts = (part for part in (item.row.text, item.row.text_pair) if part is not None)
+        texts = [part for part in (item.row.text, item.row.text_pair, *item.row.references) if part is not None]
+        if isinstance(item, answers.Written):
+            texts += [each.text for each in item.texts]
         left -= sum(len(Markup.escape(part[: text.WHOLE]).encode("utf-8", "replace")) for part in texts)
         if left < 0:
             break
@@ -316,10 +326,15 @@ def _effort(comparison: Comparison) -> list[FamilyEffort]:
     ]
 
 
-def _calibration(run: RunRecord) -> Markup | None:
-    """Risk against coverage of the recommended candidate."""
+def _calibration(run: RunRecord) -> dict[str, Markup]:
+    """How reliable the recommended candidate's probabilities are, and its risk against coverage; what there is."""
     found = None if run.winner is None else run.winner.calibration
-    return None if found is None or len(found.curve) < 2 else charts.risk_coverage(found.curve, found.threshold)
+    drawn: dict[str, Markup] = {}
+    if found is not None and len(found.bins) > 1:
+        drawn["reliability"] = charts.reliability(found.bins)
+    if found is not None and len(found.curve) > 1:
+        drawn["risk"] = charts.risk_coverage(found.curve, found.threshold)
+    return drawn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,17 +9,19 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Row
+from tunewright.backbones.inference import write
 from tunewright.evaluation import cost
 from tunewright.evaluation.cost import Prices
 from tunewright.runs.comparison import Latency
 from tunewright.tuning.attempt import Workshop
 from tunewright.types import Example
 
-BATCHES = (1, 32)
-"""Rows of a call whose time is taken."""
 _TIMED_S = 0.25
 """For each batch size; the fewest calls may take longer."""
-_CALLS = (3, 100)
+_SETTLED = 0.05
+"""Relative standard error of the mean of a call, from which on no more calls are needed."""
+_CALLS = {1: (10, 100), 32: (3, 100)}
+"""Rows of a call -> fewest and most calls: a 95th percentile of requests wants more of them than a mean."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +80,8 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     if adapter.demonstrations is not None:
         pool_rows, dimensions = adapter.demonstrations.vectors_ND.shape
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
+    if adapter.nearest_target is not None:
+        serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
         factor, once, by_token = _training_factor(adapter), 0.0, 1.0
     else:
@@ -104,7 +108,7 @@ def _training_factor(adapter: Adapter) -> int:
 def latency(
     adapter: Adapter, examples: Sequence[Example], workshop: Workshop, *, allowed_s: float = float("inf")
 ) -> tuple[Latency, ...]:
-    """Wall-clock milliseconds of a call, from texts to logits, for each size of a batch.
+    """Wall-clock milliseconds of a call, from texts to logits or texts, for each size of a batch.
 
     Args:
         adapter: What is served.
@@ -115,7 +119,7 @@ def latency(
     stop = time.perf_counter() + allowed_s
     return tuple(
         found
-        for batch in BATCHES
+        for batch in _CALLS
         if time.perf_counter() < stop and (found := _timed(adapter, examples, workshop, batch, stop)) is not None
     )
 
@@ -123,21 +127,30 @@ def latency(
 def _timed(
     adapter: Adapter, examples: Sequence[Example], workshop: Workshop, batch: int, stop: float
 ) -> Latency | None:
-    backbone, rows = workshop.material.backbone, itertools.cycle(examples)
-    fewest, most = _CALLS
-    times_ms: list[float] = []
+    store, rows = workshop.material.store, itertools.cycle(examples)
+    fewest, most = _CALLS[batch]
+    backbone, times_ms = store.backbone, list[float]()
     begun = time.perf_counter()
     while len(times_ms) <= most:
         texts = list(itertools.islice(rows, batch))
         start = time.perf_counter()
-        encodings = backbone.encode(texts, adapter.max_tokens - adapter.prefix_tokens)
-        backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
+        if adapter.writes_text:
+            write(adapter, texts, store)
+        else:
+            encodings = backbone.encode_for(texts, adapter)
+            backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
         end = time.perf_counter()
         times_ms.append(1000 * (end - start))
-        if end > stop or (len(times_ms) > fewest and end - begun > _TIMED_S):
+        is_enough = len(times_ms) > fewest and (end - begun > _TIMED_S or _is_settled(times_ms[1:]))
+        if end > stop or is_enough:
             break
     timed = times_ms[1:]  # the first warms up
     if not timed:
         return None
     p50, p95 = np.quantile(timed, (0.5, 0.95)).tolist()
     return Latency(batch=batch, p50_ms=round(p50, 3), p95_ms=round(p95, 3))
+
+
+def _is_settled(times_ms: Sequence[float]) -> bool:
+    """Whether more calls would tell little more."""
+    return float(np.std(times_ms, ddof=1)) <= _SETTLED * float(np.mean(times_ms)) * len(times_ms) ** 0.5
