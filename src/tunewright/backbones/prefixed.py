@@ -293,7 +293,7 @@ def lay_out(batch: Batch, device: torch.device) -> tuple[Sequences | None, Seque
     lengths = batch.lengths()
     openings = sequences([p for _, p in lengths], [k for k, _ in lengths], range(len(lengths)), device)
     starts = [sum(lengths[g]) for g in batch.which]
-    return openings, sequences([len(ids) for ids in batch.texts], starts, batch.which, device)
+    return openings, sequences([len(ids) for ids in batch.texts], starts, batch.which, device, multiple=8)
 
 
 def _prefix_key(adapter: Adapter) -> tuple[object, ...]:
