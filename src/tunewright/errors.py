@@ -6,6 +6,8 @@
     |-- ModelError                  a model folder or name
     |-- AdapterError                an adapter folder, or an adapter on another base
     |-- RunError                    the run folder: exists, is none, disk full
+    |-- StateError                  the registry's database: locked, gone, no database
+    |-- RegistryError               a task or version that is none, a promotion that is refused
     `-- OutOfMemory                 even one row at a time does not fit
 
 A mistake of ours is an `assert` or an ordinary exception and keeps its traceback.
@@ -44,6 +46,14 @@ class AdapterError(TunewrightError):
 
 class RunError(TunewrightError):
     """The run folder cannot be used."""
+
+
+class StateError(TunewrightError):
+    """The registry's database cannot be used, now or at all; nothing of what was asked is stored."""
+
+
+class RegistryError(TunewrightError):
+    """What is asked of the registry is not possible."""
 
 
 class OutOfMemory(TunewrightError):

@@ -54,7 +54,8 @@ class Encoder(Backbone):
         """Last hidden state [B, L, D] in the base's dtype, and where the text stands in it."""
         prompts = [row.adapter.soft_prompt for row in rows]
         layout = lay_out([r.encoding for r in rows], [0 if p is None else p.length for p in prompts], self.pad_id)
-        vectors = [p.vectors_PD for p in prompts if p is not None]
+        made = {id(p): p.vectors_PD for p in prompts if p is not None}
+        vectors = [made[id(p)] for p in prompts if p is not None]
         embeds_BLD = self._embed(layout, vectors, weights)
         loras = [row.adapter.lora for row in rows]
         inputs = self._inputs(layout, [row.adapter.prefix for row in rows], embeds_BLD)

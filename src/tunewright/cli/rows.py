@@ -26,7 +26,7 @@ def read_examples(
     Args:
         path: The file.
         about: The adapter's provenance.
-        given: Role -> column of this file, None for the adapter's own. Without the role `label`, labels are not read.
+        given: Role -> column of this file, None for the adapter's own. Roles that are not in it are not read.
 
     Raises:
         DataError: The file cannot be used.
@@ -87,6 +87,11 @@ def check_output(out: str | None) -> None:
         raise DataError(f"{out} exists. Choose another --out or remove it.")
 
 
+def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    """Writes rows as csv, tsv or jsonl, by the file's ending."""
+    write_text(path, _written(rows, path.suffix))
+
+
 def write_answers(
     table: Table, predictions: Sequence[Prediction], labels: Sequence[str], out: str | None, ending: str
 ) -> str | None:
@@ -102,10 +107,10 @@ def write_answers(
     names = _free("predicted", table.columns), [_free(f"p_{label}", table.columns) for label in labels]
     given = typed_rows(table) if ending == ".jsonl" else table.rows
     rows = [
-        {**row, names[0]: p.label, **{n: round(v, 6) for n, v in zip(names[1], p.probabilities, strict=True)}}
+        {**row, names[0]: p.answer, **{n: round(v, 6) for n, v in zip(names[1], p.probabilities, strict=True)}}
         for row, p in zip(given, predictions, strict=True)
     ]
-    text = _jsonl(rows) if ending == ".jsonl" else _separated(rows, "\t" if ending == ".tsv" else ",")
+    text = _written(rows, ending)
     if out is None:
         return text
     write_text(Path(out), text)
@@ -117,6 +122,10 @@ def _free(name: str, taken: Sequence[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+def _written(rows: Sequence[Mapping[str, object]], ending: str) -> str:
+    return _jsonl(rows) if ending == ".jsonl" else _separated(rows, "\t" if ending == ".tsv" else ",")
 
 
 def _jsonl(rows: Sequence[Mapping[str, object]]) -> str:

@@ -1,5 +1,8 @@
 """All that a run folder holds for its reader, as records."""
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +34,14 @@ class RunRecord:
     rows: tuple[Example, ...]
     """The test rows."""
     answers: Mapping[str, Mapping[str, str]]
-    """Candidate -> row id -> label, of its shipped artefact or, in folds, of the first repeat; without those that
-    stored nothing."""
+    """Candidate -> row id -> label or text, of its shipped artefact or, in folds, of the first repeat; without those
+    that stored nothing."""
+
+    @property
+    def test_sha256(self) -> str:
+        """Over what was asked of the test rows and their truth: two runs with the same one can be compared."""
+        rows = sorted(json.dumps(_asked(row), sort_keys=True, ensure_ascii=False) for row in self.rows)
+        return hashlib.sha256("\n".join(rows).encode("utf-8", errors="surrogatepass")).hexdigest()
 
     @property
     def winner(self) -> Candidate | None:
@@ -64,6 +73,11 @@ def read(run_dir: Path) -> RunRecord:
     )
 
 
+def _asked(row: Example) -> dict[str, object]:
+    """What counts of a row: its id pairs it, the columns of slices are nobody's question."""
+    return {k: v for k, v in dataclasses.asdict(row).items() if k != "fields" and v is not None}
+
+
 def _mapping(path: Path) -> Mapping[str, Any]:
     content = read_json(path) if path.exists() else {}
     if not isinstance(content, dict):
@@ -93,6 +107,8 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
             text=row["text"],
             text_pair=row.get("text_pair"),
             label=row.get("label"),
+            target=row.get("target"),
+            references=tuple(row.get("references", ())),
             fields=dict(row.get("fields", {})),
         )
     except KeyError as error:
@@ -102,9 +118,9 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
 
 
 def _answers(run_dir: Path, candidate: Candidate) -> dict[str, str]:
-    """Row id -> label by the seed that is judged; empty where nothing is stored."""
+    """Row id -> label or text by the seed that is judged; empty where nothing is stored."""
     seed = candidate.judged_seed
     if seed is None:
         return {}
     lines = _lines(predictions_file(run_dir, candidate.id, seed))
-    return {str(line.get("id")): str(line.get("label")) for line in lines}
+    return {str(line.get("id")): str(line.get("label") if line.get("text") is None else line["text"]) for line in lines}

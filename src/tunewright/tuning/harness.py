@@ -27,9 +27,9 @@ from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
 from tunewright.data.rules import parse_rules
 from tunewright.data.swaps import swapped_rows
-from tunewright.errors import ConfigError, RunError, unknown
+from tunewright.errors import ConfigError, RunError
 from tunewright.evaluation.cost import time_limit_s
-from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.metrics import check_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods import METHODS
@@ -42,6 +42,7 @@ from tunewright.tuning.folds import cross_validate
 from tunewright.tuning.ledger import ledger
 from tunewright.tuning.progress import Clock, Journal, Listener, Start
 from tunewright.tuning.protocol import Plan, make_plan
+from tunewright.tuning.retention import read_reference
 from tunewright.tuning.session import price_list
 from tunewright.tuning.stage import open_stage
 from tunewright.types import Dataset, Notice, Splits
@@ -91,6 +92,8 @@ def _compare(
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
     bases = {name: open_backbone(checkpoint, dtype=dtype, device=device()) for name, checkpoint in checkpoints.items()}
     stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {})
+    for line in stage.said:
+        journal.note(line)
     cut = _note_cut_texts(dataset, stage.session.workshops, out)
     for notice in cut:
         journal.note(notice.message)
@@ -122,10 +125,10 @@ def _check_settings(config: RunConfig) -> None:
     """
     faults: list[str] = []
     faults += _refused(
-        lambda: choose("method", config.methods, tuple(METHODS)), lambda: outside.files(config.predictions)
+        lambda: choose("method", config.methods, tuple(METHODS)),
+        lambda: outside.files(config.predictions),
+        lambda: check_metric(config.metric, config.task),
     )
-    if config.metric not in METRICS:
-        faults.append(unknown("metric", config.metric, METRICS))
     if len(set(config.model)) < len(config.model):
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
     elif len({Path(name).name for name in config.model}) < len(config.model):
@@ -134,6 +137,7 @@ def _check_settings(config: RunConfig) -> None:
     faults += _refused(
         lambda: _limit_s(config),
         lambda: parse(config.require),
+        lambda: read_reference(config.retention),
         lambda: parse_rules(config.slice),
         lambda: swapped_rows(config.swap, ()),
         *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),

@@ -1,0 +1,171 @@
+"""What stands before every route: request ids, keys, hosts, limits of body and time, one line in the log."""
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+from collections.abc import Collection, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tunewright.serve.faults import Fault, as_fault
+from tunewright.serve.keys import Key, Keys
+from tunewright.serve.metrics import Metrics
+from tunewright.serve.tasks import Served
+
+_LOG = logging.getLogger("tunewright.serve")
+
+_OPEN = ("/healthz", "/readyz")
+"""Asked by machines without a key."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one request may take."""
+
+    body_bytes: int = 4 * 2**20
+    rows: int = 256
+    waiting_rows: int = 2048
+    """Of all requests together."""
+    time_s: float = 60.0
+    """From the first byte of the request to the last of the answer."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Context:
+    """What is known of a request on its way."""
+
+    request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
+    key: Key | None = None
+    served: Served | None = None
+
+    def name_version(self, served: Served) -> None:
+        """The id then says what answered, so that feedback can be given at any time, to any server."""
+        if self.served is None:
+            self.request_id = f"{self.request_id}-{served.version}-{served.task}"
+        self.served = served
+
+
+def context_of(scope: MutableMapping[str, Any]) -> Context:
+    """What the gate knows of a request."""
+    found = scope["tunewright"]
+    assert isinstance(found, Context)
+    return found
+
+
+class Gate:
+    """ASGI middleware.
+
+    Args:
+        app: What it protects.
+        keys: Who may ask; None for everybody on this machine.
+        hosts: Names this server answers to; None for any. A page in a browser can reach a loopback address under a
+            name of its own (DNS rebinding), but not pretend to be another host.
+        limits: Of one request.
+        metrics: Told of every request.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, keys: Keys | None, hosts: Collection[str] | None, limits: Limits, metrics: Metrics
+    ) -> None:
+        self._app, self._keys, self._hosts, self._limits, self._metrics = app, keys, hosts, limits, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context, start_s, status = Context(), time.monotonic(), 0
+        scope["tunewright"] = context
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", context.request_id.encode())]
+                if context.served is not None:
+                    message["headers"].append((b"x-tunewright-version", str(context.served.version).encode()))
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._limits.time_s):
+                replay = await self._admit(scope, receive, context)
+                await self._app(scope, replay, sending)
+        except TimeoutError:
+            if status == 0:
+                message = f"the request took longer than {self._limits.time_s:g} s. Ask for less at once."
+                await _refuse(Fault(504, "timeout", message), sending)
+        except Fault as fault:
+            await _refuse(fault, sending)
+        except Exception as error:
+            if status != 0:
+                raise
+            _LOG.exception("request %s failed", context.request_id)
+            await _refuse(as_fault(error), sending)
+        finally:
+            seconds = time.monotonic() - start_s
+            self._note(scope, context, status, seconds)
+
+    async def _admit(self, scope: Scope, receive: Receive, context: Context) -> Receive:
+        """Checks host, key, kind and size of the body; returns it to be read again."""
+        headers = dict(scope["headers"])
+        if self._hosts is not None:
+            host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].lower()
+            if host not in self._hosts:
+                raise Fault(421, "unknown_host", "the server answers to its own name only.")
+        if self._keys is not None and scope["path"] not in _OPEN:
+            context.key = self._keys.check(headers)
+        body = await self._body(receive, headers)
+        if body and not _is_json(headers.get(b"content-type", b"")):
+            raise Fault(415, "not_json", "the body must be sent as `Content-Type: application/json`.")
+        unread = True
+
+        async def replay() -> Message:
+            nonlocal unread
+            if unread:
+                unread = False
+                return {"type": "http.request", "body": body, "more_body": False}
+            return await receive()
+
+        return replay
+
+    async def _body(self, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
+        limit = self._limits.body_bytes
+        too_large = Fault(413, "body_too_large", f"the body has more than {limit} bytes. Send fewer rows.")
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > limit:
+            raise too_large
+        chunks, size, more = [], 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise too_large
+            more = message.get("more_body", False)
+        return b"".join(chunks)
+
+    def _note(self, scope: Scope, context: Context, status: int, seconds: float) -> None:
+        task = None if context.served is None else context.served.task
+        route = getattr(scope.get("route"), "path", "-")
+        # The route's pattern, not the path: what a sender writes there may be a text.
+        _LOG.info("%s %s %s %d %.1f ms %s", scope["method"], route, task, status, 1000 * seconds, context.request_id)
+        if route.startswith("/v1/"):
+            self._metrics.note_request(task, status, seconds)
+
+
+def _is_json(kind: bytes) -> bool:
+    return kind.split(b";")[0].strip().lower() == b"application/json"
+
+
+async def _refuse(fault: Fault, send: Send) -> None:
+    body = json.dumps(fault.body()).encode()
+    headers = [(name.encode(), value.encode()) for name, value in fault.headers.items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": fault.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

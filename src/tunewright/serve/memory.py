@@ -1,0 +1,68 @@
+"""What is remembered of answers, for those who say later whether they were right."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunewright.serve.ask import Label
+from tunewright.serve.tasks import NAME
+from tunewright.types import Example
+
+_ROWS = 10_000
+"""The latest; feedback on older ones must bring its own answer."""
+
+_ID = re.compile(rf"(?:chatcmpl-|cmpl-)?(req_[0-9a-f]{{24}}-([1-9][0-9]{{0,8}})-({NAME.pattern})(?:/[0-9]{{1,4}})?)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answered:
+    """Which version of which task answered a row."""
+
+    row_id: str
+    task: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remembered:
+    """An answer; and its text, only where texts are kept."""
+
+    answer: str
+    text: str | None = None
+    text_pair: str | None = None
+
+
+def row_ids(request_id: str, count: int) -> list[str]:
+    """One for each row of a request: its own id, or with a number behind it where there are several."""
+    return [request_id] if count == 1 else [f"{request_id}/{k}" for k in range(count)]
+
+
+def parse(row_id: str) -> Answered | None:
+    """What an id says, whichever server gave it; None where it is none of ours."""
+    match = _ID.fullmatch(row_id)
+    return None if match is None else Answered(row_id=match[1], task=match[3], version=int(match[2]))
+
+
+class Memory:
+    """The latest answers by row.
+
+    Args:
+        keeps_texts: Whether their texts too.
+    """
+
+    def __init__(self, *, keeps_texts: bool) -> None:
+        self._keeps_texts = keeps_texts
+        self._rows: OrderedDict[str, Remembered] = OrderedDict()
+
+    def note(self, ids: Sequence[str], examples: Sequence[Example], labels: Sequence[Label]) -> None:
+        """Rows that were answered."""
+        for row_id, example, label in zip(ids, examples, labels, strict=True):
+            texts = (example.text, example.text_pair) if self._keeps_texts else (None, None)
+            self._rows[row_id] = Remembered(answer=label.label, text=texts[0], text_pair=texts[1])
+        while len(self._rows) > _ROWS:
+            self._rows.popitem(last=False)
+
+    def find(self, row_id: str) -> Remembered | None:
+        """What is known of a row."""
+        return self._rows.get(row_id)

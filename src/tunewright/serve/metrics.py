@@ -1,0 +1,109 @@
+"""What Prometheus is told: per task requests, errors, latency, tokens, labels; of the engine queue, batches, cache."""
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from tunewright.serve.ask import Label, Usage
+from tunewright.serve.cache import Counts
+
+MAX_TASKS = 200
+"""Tasks with figures of their own; those asked later share `OTHERS`, so that ten thousand tasks fill no memory."""
+
+OTHERS = "(others)"
+MAX_LABELS = 50
+"""Labels counted of each task."""
+
+_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
+_CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+
+
+class Metrics:
+    """Counters and histograms of one server.
+
+    Args:
+        waiting: Rows that wait now.
+        cache_bytes: Of the adapters in memory.
+        cache_counts: Hits, misses, evictions.
+    """
+
+    def __init__(
+        self, waiting: Callable[[], int], cache_bytes: Callable[[], int], cache_counts: Callable[[], Counts]
+    ) -> None:
+        self._registry = CollectorRegistry()
+        self._tasks: set[str] = set()
+        self._labels: dict[str, set[str]] = {}
+        registry = self._registry
+        self._requests = Counter("tunewright_requests", "Requests by status.", ["task", "status"], registry=registry)
+        self._rows = Counter("tunewright_rows", "Rows answered.", ["task"], registry=registry)
+        self._tokens = Counter("tunewright_tokens", "Tokens: text or prefix.", ["task", "kind"], registry=registry)
+        self._answers = Counter("tunewright_answers", "Answers by label.", ["task", "label"], registry=registry)
+        self._latency = Histogram("tunewright_latency_seconds", "", ["task"], buckets=_SECONDS, registry=registry)
+        self._confidence = Histogram(
+            "tunewright_confidence",
+            "Probability of the label answered.",
+            ["task"],
+            buckets=_CONFIDENCE,
+            registry=registry,
+        )
+        self._batch_rows = Histogram("tunewright_batch_rows", "Rows of a pass.", buckets=_ROWS, registry=registry)
+        self._batch_tokens = Counter("tunewright_batch_tokens", "Tokens of all passes.", registry=registry)
+        Gauge("tunewright_waiting_rows", "Rows that wait.", registry=registry).set_function(waiting)
+        Gauge("tunewright_cache_bytes", "Of adapters in memory.", registry=registry).set_function(cache_bytes)
+        self._registry.register(_CacheCounts(cache_counts))
+
+    def note_request(self, task: str | None, status: int, seconds: float) -> None:
+        """A request that has ended; None where it names no task that is there."""
+        name = self._name(task)
+        self._requests.labels(name, str(status)).inc()
+        self._latency.labels(name).observe(seconds)
+
+    def note_batch(self, rows: int, tokens: int) -> None:
+        """A pass."""
+        self._batch_rows.observe(rows)
+        self._batch_tokens.inc(tokens)
+
+    def note_usage(self, task: str, usage: Usage) -> None:
+        """A row that was answered."""
+        name = self._name(task)
+        self._rows.labels(name).inc()
+        self._tokens.labels(name, "text").inc(usage.text_tokens)
+        self._tokens.labels(name, "prefix").inc(usage.prefix_tokens)
+
+    def note_label(self, task: str, label: Label) -> None:
+        """An answer of a task that classifies."""
+        name = self._name(task)
+        known = self._labels.setdefault(name, set())
+        if label.label not in known and len(known) < MAX_LABELS and name != OTHERS:
+            known.add(label.label)
+        self._answers.labels(name, label.label if label.label in known else OTHERS).inc()
+        self._confidence.labels(name).observe(max(label.probabilities))
+
+    def text(self) -> bytes:
+        """All figures, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _name(self, task: str | None) -> str:
+        if task is None:
+            return ""
+        if task not in self._tasks and len(self._tasks) < MAX_TASKS:
+            self._tasks.add(task)
+        return task if task in self._tasks else OTHERS
+
+
+class _CacheCounts(Collector):
+    """Counters that the cache keeps itself."""
+
+    def __init__(self, counts: Callable[[], Counts]) -> None:
+        self._counts = counts
+
+    def collect(self) -> list[CounterMetricFamily]:
+        counts = self._counts()
+        found = {"hits": counts.hits, "misses": counts.misses, "evictions": counts.evictions}
+        return [
+            CounterMetricFamily(f"tunewright_cache_{name}", f"Of adapters in memory: {name}.", value=value)
+            for name, value in found.items()
+        ]

@@ -1,0 +1,98 @@
+"""The server's own protocol: rows in, labels with all probabilities out; and what machines ask about the server."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from pydantic import BaseModel, Field
+
+from tunewright.serve.faults import ErrorReply, Fault
+from tunewright.serve.gate import context_of
+from tunewright.serve.memory import row_ids
+from tunewright.serve.records import Strict, TaskName, Text, example_of
+from tunewright.serve.service import Service
+
+
+class OneText(Strict):
+    """A row."""
+
+    text: Text
+    text_pair: Text | None = None
+
+
+class ManyRows(Strict):
+    """Several rows, answered in their order."""
+
+    rows: list[OneText] = Field(min_length=1, max_length=256)
+
+
+class RowAnswer(BaseModel):
+    """What a task answers to one row."""
+
+    id: str
+    """For feedback on this row."""
+    label: str
+    probabilities: dict[str, float]
+    text_tokens: int
+    num_cut: int
+    """Tokens of the text that did not fit."""
+
+
+class Answers(BaseModel):
+    """The rows' answers, in their order."""
+
+    request_id: str
+    task: str
+    version: int
+    answers: list[RowAnswer]
+
+
+class Health(BaseModel):
+    """How the server is."""
+
+    status: str
+
+
+def router(service: Service) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(responses={"default": {"model": ErrorReply, "description": "what went wrong"}})
+
+    @routes.post("/v1/tasks/{task}/predict", response_model=Answers)
+    async def predict(request: Request, task: Annotated[TaskName, Path()], asked: OneText | ManyRows) -> Response:
+        """Answers one row, or many."""
+        served = service.find(request, task)
+        rows = asked.rows if isinstance(asked, ManyRows) else [asked]
+        examples = [example_of(k, row.text, row.text_pair) for k, row in enumerate(rows)]
+        found = await service.answers(request, served, examples, may_cut=True)
+        request_id = context_of(request.scope).request_id
+        answers = [
+            {
+                "id": row_id,
+                "label": event.label,
+                "probabilities": dict(zip(event.labels, event.probabilities, strict=True)),
+                "text_tokens": event.usage.text_tokens,
+                "num_cut": event.usage.num_cut,
+            }
+            for row_id, event in zip(row_ids(request_id, len(found)), found, strict=True)
+        ]
+        head = {"request_id": request_id, "task": task, "version": served.version}
+        return JSONResponse(head | {"answers": answers})
+
+    @routes.get("/healthz", response_model=Health)
+    async def healthz() -> Response:
+        """Whether the process runs."""
+        return JSONResponse({"status": "ok"})
+
+    @routes.get("/readyz", response_model=Health)
+    async def readyz() -> Response:
+        """Whether a request would be answered at once."""
+        if not service.is_ready:
+            raise Fault(503, "not_ready", "the base is being loaded.", retry_after_s=1)
+        return JSONResponse({"status": "ready"})
+
+    @routes.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        """Figures for Prometheus."""
+        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    return routes

@@ -1,0 +1,24 @@
+"""Pieces that the records of all protocols share."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tunewright.serve.tasks import NAME
+from tunewright.types import Example
+
+Text = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"\S")]
+"""Of a row: something, and not a book."""
+
+TaskName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+
+
+class Strict(BaseModel):
+    """A record whose fields have the types they say, and no others: what is misspelt is told, not ignored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def example_of(k: int, text: str, text_pair: str | None = None) -> Example:
+    """A row of a request."""
+    return Example(id=str(k), text=text, text_pair=text_pair)

@@ -1,0 +1,102 @@
+"""A socket, the application behind it, and an end that answers what was asked."""
+
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from tunewright.errors import ConfigError
+from tunewright.serve.keys import Keys
+
+if TYPE_CHECKING:
+    from tunewright.serve.service import Service
+
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def bind(address: Address, keys: Keys | None) -> socket.socket:
+    """Opens the socket before anything is loaded.
+
+    Raises:
+        ConfigError: Off loopback without keys, the port is taken, or there is no such address.
+    """
+    if keys is None and not address.is_loopback:
+        raise ConfigError(
+            f"`--host {address.host}` can be reached from other machines: it needs --api-keys FILE. "
+            "Make a key with `tunewright key NAME --file FILE`, or leave --host out."
+        )
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((address.host, address.port))
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        where = f"{address.host}:{address.port}"
+        raise ConfigError(f"cannot listen on {where}: {error.strerror}. Choose another --host or --port.") from None
+    listening.setblocking(False)
+    return listening
+
+
+class _Server(uvicorn.Server):
+    """One whose process ends with exit code 0 after SIGTERM: what was asked has been answered."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, which raises the signal again when all is done."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(service: "Service", listening: socket.socket, *, keys: Keys | None, on_start: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT; what is being answered then is answered first.
+
+    Args:
+        service: Tasks and engine.
+        listening: From `bind`.
+        keys: Who may ask.
+        on_start: Told the server's URL.
+    """
+    from tunewright.serve.app import create_app  # torch; a wrong setting is told before
+
+    host, port = listening.getsockname()[:2]
+    hosts = None if keys is not None else _LOOPBACK_NAMES
+    logging.getLogger("tunewright.serve").setLevel(logging.INFO)
+    config = uvicorn.Config(
+        create_app(service, keys=keys, hosts=hosts),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(service.limits.time_s),
+    )
+    on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    _Server(config).run(sockets=[listening])

@@ -1,0 +1,113 @@
+"""Which adapter answers for a task: what the server asks of a registry, and the folders of a command line as one."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from tunewright.errors import ConfigError, RunError
+from tunewright.runs import comparison
+from tunewright.runs.folder import adapter_folder
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Of a task, as it stands in a URL."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """One version of a task: what a request is answered by from its first row to its last."""
+
+    task: str
+    version: int
+    folder: str
+    sha256: str | None = None
+    """Of the adapter, where a registry knows it; another one in the folder is refused."""
+
+
+class Tasks(Protocol):
+    """The tasks of a server. Answers come from memory: they are asked for on the event loop."""
+
+    def names(self) -> Sequence[str]:
+        """Of the tasks that have a live version, sorted."""
+        ...
+
+    def live(self, task: str) -> Served | None:
+        """What answers now; None for a task that is not there."""
+        ...
+
+    def shadow(self, task: str, request_id: str) -> Served | None:
+        """What answers this request silently too; None for most requests."""
+        ...
+
+    def refresh(self) -> None:
+        """Looks whether anything has changed; called from a thread that may wait."""
+        ...
+
+
+class Folders:
+    """Run and adapter folders as tasks, each at version 1.
+
+    Args:
+        given: `FOLDER` or `NAME=FOLDER`. A run's folder stands for its recommended candidate.
+
+    Raises:
+        ConfigError: A name that cannot stand in a URL, or two tasks of one name; every fault at once.
+        RunError: A folder that is neither a run's nor an adapter's, or a run that recommends nothing.
+    """
+
+    def __init__(self, given: Sequence[str]) -> None:
+        found = [_named(each) for each in given]
+        names = [name for name, _ in found]
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        faults = [f"two tasks are called {name!r}. Write NAME=FOLDER." for name in twice]
+        faults += [
+            f"a task's name has letters, digits, `.`, `_`, `-`, at most 64. Got {name!r}. Write NAME=FOLDER."
+            for name in names
+            if not NAME.fullmatch(name)
+        ]
+        if faults:
+            raise ConfigError(faults)
+        self._served = {name: Served(task=name, version=1, folder=str(path)) for name, path in sorted(found)}
+
+    def names(self) -> Sequence[str]:
+        return list(self._served)
+
+    def live(self, task: str) -> Served | None:
+        return self._served.get(task)
+
+    def shadow(self, task: str, request_id: str) -> Served | None:  # noqa: ARG002
+        return None
+
+    def refresh(self) -> None:
+        """Folders of a command line stay what they are."""
+
+
+def _named(given: str) -> tuple[str, Path]:
+    """The task's name and its adapter folder."""
+    name, equals, rest = given.partition("=")
+    if not equals or Path(given).exists():
+        name, rest = "", given
+    path = Path(rest)
+    if (path / comparison.FILE_NAME).exists():
+        return name or path.resolve().name, _recommended(path)
+    if not (path / "adapter.json").exists():
+        raise RunError(f"{path} is neither a run folder nor an adapter folder. Give runs/NAME, or NAME=FOLDER.")
+    return name or _name_of(path.resolve()), path.resolve()
+
+
+def _name_of(path: Path) -> str:
+    """`RUN-CANDIDATE` for `RUN/adapters/CANDIDATE/seed-K`, else the folder's own name."""
+    home = path.parents[2] if len(path.parents) > 2 else path
+    return f"{home.name}-{path.parent.name}" if (home / comparison.FILE_NAME).exists() else path.name
+
+
+def _recommended(run: Path) -> Path:
+    """The adapter that a run recommends."""
+    found = comparison.load(run)
+    chosen = None if found.decision is None else found.decision.recommended
+    candidate = next((c for c in found.candidates if c.id == chosen), None)
+    if candidate is None or candidate.shipped_seed is None:
+        raise RunError(f"{run} recommends no adapter of its own. Give one of {run / 'adapters'}.")
+    return adapter_folder(run.resolve(), candidate.id, candidate.shipped_seed)

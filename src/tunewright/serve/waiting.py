@@ -1,0 +1,122 @@
+"""Rows that wait for the base: bounded, and fair between tasks."""
+
+import math
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+
+from tunewright.serve.ask import Ask
+from tunewright.serve.cache import Ready
+from tunewright.serve.faults import Fault
+from tunewright.serve.tasks import Served
+
+
+class Waiting:
+    """A lane for each task; rows are taken in turns, one from each lane, so that no task can starve another.
+
+    Args:
+        limit: Most rows that wait.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._lanes: OrderedDict[str, deque[Ask]] = OrderedDict()
+        self._count = 0
+        self._closed = False
+        self._changed = threading.Condition()
+        self._rate = 100.0
+        """Rows a second, of late."""
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, asks: Sequence[Ask]) -> None:
+        """Adds rows, all or none.
+
+        Raises:
+            Fault: 429 where there is no room, with the seconds after which there may be; 503 while the server ends.
+        """
+        with self._changed:
+            if self._closed:
+                raise Fault(503, "shutting_down", "the server is ending. Ask again in a moment.", retry_after_s=5)
+            if self._count + len(asks) > self.limit:
+                busy = f"{self._count} rows wait, at most {self.limit} may. Ask again later."
+                raise Fault(429, "queue_full", busy, retry_after_s=max(1, math.ceil(self._count / self._rate)))
+            for ask in asks:
+                self._lanes.setdefault(ask.served.task, deque()).append(ask)
+            self._count += len(asks)
+            self._changed.notify()
+
+    def take(self, room: int, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]] | None:
+        """Up to `room` rows whose adapters are ready; waits until there is one. None when closed and empty.
+
+        Args:
+            room: Most rows.
+            ready: What a row needs to be run, None where that is still being loaded. Asked once a lane and turn.
+        """
+        with self._changed:
+            while True:
+                found = self._pick(room, ready)
+                if found:
+                    return found
+                if self._closed and not self._count:
+                    return None
+                self._changed.wait()
+
+    def cancel(self, asks: Iterable[Ask]) -> None:
+        """Forgets rows that nobody waits for any more; those already taken run on."""
+        gone = set(asks)
+        with self._changed:
+            for task in {ask.served.task for ask in gone} & set(self._lanes):
+                left = deque(ask for ask in self._lanes[task] if ask not in gone)
+                self._count -= len(self._lanes[task]) - len(left)
+                self._lanes[task] = left
+            self._changed.notify()
+
+    def note_rate(self, rows: int, seconds: float) -> None:
+        """How fast rows are answered."""
+        self._rate = 0.9 * self._rate + 0.1 * rows / max(seconds, 1e-6)
+
+    def wake(self) -> None:
+        """An adapter has been loaded: rows may have become ready."""
+        with self._changed:
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Takes no more rows; those that wait are still answered."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def drop_all(self) -> list[Ask]:
+        """Takes every row out at once: the time to end is over."""
+        with self._changed:
+            asks = [ask for lane in self._lanes.values() for ask in lane]
+            self._lanes.clear()
+            self._count = 0
+            self._changed.notify_all()
+            return asks
+
+    def _pick(self, room: int, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]]:
+        found: list[tuple[Ask, Ready]] = []
+        blocked: set[str] = set()
+        known: dict[Served, Ready] = {}
+        while len(found) < room and len(blocked) < len(self._lanes):
+            task, lane = next(iter(self._lanes.items()))
+            if not lane:
+                del self._lanes[task]
+                continue
+            self._lanes.move_to_end(task)
+            if task in blocked:
+                continue
+            served = lane[0].served
+            value = known.get(served)
+            if value is None:
+                value = ready(lane[0])
+            if value is None:
+                blocked.add(task)
+                continue
+            known[served] = value
+            found.append((lane.popleft(), value))
+        self._count -= len(found)
+        return found

@@ -1,0 +1,294 @@
+"""A registry's server: promotions, shadow and feedback without a restart; its end, gentle and not."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests import tiny
+from tests.commands import COMMAND, environment
+from tests.serve.live import ABOUT, serving, wait_until_ready
+from tunewright.adapters import folder
+from tunewright.serve.registered import Registered
+from tunewright.serve.state import State
+
+LABELS = ("food", "travel", "music")
+
+
+@pytest.fixture
+def versions(tiny_folder: Callable[[str], Path], tmp_path: Path) -> list[Path]:
+    """Three adapters, each of which always answers with the label of its number."""
+    base = tiny.encoder(tiny_folder("bert"))
+    paths = []
+    for k in range(3):
+        bias_C = tiny.normal(0, 3) * 0
+        bias_C[k] = 100.0
+        head = tiny.head(base, 1)
+        adapter = tiny.adapter(base, head=type(head)(weight_CD=head.weight_CD * 0, bias_C=bias_C))
+        paths.append(tmp_path / f"version-{k + 1}")
+        folder.save(adapter.with_about({**ABOUT, "number": k}), paths[-1])
+    return paths
+
+
+@pytest.fixture
+def state(versions: list[Path], tmp_path: Path) -> Iterator[State]:
+    opened = State.open(str(tmp_path / "state.db"))
+    for path in versions:
+        opened.add("topics", path)
+    opened.promote("topics", 1, reason="", expected=None)
+    yield opened
+    opened.close()
+
+
+def ask(client: httpx.Client, text: str = "soup") -> tuple[int, str, str]:
+    """Version, label, id."""
+    body = client.post("/v1/tasks/topics/predict", json={"text": text}).json()
+    (answer,) = body["answers"]
+    return body["version"], answer["label"], answer["id"]
+
+
+def until_version(client: httpx.Client, wanted: int) -> None:
+    for _ in range(100):
+        if ask(client)[0] == wanted:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"version {wanted} never answered")
+
+
+def test_promotion_and_rollback_under_load(state: State) -> None:
+    """Every answer is that of the version it names."""
+    with serving(Registered(state), state=state) as live, live.client() as client:
+        seen: list[tuple[int, str, str]] = []
+        stop = threading.Event()
+
+        def load() -> None:
+            with live.client() as mine:
+                while not stop.is_set():
+                    seen.append(ask(mine))
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while len(seen) < 10:
+            time.sleep(0.01)
+        state.promote("topics", 2, reason="", expected=1)
+        until_version(client, 2)
+        state.promote("topics", 3, reason="", expected=2)
+        until_version(client, 3)
+        state.rollback("topics")
+        until_version(client, 2)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert {version for version, _, _ in seen} == {1, 2, 3}
+        assert all(label == LABELS[version - 1] for version, label, _ in seen)
+        assert all(re.fullmatch(rf"req_[0-9a-f]{{24}}-{version}-topics", row_id) for version, _, row_id in seen)
+        state.add("later", Path(state.version("topics", 3).folder))
+        state.promote("later", 1, reason="", expected=None)
+        state.remove("topics")
+        for _ in range(100):
+            names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+            if names == ["later"]:
+                break
+            time.sleep(0.05)
+        assert names == ["later"]
+        assert client.post("/v1/tasks/later/predict", json={"text": "soup"}).json()["version"] == 1
+        assert client.post("/v1/tasks/topics/predict", json={"text": "soup"}).status_code == 404
+
+
+def test_shadow_answers_are_stored_beside_the_live_ones(state: State) -> None:
+    state.set_shadow("topics", 2, 1.0)
+    with serving(Registered(state), state=state) as live, live.client() as client:
+        ids = [ask(client)[2] for _ in range(5)]
+        rows = [{"text": "soup"}, {"text": "train"}]
+        many = client.post("/v1/tasks/topics/predict", json={"rows": rows}).json()["answers"]
+        ids += [answer["id"] for answer in many]
+    pairs = state.shadow_pairs("topics", 1, 2)
+    assert sorted(pair.request_id for pair in pairs) == sorted(ids)
+    assert {(pair.answer, pair.shadow_answer) for pair in pairs} == {("food", "travel")}
+
+
+def test_feedback(state: State) -> None:
+    with serving(Registered(state), state=state) as live, live.client() as client:
+        _, _, row_id = ask(client)
+        reply = client.post("/v1/feedback", json={"request_id": row_id, "verdict": "wrong", "comment": "no"})
+        assert reply.status_code == 200, reply.text
+        assert (reply.json()["task"], reply.json()["version"]) == ("topics", 1)
+        many = client.post("/v1/tasks/topics/predict", json={"rows": [{"text": "soup"}] * 3}).json()["answers"]
+        said = {"request_id": many[2]["id"], "verdict": "corrected", "corrected": "music", "text": "a song"}
+        assert client.post("/v1/feedback", json=said).status_code == 200
+        for wrong in (
+            {"request_id": "req_nothing", "verdict": "right"},
+            {"request_id": f"req_{'0' * 24}-9-topics", "verdict": "right"},
+            {"request_id": f"req_{'0' * 24}-1-nobody", "verdict": "right"},
+        ):
+            reply = client.post("/v1/feedback", json=wrong)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (404, "unknown_request")
+        for wrong in (
+            {"request_id": row_id, "verdict": "corrected"},
+            {"request_id": row_id, "verdict": "right", "corrected": "music"},
+            {"request_id": row_id, "verdict": "maybe"},
+        ):
+            assert client.post("/v1/feedback", json=wrong).status_code == 400
+    first, second = state.feedback("topics")
+    assert (first.request_id, first.verdict, first.answer, first.comment, first.text) == (
+        row_id,
+        "wrong",
+        "food",
+        "no",
+        None,
+    )
+    assert (second.answer, second.corrected, second.text) == ("food", "music", "a song")
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_texts_are_kept_only_where_asked_for(keeps: bool, state: State, tmp_path: Path) -> None:
+    with serving(Registered(state), state=state, keeps_texts=keeps) as live, live.client() as client:
+        _, _, row_id = ask(client, "a very secret soup")
+        assert client.post("/v1/feedback", json={"request_id": row_id, "verdict": "right"}).status_code == 200
+    (stored,) = state.feedback("topics")
+    assert stored.text == ("a very secret soup" if keeps else None)
+    state.close()
+    written = b"".join(path.read_bytes() for path in tmp_path.glob("state.db*"))
+    assert (b"very secret" in written) is keeps
+
+
+def test_feedback_when_the_state_is_gone(state: State, tmp_path: Path) -> None:
+    """Nothing is acknowledged that is not stored; answers go on."""
+    with serving(Registered(state), state=state) as live, live.client() as client:
+        _, _, row_id = ask(client)
+        for path in tmp_path.glob("state.db*"):
+            path.unlink()
+        reply = client.post("/v1/feedback", json={"request_id": row_id, "verdict": "right"})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "state_unavailable")
+        assert str(tmp_path) not in reply.text
+        assert ask(client)[:2] == (1, "food")
+
+
+@contextlib.contextmanager
+def process(*arguments: str | Path, cwd: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """`tunewright serve` as a user starts it, and its URL."""
+    command = [*COMMAND, "serve", *map(str, arguments), "--port", "0"]
+    started = subprocess.Popen(
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    try:
+        assert started.stdout is not None
+        line = started.stdout.readline()
+        match = re.search(r"http://\S+", line)
+        assert match is not None, line + (started.stderr.read() if started.stderr is not None else "")
+        with httpx.Client(base_url=match[0], timeout=30) as client:
+            wait_until_ready(client)
+        yield started, match[0]
+    finally:
+        started.kill()
+        started.communicate()
+
+
+@pytest.mark.slow
+def test_sigterm_answers_what_was_asked(task_folders: list[str], tmp_path: Path) -> None:
+    with process(*task_folders[:4], "--max-batch", "1", cwd=tmp_path) as (started, url):
+        replies: list[httpx.Response] = []
+
+        def load() -> None:
+            with httpx.Client(base_url=url, timeout=60) as client:
+                rows = [{"text": "a secret soup " * 4}] * 256
+                replies.append(client.post("/v1/tasks/lora-0/predict", json={"rows": rows}))
+
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(1)
+        os.kill(started.pid, signal.SIGTERM)
+        for thread in threads:
+            thread.join()
+        _, errors = started.communicate(timeout=60)
+        assert started.returncode == 0
+        assert [reply.status_code for reply in replies] == [200] * 4
+        assert all(len(reply.json()["answers"]) == 256 for reply in replies)
+        assert "POST /v1/tasks/{task}/predict lora-0 200" in errors
+        assert "secret" not in errors
+
+
+@pytest.mark.slow
+def test_acknowledged_feedback_survives_a_kill(state: State, tmp_path: Path) -> None:
+    acknowledged: list[str] = []
+    with process("--state", tmp_path / "state.db", cwd=tmp_path) as (started, url):
+
+        def load() -> None:
+            with contextlib.suppress(httpx.TransportError), httpx.Client(base_url=url, timeout=10) as client:
+                while True:
+                    _, _, row_id = ask(client)
+                    said = {"request_id": row_id, "verdict": "right"}
+                    if client.post("/v1/feedback", json=said).status_code == 200:
+                        acknowledged.append(row_id)
+
+        threads = [threading.Thread(target=load) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while len(acknowledged) < 30:
+            time.sleep(0.01)
+        started.kill()
+        for thread in threads:
+            thread.join()
+    stored = {each.request_id for each in state.feedback("topics")}
+    assert set(acknowledged) <= stored
+    assert len(acknowledged) >= 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "is neither a run folder nor an adapter folder"),
+        (["--state", "none.db"], "no registry none.db"),
+        (["{task}", "--state", "other.db"], "leave it or the folders out"),
+        (["{task}", "--keep-texts"], "leave the folders out"),
+        (["{task}", "{task}"], "two tasks are called 'head-0'"),
+        (["a b={task}"], "a task's name has letters"),
+        (["{task}", "--prefix-cache", "much"], "`--prefix-cache` must be a size"),
+        (["{task}", "--host", "0.0.0.0"], "it needs --api-keys FILE"),
+        (["{task}", "--api-keys", "none.json"], "cannot read none.json"),
+    ],
+)
+def test_mistakes_of_a_command_line(arguments: list[str], said: str, task_folders: list[str], tmp_path: Path) -> None:
+    """One line, exit code 2, before anything is loaded."""
+    given = [argument.replace("{task}", task_folders[0]) for argument in arguments]
+    code = "import sys; from tunewright.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", *given],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == 2, done
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout.strip() == "False", "torch was loaded"
+
+
+def test_keys_are_made_once_and_kept_as_hashes(tmp_path: Path) -> None:
+    def make(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [*COMMAND, "key", *arguments, "--file", "keys.json"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment())
+
+    first = make("ann", "--tasks", "a,b", "--rows-per-minute", "30")
+    assert first.returncode == 0
+    (entry,) = json.loads((tmp_path / "keys.json").read_text(encoding="utf-8"))["keys"]
+    assert (entry["name"], entry["tasks"], entry["rows_per_minute"]) == ("ann", ["a", "b"], 30)
+    assert first.stdout.strip() not in (tmp_path / "keys.json").read_text(encoding="utf-8")
+    again = make("ann")
+    assert (again.returncode, again.stderr.count("\n")) == (2, 1)
+    assert "has a key 'ann' already" in again.stderr
+    assert make("bob", "--rows-per-minute", "0").returncode == 2
