@@ -1,6 +1,7 @@
 """What a candidate costs to find, train and serve: modelled from its parts and its base, and timed here."""
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -156,4 +157,4 @@ def _timed(
 
 def _is_settled(times_ms: Sequence[float]) -> bool:
     """Whether more calls would tell little more."""
-    return float(np.std(times_ms, ddof=1)) <= _SETTLED * float(np.mean(times_ms)) * len(times_ms) ** 0.5
+    return float(np.std(times_ms, ddof=1)) <= _SETTLED * float(np.mean(times_ms)) * math.sqrt(len(times_ms))
