@@ -10,20 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunewright.adapters.floors import CopiedInput, NearestTarget
 from tunewright.adapters.parts import (
     Calibration,
+    Decoding,
     DemonstrationPool,
     Head,
     Lora,
     Part,
     Prefix,
     SoftPrompt,
+    Template,
     Verbalizer,
     Weights,
 )
 from tunewright.adapters.prompt_encoder import PromptEncoder
 
 PARTS: dict[str, type[Part]] = {
+    "template": Template,
     "soft_prompt": SoftPrompt,
     "prefix": Prefix,
     "lora": Lora,
@@ -32,10 +36,13 @@ PARTS: dict[str, type[Part]] = {
     "verbalizer": Verbalizer,
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
+    "decoding": Decoding,
+    "copied_input": CopiedInput,
+    "nearest_target": NearestTarget,
 }
-"""Field of `Adapter` -> kind of part. The first four change the base's features, the rest turn features into logits."""
+"""Field of `Adapter` -> kind of part. The first five change what the base computes, the rest turn it into answers."""
 
-BODY_PARTS = ("soft_prompt", "prefix", "lora", "weights")
+BODY_PARTS = ("template", "soft_prompt", "prefix", "lora", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +66,8 @@ class Adapter:
     labels: tuple[str, ...]
     """Class names in the order of the logits."""
     max_tokens: int
-    """Texts are cut to this many tokens, the soft prompt or prefix included."""
+    """Texts are cut to this many tokens, the soft prompt or prefix included, the template not."""
+    template: Template | None = None
     soft_prompt: SoftPrompt | PromptEncoder | None = None
     prefix: Prefix | None = None
     lora: Lora | None = None
@@ -68,6 +76,9 @@ class Adapter:
     verbalizer: Verbalizer | None = None
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
+    decoding: Decoding | None = None
+    copied_input: CopiedInput | None = None
+    nearest_target: NearestTarget | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     """Provenance in JSON values (task, method, parameters, scores); never read by the executor."""
 
@@ -90,6 +101,21 @@ class Adapter:
     def needs_features(self) -> bool:
         """Whether its answer depends on the text at all."""
         return self.head is not None or self.verbalizer is not None or self.demonstrations is not None
+
+    @property
+    def scores_phrases(self) -> bool:
+        """Whether a label's logit is how likely its phrases are as the answer, not a matter of features."""
+        return self.template is not None and self.verbalizer is not None
+
+    @property
+    def floor(self) -> CopiedInput | NearestTarget | None:
+        """The part that answers in texts without the base."""
+        return self.nearest_target if self.copied_input is None else self.copied_input
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it answers with texts and not with labels."""
+        return not self.labels
 
     @property
     def prefix_tokens(self) -> int:

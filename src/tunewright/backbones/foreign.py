@@ -4,9 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunewright.adapters import peft_format
-from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.adapter import PARTS, Adapter
 from tunewright.adapters.parts import Lora
+from tunewright.adapters.prompt_encoder import PromptEncoder
 from tunewright.backbones.backbone import Backbone
+from tunewright.errors import AdapterError
 
 
 def is_foreign(folder: Path) -> bool:
@@ -23,11 +25,24 @@ def read_foreign(folder: Path, backbone: Backbone) -> Adapter:
     part = peft_format.read(folder)
     if isinstance(part, Lora):
         part = _renamed(part, backbone)
-    name = next(name for name, kind in peft_format.PEFT_PARTS.items() if isinstance(part, kind))
+    prompt = isinstance(part, PromptEncoder)
+    name = "soft_prompt" if prompt else next(n for n in peft_format.PEFT_PARTS if isinstance(part, PARTS[n]))
     parts = {name: part}
     adapter = Adapter(base=backbone.identity, labels=(), max_tokens=backbone.max_tokens, **parts)  # type: ignore[arg-type]
     backbone.check(adapter)
-    return adapter
+    return adapter.settled()
+
+
+def named_base(folder: Path) -> str:
+    """The base a PEFT folder names.
+
+    Raises:
+        AdapterError: It names none.
+    """
+    name = peft_format.read_config(folder).get("base_model_name_or_path")
+    if not name:
+        raise AdapterError(f"{folder} does not say on which base it was trained. Give it with --model.")
+    return str(name)
 
 
 def _renamed(lora: Lora, backbone: Backbone) -> Lora:

@@ -31,6 +31,8 @@ class Sequences:
     """False on padding."""
     prefix_R: Tensor
     """`prefixes` as an index."""
+    tree_RTT: Tensor | None = None
+    """Which tokens of its sequence each token sees, where they are no line; None: all up to itself."""
 
     @property
     def num_tokens(self) -> int:

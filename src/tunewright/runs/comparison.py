@@ -19,8 +19,8 @@ FILE_NAME = "comparison.json"
 
 Status = Literal["ok", "skipped", "failed"]
 
-READERS = frozenset({"head", "verbalizer", "demonstrations"})
-"""Parts of which a candidate needs one to read the text at all."""
+READERS = frozenset({"head", "verbalizer", "demonstrations", "decoding"})
+"""Parts of which a candidate needs one to read the text at all, or to write one of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +31,8 @@ class TaskSummary:
     kind: TaskKind
     metric: str
     labels: tuple[str, ...]
-    chance: float
-    """The metric's best value without reading the texts, on the test rows."""
+    chance: float | None
+    """The metric's best value without reading the texts, on the test rows; None where texts are generated."""
     n_train: int
     n_dev: int
     n_test: int
@@ -167,6 +167,21 @@ class Flips:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Retention:
+    """What the base forgets on a reference text of the user's, of the shipped artefact; nats per token."""
+
+    base: float | None = None
+    """Mean loss of the bare base; None where it was not measured."""
+    attached: float | None = None
+    """How much it rises with the adapter."""
+    detached: float | None = None
+    """And once the adapter is taken off again: 0, or the base was changed."""
+    tokens: int = 0
+    reason: str | None = None
+    """Why it was not measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """One method on one base: what came of it, or why nothing did."""
 
@@ -189,6 +204,8 @@ class Candidate:
     slices: tuple[Slice, ...] = ()
     gaps: tuple[Gap, ...] = ()
     flips: tuple[Flips, ...] = ()
+    retention: Retention | None = None
+    """None where no reference text was given."""
     unmet: tuple[str, ...] = ()
     """Requirements of the user's that it fails, each with its figure: such a candidate is not recommended."""
 
@@ -203,9 +220,9 @@ class Candidate:
         return self.shipped_seed if self.shipped_seed is not None else next((s.seed for s in self.seeds), None)
 
     @property
-    def reads_text(self) -> bool:
-        """False for a floor, whose answers do not depend on the text."""
-        return self.family == "outside" or bool(READERS & set(self.parts))
+    def is_floor(self) -> bool:
+        """True where no base reads the text: one label for all, the input itself, the nearest training row's target."""
+        return self.family != "outside" and not READERS & set(self.parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
 from tunewright.backbones.base import Dropout, Encoding, Row
-from tunewright.backbones.inference import FeatureStore, features, predict
+from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.errors import OutOfMemory
 from tunewright.runtime import is_out_of_memory, torch_generator
 from tunewright.training.batching import epoch_batches, micro_batches
@@ -244,7 +244,7 @@ class _Features:
 
     def __call__(self, *, changed: bool) -> Tensor:
         if self._found is None or changed:
-            self._found = features(self._adapter, self._encodings, self._store)
+            self._found = readings(self._adapter, self._encodings, self._store)
         return self._found
 
 
@@ -325,7 +325,7 @@ class _Run:
         if self._features_ND is not None:
             return backbone.answer(self.adapter, self._features_ND[list(part)], self.dropout)
         rows = [Row(encoding=self._rows.encodings[k], adapter=self.adapter) for k in part]
-        return backbone.answer(self.adapter, backbone.features(rows), self.dropout)
+        return backbone.answer(self.adapter, torch.stack(backbone.readings(rows)), self.dropout)
 
 
 def trainable_count(adapter: Adapter, schedule: Schedule, epochs: int) -> int:
