@@ -12,12 +12,14 @@ from torch import nn
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import (
     Calibration,
+    Decoding,
     DemonstrationPool,
     Head,
     Lora,
     Part,
     Prefix,
     SoftPrompt,
+    Template,
     Verbalizer,
     Weights,
 )
@@ -91,7 +93,8 @@ def build(kind: str, folder: Path) -> None:
     tokenizer = _wordpiece() if kind in WORDPIECE else _byte_pairs(with_ends=kind not in DECODERS)
     tokenizer.save_pretrained(folder)
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModel.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))
+    auto = transformers.AutoModelForCausalLM if kind in DECODERS else transformers.AutoModel
+    model = auto.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -177,7 +180,7 @@ def _byte_pairs(*, with_ends: bool) -> transformers.PreTrainedTokenizerFast:
             if (left, letter) not in merges:
                 merges.append((left, letter))
             left += letter
-    pieces += list(dict.fromkeys(left + right for left, right in merges))
+    pieces = list(dict.fromkeys([*pieces, *(left + right for left, right in merges)]))
     vocabulary = {piece: k for k, piece in enumerate(pieces)}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -188,6 +191,7 @@ def _byte_pairs(*, with_ends: bool) -> transformers.PreTrainedTokenizerFast:
         special_tokens=[("<s>", vocabulary["<s>"]), ("</s>", vocabulary["</s>"])],
     )
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}
+    names |= {} if with_ends else {"bos_token": "<s>", "eos_token": "</s>"}
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, **names, mask_token="<mask>", model_max_length=MAX_TOKENS
     )
@@ -267,7 +271,7 @@ def weights(base: Backbone, seed: int, ids: list[int]) -> Weights:
 
 
 def every_part(base: Backbone) -> Adapter:
-    """An adapter that has everything an adapter can have."""
+    """An adapter that has everything an adapter of this base can have."""
     pool = DemonstrationPool(
         texts=("bread", "train", "choir \u266b"),
         labels_N=torch.tensor([0, 1, 2]),
@@ -277,6 +281,7 @@ def every_part(base: Backbone) -> Adapter:
     )
     return adapter(
         base,
+        **({"template": Template(fixed="old and new\n", row="it: {text}\nwas")} if isinstance(base, Decoder) else {}),
         soft_prompt=soft_prompt(base, 5, seed=1),
         prefix=prefix(base, 4, seed=2),
         lora=lora(base, 2, seed=100, alpha=16),
@@ -284,6 +289,7 @@ def every_part(base: Backbone) -> Adapter:
         verbalizer=Verbalizer(phrases=(("food", "a m\u00e9al"), ("travel",), ("music", "song")), scale=20),
         demonstrations=pool,
         calibration=Calibration(bias_C=torch.tensor([0.5, 0.0, -0.5]), temperature=1.5),
+        decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and")),
     )
 
 
@@ -292,3 +298,8 @@ def set_pooling(folder: Path, mode: str) -> None:
     (folder / "1_Pooling").mkdir()
     content = {"pooling_mode_cls_token": mode == "cls", "pooling_mode_mean_tokens": mode == "mean"}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def as_examples(texts: list[str]) -> list[Example]:
+    """Texts as rows without a label."""
+    return [Example(id=text, text=text) for text in texts]

@@ -91,6 +91,15 @@ class RunConfig(BaseModel):
     )
     error_costs: str | None = Field(default=None, description="YAML file: true label -> answer -> cost of that error")
     pruning: bool = Field(default=True, description="stop trials early that are behind the median of earlier ones")
+    start_from: str | None = Field(
+        default=None, description="adapter folder, ours or PEFT's: methods that learn its part start there"
+    )
+    keep_state: bool = Field(
+        default=False, description="keep each refit's optimizer beside its adapter, for --start-from"
+    )
+    retention: str | None = Field(
+        default=None, description="text file: how much worse the base predicts it under each candidate"
+    )
     max_tokens: int | None = Field(
         default=None, ge=8, description="cut texts to this many tokens; the model's limit when absent"
     )

@@ -8,17 +8,17 @@ import pytest
 from tests import tiny
 from tunewright.adapters.adapter import PARTS, Adapter
 from tunewright.adapters.parts import Calibration, Lora
-from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.decoder import Decoder
 
 
 @pytest.fixture
-def whole(tiny_encoder: Callable[[str], Encoder]) -> Adapter:
-    return tiny.every_part(tiny_encoder("bert"))
+def whole(tiny_decoder: Callable[[str], Decoder]) -> Adapter:
+    return tiny.every_part(tiny_decoder("gpt2"))
 
 
 def test_every_part_is_there(whole: Adapter) -> None:
     assert list(whole.parts()) == list(PARTS)
-    assert {name.split(".")[0] for name in whole.tensors()} == set(PARTS) - {"verbalizer"}
+    assert {name.split(".")[0] for name in whole.tensors()} == set(PARTS) - {"template", "verbalizer", "decoding"}
     assert whole.prefix_tokens == 9
     assert not whole.mixes
     assert replace(whole, weights=None).mixes

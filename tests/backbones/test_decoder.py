@@ -15,6 +15,7 @@ from tests import tiny
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix, SoftPrompt
 from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder, _max_positions
 from tunewright.types import Example
 
@@ -254,13 +255,20 @@ def test_prefix_is_kept_until_it_changes(tiny_folder: GetFolder) -> None:
     assert (after - before[0]).abs().max() > 1e-2
 
 
-def test_kept_prefixes_are_few(tiny_folder: GetFolder) -> None:
-    base = tiny.decoder(tiny_folder("gpt2"))
+def test_kept_prefixes_are_bounded_in_bytes(tiny_folder: GetFolder) -> None:
+    """Those not used for longest go first; one that is larger than all that may be held stays while it is used."""
+    layers, heads, width = 3, 4, 8
+    each = 4 * (2 * layers * heads * width + 32)  # keys and values of one position, and the vector it came of
+    checkpoint = load_checkpoint(str(tiny_folder("gpt2")))
+    base = Decoder(checkpoint, dtype=torch.float32, device=torch.device("cpu"), prefix_bytes=10 * each)
     found = tiny.encodings(base, TEXTS)[:1]
-    many = [tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 1, seed=k)) for k in range(70)]
+    many = [tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 1, seed=k)) for k in range(30)]
     together = base.features([Row(encoding=found[0], adapter=a) for a in many])
-    assert len(base._kept) == 64
+    assert (len(base._kept), base._kept.num_bytes) == (10, 10 * each)
     torch.testing.assert_close(together[:1], base.features(tiny.rows(many[0], found)), atol=EXACT, rtol=0)
+    large = tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 20, seed=1))
+    base.features(tiny.rows(large, found))
+    assert (len(base._kept), base._kept.num_bytes) == (1, 20 * each)
 
 
 def test_longest_inputs_fit(tiny_decoder: GetDecoder) -> None:

@@ -14,7 +14,7 @@ from scipy import special
 from tests import tiny
 from tunewright.adapters.parts import Head
 from tunewright.backbones.encoder import Encoder
-from tunewright.backbones.inference import FeatureStore, answer, by_length, features, predict
+from tunewright.backbones.inference import FeatureStore, answer, by_length, predict, readings
 from tunewright.types import Example
 
 TEXTS = [
@@ -46,7 +46,7 @@ def test_order_is_kept(base: Encoder) -> None:
     encodings = tiny.encodings(base, TEXTS)
     for adapter in (tiny.adapter(base), tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 3, seed=2))):
         alone = torch.stack([base.features(tiny.rows(adapter, [e]))[0] for e in encodings])
-        torch.testing.assert_close(features(adapter, encodings, FeatureStore(base)), alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(readings(adapter, encodings, FeatureStore(base)), alone, atol=1e-5, rtol=0)
         logits = torch.stack([base.logits(tiny.rows(adapter, [e]))[0] for e in encodings])
         found = predict(adapter, encodings, FeatureStore(base))
         torch.testing.assert_close(found, logits, atol=1e-5, rtol=0)
@@ -66,7 +66,7 @@ def test_each_input_is_computed_once(base: Encoder, monkeypatch: pytest.MonkeyPa
     first = store(encodings)
     assert sum(counts) == len(set(TEXTS)) == len(TEXTS) - 1
     assert torch.equal(store(encodings[::-1]), first.flip(0))
-    features(tiny.adapter(base), encodings, store)
+    readings(tiny.adapter(base), encodings, store)
     assert sum(counts) == len(TEXTS) - 1
 
 

@@ -259,6 +259,19 @@ def test_files(name: str, call: Call, tmp_path: Path) -> None:
     assert f"no such file: {tmp_path}/f.yaml" in refused(call, *given, where=tmp_path)
 
 
+def test_files_and_settings_at_once(call: Call, tmp_path: Path) -> None:
+    """Every fault that can be told without the rows, whichever settings it is in."""
+    data, gone = write_topics(tmp_path / "d.csv"), tmp_path / "gone"
+    said = refused(
+        call, "compare", data, "--swap", gone / "s.yaml", "--descriptions", gone / "d.yaml", "--error-costs",
+        gone / "e.yaml", "--prices", gone / "p.yaml", "--require", "qualty>=.9", "--slice", "len>", "--metric", "bleu",
+        where=tmp_path,
+    ).splitlines()  # fmt: skip
+    assert len(said) == 7
+    for phrase in ("s.yaml", "d.yaml", "e.yaml", "p.yaml", "'qualty'", "'len>'", "unknown metric 'bleu'"):
+        assert sum(phrase in line for line in said) == 1, phrase
+
+
 SETTINGS: dict[str, tuple[list[str], list[str]]] = {
     "unknown method": (
         ["--methods", "lora,soft-promt"],

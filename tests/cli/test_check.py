@@ -1,10 +1,13 @@
 """`tunewright check` on finished runs: exit codes, what is said, and what is refused."""
 
 import json
+import math
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from tests.commands import Call
 from tunewright.files import read_json, read_lines, write_json, write_text
@@ -96,11 +99,58 @@ def test_other_rows_are_refused(call: Call, copy: Path, finished_run: Path) -> N
     assert "have different test rows. Give both the same --test file." in done.err
 
 
+def put_in_folds(run: Path) -> list[list[str]]:
+    """Makes a run look as if judged in three folds; the rows of each."""
+    content = read_json(run / "comparison.json")
+    content["protocol"] |= {"kind": "folds", "folds": 3}
+    write_json(run / "comparison.json", content)
+    ids = [row["id"] for row in read_lines(run / "test.jsonl")]
+    folds = [ids[k::3] for k in range(3)]
+    data = read_json(run / "data.json")
+    write_json(run / "data.json", data | {"folds": {f"r0-f{k}": {"test": rows} for k, rows in enumerate(folds)}})
+    return folds
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_minimum_in_folds_is_of_the_method(chosen: bool, call: Call, copy: Path) -> None:
+    """One-sided bounds of the corrected resampled t (Nadeau and Bengio 2003) with two degrees of freedom."""
+    folds, who = put_in_folds(copy), recommended(copy)
+    give_answers(copy, who, right=True)
+    file = next((copy / "predictions" / who).glob("seed-0.jsonl"))
+    labels = {line["id"]: line["label"] for line in read_lines(file)}
+    others = sorted(set(labels.values()))
+    wrong = {folds[0][0], folds[1][0], folds[1][1]}
+    answers = {row: others[others.index(label) - 1] if row in wrong else label for row, label in labels.items()}
+    write_text(
+        file, "".join(json.dumps({"id": row, "label": answers[row], "probabilities": [1.0]}) + "\n" for row in labels)
+    )
+    values = [sum(row not in wrong for row in rows) / len(rows) for rows in folds]
+    mean, n = sum(values) / 3, len(labels)
+    over_rows = math.sqrt(len(wrong) / n * (1 - len(wrong) / n) / n)
+    error = max(over_rows, math.sqrt((1 / 3 + 1 / 2) * statistics.variance(values)))
+    choice = len(list((copy / "predictions").iterdir())) if chosen else 1
+    half = stats.t.ppf(1 - 0.05 / choice, 2) * error
+    done = call("check", copy, "--min", "accuracy=0.9", *(() if chosen else ("--candidate", who)))
+    assert done.code == 3
+    assert (
+        f"accuracy {mean:.4f} (one-sided 95 % bounds {max(0, mean - half):.4f} and {min(1, mean + half):.4f}"
+        in done.out
+    )
+
+
+def test_folds_that_are_not_there_are_named(call: Call, copy: Path) -> None:
+    folds = put_in_folds(copy)
+    data = read_json(copy / "data.json")
+    del data["folds"]["r0-f1"]
+    write_json(copy / "data.json", data)
+    done = call("check", copy, "--min", "accuracy=0.9")
+    assert (done.code, done.out) == (2, "")
+    assert f"data.json has no fold of {folds[1][0]}. Repeat the run or restore the file." in done.err
+
+
 def test_folds_are_no_artefacts(call: Call, copy: Path, finished_run: Path) -> None:
     """Answers of several models are not paired as if one had given them, and the gate says whose they are."""
-    content = read_json(copy / "comparison.json")
-    content["protocol"] |= {"kind": "folds", "folds": 5}
-    write_json(copy / "comparison.json", content)
+    put_in_folds(copy)
     done = call("check", copy, "--not-worse-than", finished_run)
     assert (done.code, done.out) == (2, "")
     assert f"{copy} was judged in folds, by several models. Give two runs with --folds 1." in done.err

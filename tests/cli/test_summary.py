@@ -42,6 +42,13 @@ def test_without_a_recommended_candidate_the_nearest_misses_are_told(
     assert "Predict:" not in out
 
 
+def test_folds_say_what_they_do_not_measure(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = "Probabilities: calibrated, but folds do not measure how far they are off; --folds 1 does."
+    assert said in printed(run, capsys)
+    change(run, protocol=result(run)["protocol"] | {"kind": "holdout"})
+    assert said not in printed(run, capsys)
+
+
 def test_an_outside_system_has_no_command(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(run, decision=result(run)["decision"] | {"recommended": "today"})
     assert "Predict:" not in printed(run, capsys)

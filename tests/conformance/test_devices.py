@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones import decoder, encoder, packed, tokens
+from tunewright.backbones import encoder, packed, prefix, tokens
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Dropout, Row
 from tunewright.backbones.inference import FeatureStore, predict
@@ -41,7 +41,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
 
     monkeypatch.setattr(encoder, "lay_out", real(tokens.lay_out))
     monkeypatch.setattr(packed, "padding", real(packed.padding))
-    monkeypatch.setattr(decoder, "same", lambda now, then: now is then)
+    monkeypatch.setattr(prefix, "same", lambda now, then: now is then)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
 
@@ -51,7 +51,7 @@ def moved(folder: Path, mode: FakeTensorMode) -> Backbone:
     with unset_fake_temporarily():
         base = tiny.backbone(folder)
         assert getattr(base, "_mixes_loras", True) in (True, False)  # found out by running: not with fake values
-    for module in base._model.modules():
+    for module in (*base._model.modules(), getattr(base, "next_token", nn.Module())):
         for name, weight in module.named_parameters(recurse=False):
             there = nn.Parameter(mode.from_tensor(weight.detach()).to(ELSEWHERE), requires_grad=False)
             module._parameters[name] = there

@@ -19,7 +19,7 @@ from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter, update_with_tensors
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
-from tunewright.backbones.inference import FeatureStore, features, predict
+from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Material, Method, Range
@@ -165,7 +165,7 @@ def test_base_is_untouched(method: Method, base: Backbone) -> None:
 def test_first_step_changes_the_adapter(method: Method, base: Backbone) -> None:
     """The record changes where something trains, and only there."""
     shop = improving(workshop(base))
-    start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
+    start = method.place(shop.material, defaults(method, shop.material), generator("laws")).settled()
     found = fit(method, shop, 1)
     assert (found.sha256() != start.sha256()) == (method.family != "no training")
 
@@ -176,7 +176,7 @@ def test_trained_bodies_change_the_features(method: Method, base: Backbone, fitt
     shop = workshop(base)
     start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
     encodings, store = shop.material.rows.encodings, shop.material.store
-    after, before = (features(a, encodings, store) for a in (fitted[method.name], start))
+    after, before = (readings(a, encodings, store) for a in (fitted[method.name], start))
     for other in (before, store(encodings)):
         assert ((after - other).abs().amax(-1) > 1e-6).all()
 
@@ -224,6 +224,7 @@ def test_trainable_count(method: Method, kind: str, base: Backbone) -> None:
         "zero-shot": 0,
         "few-shot": 0,
         "soft-prompt": length * WIDTH + head,
+        "p-tuning": length * WIDTH + 3 * (WIDTH + 1) * WIDTH + head,
         "prefix": 2 * LAYERS * length * key_heads(kind) * head_width(kind) + head,
         "linear-probe": head,
         "lora": rank * lora + head,

@@ -1,5 +1,6 @@
 """Probabilities against statsmodels, scipy, plain loops and simulation."""
 
+import itertools
 import math
 
 import numpy as np
@@ -18,6 +19,7 @@ from tunewright.evaluation.calibration import (
     fit_temperature,
     least_cost,
     mean_cost,
+    reliability,
     tempered,
 )
 from tunewright.evaluation.metrics import FloatArray, IntArray
@@ -159,6 +161,29 @@ def test_error_against_loops(digits: int, seed: int) -> None:
     expected = error_by_loops(confidence_N.tolist(), right_N.tolist())
     assert calibration_error(confidence_N, right_N) == pytest.approx(expected, abs=1e-12)
     assert calibration_error(confidence_N[order], right_N[order]) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("digits", [1, 9])
+def test_bins_are_those_of_the_error(digits: int) -> None:
+    """Each row is in one of them, by its confidence; their accuracies rise; their distances are the error."""
+    rng = np.random.default_rng(3)
+    confidence_N = np.round(rng.uniform(0.2, 1.0, 400), digits)
+    right_N = rng.random(400) < confidence_N**2
+    bins = reliability(confidence_N, right_N)
+    assert len(bins) > 2
+    sizes = [each.accuracy.n for each in bins]
+    order = np.argsort(confidence_N, kind="stable")
+    parts = np.split(order, np.cumsum(sizes)[:-1])
+    assert sum(sizes) == 400
+    assert all(confidence_N[a].max() < confidence_N[b].min() for a, b in itertools.pairwise(parts))
+    for each, rows in zip(bins, parts, strict=True):
+        assert each.confidence == pytest.approx(confidence_N[rows].mean(), abs=1e-12)
+        interval = stats.binomtest(int(right_N[rows].sum()), rows.size).proportion_ci(method="wilson")
+        assert (each.accuracy.low, each.accuracy.high) == pytest.approx((interval.low, interval.high))
+    values = [each.accuracy.value for each in bins]
+    assert values == sorted(values)
+    error = sum(each.accuracy.n * abs(each.confidence - each.accuracy.value) for each in bins) / 400
+    assert calibration_error(confidence_N, right_N) == pytest.approx(error, abs=1e-12)
 
 
 def test_error_of_one_confidence() -> None:

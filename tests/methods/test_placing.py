@@ -7,7 +7,7 @@ import torch
 
 from tests import tiny
 from tunewright.backbones.encoder import Encoder
-from tunewright.backbones.inference import FeatureStore, features, predict
+from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
 from tunewright.methods.base import Material, default_epochs
@@ -29,7 +29,7 @@ def test_starts_as_the_base(name: str, material: Material) -> None:
     params = {key: choice.default for key, choice in method.space(material).items()}
     adapter = method.place(material, params, generator("x"))
     encodings, store = material.rows.encodings, material.store
-    torch.testing.assert_close(features(adapter, encodings, store), store(encodings), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(readings(adapter, encodings, store), store(encodings), atol=1e-5, rtol=1e-5)
     bare = material.adapter(head=described_head(material))
     torch.testing.assert_close(
         predict(adapter, encodings, store), predict(bare, encodings, store), atol=1e-4, rtol=1e-4

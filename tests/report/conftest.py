@@ -142,6 +142,7 @@ def _enrich_candidate(candidate: dict[str, Any], number: int, rng: np.random.Gen
     coverage = [1.0 - 0.1 * k for k in range(10)]
     candidate["calibration"] = {
         "temperature": 1.7, "error_before": 0.112, "error": 0.034, "threshold": 0.5, "mean_error_cost": 0.21 + number,
+        "bins": [{"confidence": c, "accuracy": _estimate(c - 0.05, 80)} for c in (0.45, 0.7, 0.9)],
         "curve": [{"threshold": 1 - c, "coverage": c, "risk": (1 - value) * c * c} for c in coverage],
     }  # fmt: skip
     candidate["slices"] = [

@@ -89,7 +89,7 @@ def test_text_of_the_user_does_nothing(browser: "Browser", make_run: MakeRun) ->
 def test_charts_are_drawn(browser: "Browser", rich_run: Path) -> None:
     page = Opened(browser, rich_run / "report.html").page
     charts = page.locator("figure svg[role=img]:visible")
-    assert charts.count() == 7  # frontier, families, three panels, confusion, risk
+    assert charts.count() == 8  # frontier, families, three panels, confusion, reliability, risk
     for index in range(charts.count()):
         box = charts.nth(index).bounding_box()
         assert box is not None

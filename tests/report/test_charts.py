@@ -6,9 +6,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tunewright.report.charts import Curve, best_so_far, heatmap, risk_coverage, search
+from tunewright.report.charts import Curve, best_so_far, heatmap, reliability, risk_coverage, search
 from tunewright.report.page import curves
-from tunewright.runs.comparison import Coverage
+from tunewright.runs.comparison import Bin, Coverage
+from tunewright.types import Estimate
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
@@ -73,6 +74,30 @@ def test_trials_are_grouped_by_candidate_and_those_that_did_not_end_have_no_valu
         Curve(name="lora@a", family="fine-tuning", values=(0.5, None, None)),
         Curve(name="prefix", family="", values=(0.25,)),
     ]
+
+
+def test_bins_stand_where_they_are_sure_and_right_with_their_interval() -> None:
+    """The least is the lower end .42 of an interval, less .04; so .38 to 1.02 is 128 pixels each way."""
+    bins = [
+        Bin(confidence=0.54, accuracy=Estimate(value=0.5, low=0.42, high=0.58, n=40)),
+        Bin(confidence=0.86, accuracy=Estimate(value=0.7, low=0.62, high=0.78, n=20)),
+    ]
+    root = drawn(reliability(bins, width=128, height=128))
+    assert root.attrib["aria-label"] == "Reliability: 54.0% sure, 50.0% right; 86.0% sure, 70.0% right."
+    paths = list(root.iter(f"{SPACE}path"))
+    places = {
+        path.findtext(f"{SPACE}title"): [
+            float(number) for number in re.findall(r"[\d.]+", path.attrib["transform"])[:2]
+        ]
+        for path in paths
+        if path.find(f"{SPACE}title") is not None
+    }
+    assert places == {
+        "40 rows, 54.0% sure on average: 50.0% right, 95% interval 42.0 to 58.0": pytest.approx([32, 104], abs=0.01),
+        "20 rows, 86.0% sure on average: 70.0% right, 95% interval 62.0 to 78.0": pytest.approx([96, 64], abs=0.01),
+    }
+    diagonal = next(path.attrib["d"] for path in paths if path.attrib.get("stroke-dasharray") == "4,4")
+    assert [float(number) for number in re.findall(r"[\d.]+", diagonal)] == pytest.approx([0, 128, 124, 4], abs=0.01)
 
 
 def test_the_risk_stands_over_the_coverage_with_a_ring_at_the_threshold() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import write_table, write_topics
+from tests.commands import write_table, write_topics, write_yaml
 from tunewright.api import compare
 from tunewright.config import RunConfig
 from tunewright.data.load import read_rows
@@ -73,6 +73,14 @@ def test_a_limited_run_is_told_what_folds_would_do(limit: dict[str, object], tmp
     (notice,) = [n for n in single.dataset.notices if n.code == "few-test-rows"]
     assert f"With --folds {FOLDS} each of the 60 rows would be held out once; 6 searches would then" in notice.message
     assert plan(tmp_path / "d.csv", **limit, folds=3).protocol.kind == "folds"
+
+
+def test_costs_of_errors_keep_to_one_split_and_it_is_said(tmp_path: Path) -> None:
+    costs = write_yaml(tmp_path / "c.yaml", {"food": {"music": 3}})
+    single = plan(write_topics(tmp_path / "d.csv", 60), error_costs=str(costs))
+    assert single.protocol.kind == "holdout"
+    (notice,) = [n for n in single.dataset.notices if n.code == "few-test-rows"]
+    assert notice.message.endswith("--error-costs needs one model and its test rows, so there is one split.")
 
 
 @pytest.mark.parametrize("folds", [None, 1])

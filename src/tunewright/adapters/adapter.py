@@ -12,17 +12,21 @@ from torch import Tensor
 
 from tunewright.adapters.parts import (
     Calibration,
+    Decoding,
     DemonstrationPool,
     Head,
     Lora,
     Part,
     Prefix,
     SoftPrompt,
+    Template,
     Verbalizer,
     Weights,
 )
+from tunewright.adapters.prompt_encoder import PromptEncoder
 
 PARTS: dict[str, type[Part]] = {
+    "template": Template,
     "soft_prompt": SoftPrompt,
     "prefix": Prefix,
     "lora": Lora,
@@ -31,10 +35,11 @@ PARTS: dict[str, type[Part]] = {
     "verbalizer": Verbalizer,
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
+    "decoding": Decoding,
 }
-"""Field of `Adapter` -> kind of part. The first four change the base's features, the rest turn features into logits."""
+"""Field of `Adapter` -> kind of part. The first five change what the base computes, the rest turn it into answers."""
 
-BODY_PARTS = ("soft_prompt", "prefix", "lora", "weights")
+BODY_PARTS = ("template", "soft_prompt", "prefix", "lora", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +63,9 @@ class Adapter:
     labels: tuple[str, ...]
     """Class names in the order of the logits."""
     max_tokens: int
-    """Texts are cut to this many tokens, the soft prompt or prefix included."""
-    soft_prompt: SoftPrompt | None = None
+    """Texts are cut to this many tokens, the soft prompt or prefix included, the template not."""
+    template: Template | None = None
+    soft_prompt: SoftPrompt | PromptEncoder | None = None
     prefix: Prefix | None = None
     lora: Lora | None = None
     weights: Weights | None = None
@@ -67,6 +73,7 @@ class Adapter:
     verbalizer: Verbalizer | None = None
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
+    decoding: Decoding | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     """Provenance in JSON values (task, method, parameters, scores); never read by the executor."""
 
@@ -91,6 +98,11 @@ class Adapter:
         return self.head is not None or self.verbalizer is not None or self.demonstrations is not None
 
     @property
+    def scores_phrases(self) -> bool:
+        """Whether a label's logit is how likely its phrases are as the answer, not a matter of features."""
+        return self.template is not None and self.verbalizer is not None
+
+    @property
     def prefix_tokens(self) -> int:
         """Virtual tokens that take up positions before the text."""
         prompt = 0 if self.soft_prompt is None else self.soft_prompt.length
@@ -107,8 +119,13 @@ class Adapter:
             mine = part.tensors()
             new = {key: tensors.get(f"{name}.{key}", tensor) for key, tensor in mine.items()}
             if any(new[key] is not mine[key] for key in mine):
-                changed[name] = PARTS[name].build(part.settings(), new)
+                changed[name] = type(part).build(part.settings(), new)
         return dataclasses.replace(self, **changed) if changed else self  # type: ignore[arg-type]
+
+    def settled(self) -> "Adapter":
+        """The same adapter as it serves: of a prompt encoder its vectors alone."""
+        prompt = self.soft_prompt
+        return self if prompt is None else dataclasses.replace(self, soft_prompt=prompt.settled())
 
     @property
     def temperature(self) -> float:

@@ -60,6 +60,10 @@ class SoftPrompt:
         """Virtual tokens."""
         return self.vectors_PD.shape[0]
 
+    def settled(self) -> "SoftPrompt":
+        """What serves: itself."""
+        return self
+
     def settings(self) -> dict[str, object]:
         return {}
 
@@ -190,14 +194,88 @@ class Head:
         return cls(weight_CD=tensors["weight"], bias_C=tensors["bias"])
 
 
+_FIELD = re.compile(r"\{(text|text_pair)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """Text around the input of a decoder: `[prefix][soft prompt][fixed][row]`, and then the answer."""
+
+    fixed: str
+    """Instruction and fixed demonstrations: the same for all rows, tokenised apart and run once."""
+    row: str
+    """What a row becomes, with `{text}` and, for pairs, `{text_pair}`; ends where the answer begins."""
+    mixes: ClassVar[bool] = True
+
+    def fill(self, text: str, text_pair: str | None = None) -> str:
+        """A row as text; a pair for which there is no place of its own follows on a line."""
+        if text_pair is not None and "{text_pair}" not in self.row:
+            text = f"{text}\n{text_pair}"
+        values = {"text": text, "text_pair": "" if text_pair is None else text_pair}
+        return _FIELD.sub(lambda field: values[field[1]], self.row)
+
+    def settings(self) -> dict[str, object]:
+        return {"fixed": self.fixed, "row": self.row}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        row = str(settings["row"])
+        assert "{text}" in row, "a row's text has its place"
+        return cls(fixed=str(settings["fixed"]), row=row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How a decoder answers in text: token by token, the likeliest or drawn."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    """Divides the logits before a token is drawn; at 0 the likeliest is taken."""
+    top_p: float = 1.0
+    """Tokens are drawn from the likeliest that together have this probability (Holtzman et al. 2020, section 3.1)."""
+    stop: tuple[str, ...] = ()
+    """Texts that end the answer and are no part of it; the model's end-of-text token always does."""
+    mixes: ClassVar[bool] = True
+
+    def settings(self) -> dict[str, object]:
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": float(self.temperature),
+            "top_p": float(self.top_p),
+            "stop": list(self.stop),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        stop = settings["stop"]
+        assert isinstance(stop, list)
+        most, temperature, top_p = (float(str(settings[k])) for k in ("max_new_tokens", "temperature", "top_p"))
+        assert most >= 1, "an answer has tokens"
+        assert 0 <= temperature < math.inf, "a temperature is not negative"
+        assert 0 < top_p <= 1, "a share of the probability"
+        found = tuple(str(text) for text in stop)
+        assert all(found), "an empty text would end every answer"
+        return cls(max_new_tokens=int(most), temperature=temperature, top_p=top_p, stop=found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verbalizer:
-    """Phrases that stand for each label; a text is scored by its similarity to their mean direction."""
+    """Phrases that stand for each label.
+
+    Under a template a decoder scores them as answers: the mean log-probability per token, and of several phrases their
+    mean. Else a text is scored by its similarity to their mean direction.
+    """
 
     phrases: tuple[tuple[str, ...], ...]
     """One tuple of phrases for each label, in the labels' order."""
     scale: float
-    """Logits are `scale` times the cosine."""
+    """Logits are `scale` times the score or the cosine."""
     mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:

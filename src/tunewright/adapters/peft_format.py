@@ -1,4 +1,4 @@
-"""PEFT's own folder format for the parts it has: prompt tuning, prefix tuning, LoRA.
+"""PEFT's own folder format for the parts it has: prompt tuning, prefix tuning, LoRA; p-tuning is read too.
 
 Each part becomes a folder with `adapter_config.json` and `adapter_model.safetensors` that
 `peft.PeftModel.from_pretrained` reads, and the other way round. Layouts as in peft 0.21 (`utils/save_and_load.py`,
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tunewright.adapters.parts import MISFITS, Lora, Part, Prefix, SoftPrompt
+from tunewright.adapters.prompt_encoder import INPUTS, PromptEncoder
 from tunewright.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
@@ -109,7 +110,28 @@ def _encode_soft_prompt(part: SoftPrompt) -> tuple[dict[str, Any], dict[str, Ten
 
 
 def _decode_soft_prompt(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SoftPrompt:  # noqa: ARG001
-    return SoftPrompt(vectors_PD=tensors["prompt_embeddings"])
+    return SoftPrompt(vectors_PD=_prompt(tensors))
+
+
+def _decode_p_tuning(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Part:
+    """The final vectors, as PEFT saves them; or its whole `PromptEncoder`, which a user may have saved to go on."""
+    named = {name.removeprefix("prompt_encoder.default."): tensor for name, tensor in tensors.items()}
+    if INPUTS not in named:
+        return _decode_soft_prompt(config, tensors)
+    encoder = PromptEncoder(weights=named)
+    assert encoder.vectors_PD.shape == named[INPUTS].shape, "layers that do not follow each other"
+    return encoder
+
+
+def _prompt(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The learned vectors, which must be all there is."""
+    other = sorted(set(tensors) - {"prompt_embeddings"})
+    if other:
+        raise AdapterError(
+            f"a prompt with {other[0]} beside it is not run here: that is a head of PEFT's own. "
+            "Save the prompt with task_type CAUSAL_LM or FEATURE_EXTRACTION."
+        )
+    return tensors["prompt_embeddings"]
 
 
 def _encode_prefix(part: Prefix) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -132,7 +154,7 @@ def _encode_prefix(part: Prefix) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _decode_prefix(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Prefix:
     if config.get("prefix_projection"):
         raise AdapterError("prefix with prefix_projection is not run here. Export its final keys and values.")
-    flat = tensors["prompt_embeddings"]
+    flat = _prompt(tensors)
     num_heads = int(config["num_attention_heads"])
     both = flat.view(flat.shape[0], int(config["num_layers"]), 2, num_heads, -1).permute(1, 2, 3, 0, 4)
     return Prefix(keys_LHPd=both[:, 0].contiguous(), values_LHPd=both[:, 1].contiguous())
@@ -175,6 +197,7 @@ _ENCODE: dict[type, Callable[[Any], tuple[dict[str, Any], dict[str, Tensor]]]] =
 }
 _DECODE: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Part]] = {
     "PROMPT_TUNING": _decode_soft_prompt,
+    "P_TUNING": _decode_p_tuning,
     "PREFIX_TUNING": _decode_prefix,
     "LORA": _decode_lora,
 }

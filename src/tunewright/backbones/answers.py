@@ -1,6 +1,6 @@
-"""From features to logits: head, verbalizer, demonstrations and calibration of an adapter.
+"""From readings to logits: head, verbalizer, demonstrations and calibration of an adapter.
 
-Shapes: B rows, D width, C labels, N pool rows, K neighbours.
+Shapes: B rows, D width, C labels, N pool rows, K neighbours, F phrases, E = D + F where phrases are scored, else D.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,20 +19,26 @@ _EMPTY = 1e-6
 """Weight of a label none of the neighbours has."""
 
 
-def answer(adapter: Adapter, features_BD: Tensor, embed: Embed, dropout: Dropout | None = None) -> Tensor:
+def answer(adapter: Adapter, readings_BE: Tensor, embed: Embed, dropout: Dropout | None = None) -> Tensor:
     """Logits [B, C], fp32: the sum of what the adapter's answering parts say.
 
     Args:
         adapter: Whose parts answer.
-        features_BD: Pooled output of the base under this adapter, fp32.
+        readings_BE: Pooled output of the base under this adapter, fp32, and the scores of phrases, if any.
         embed: Features of the verbalizer's phrases.
         dropout: On the head's input, while training.
     """
+    verbalizer = adapter.verbalizer
+    groups = verbalizer.phrases if adapter.scores_phrases and verbalizer is not None else ()
+    num_scores = sum(map(len, groups))
+    features_BD, scores_BF = readings_BE.split([readings_BE.shape[1] - num_scores, num_scores], 1)
     logits_BC = features_BD.new_zeros(features_BD.shape[0], len(adapter.labels))
     if adapter.head is not None:
         logits_BC = logits_BC + _by_head(adapter.head, features_BD, dropout)
-    if adapter.verbalizer is not None:
-        logits_BC = logits_BC + _by_verbalizer(adapter.verbalizer, features_BD, embed)
+    if verbalizer is not None and groups:
+        logits_BC = logits_BC + _by_scores(verbalizer, scores_BF)
+    elif verbalizer is not None:
+        logits_BC = logits_BC + _by_verbalizer(verbalizer, features_BD, embed)
     if adapter.demonstrations is not None:
         logits_BC = logits_BC + _by_neighbours(adapter.demonstrations, features_BD, len(adapter.labels))
     if adapter.calibration is not None and adapter.calibration.bias_C is not None:
@@ -48,6 +54,12 @@ def _by_head(head: Head, features_BD: Tensor, dropout: Dropout | None) -> Tensor
 def _by_verbalizer(verbalizer: Verbalizer, features_BD: Tensor, embed: Embed) -> Tensor:
     # Features from a store lie on the CPU, those of the phrases where the base runs.
     return verbalizer.scale * unit(features_BD) @ directions(verbalizer.phrases, embed).to(features_BD).T
+
+
+def _by_scores(verbalizer: Verbalizer, scores_BF: Tensor) -> Tensor:
+    groups = scores_BF.split([len(phrases) for phrases in verbalizer.phrases], 1)
+    means_BC = torch.stack([scores_Bf.mean(1) for scores_Bf in groups], 1)
+    return means_BC * verbalizer.scale
 
 
 def _by_neighbours(pool: DemonstrationPool, features_BD: Tensor, num_labels: int) -> Tensor:

@@ -1,12 +1,12 @@
 """What every kind of backbone is: frozen weights with a tokenizer that run rows of any mixture of adapters.
 
-Shapes: B rows, L positions, D width, C labels, V vocabulary.
+Shapes: B rows, L positions, D width, C labels, V vocabulary, E of a reading: D and the phrases that are scored.
 """
 
 import copy
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from tunewright.adapters.parts import Weights
 from tunewright.backbones import answers
 from tunewright.backbones.base import Dropout, Encoding, Row
 from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.shapes import check_shapes
 from tunewright.backbones.tokens import encode
 from tunewright.errors import AdapterError
 from tunewright.types import Example
@@ -124,9 +125,23 @@ class Backbone(ABC):
         """Tokenises, cutting texts so that each input has at most `limit` tokens."""
         return encode(self._checkpoint.tokenizer, examples, limit)
 
+    def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:
+        """Tokenises for an adapter, cutting texts so that there is room for what stands before and after them.
+
+        Args:
+            examples: Rows.
+            adapter: Who will answer.
+            answer_tokens: Room for an answer in text.
+        """
+        return self.encode(examples, adapter.max_tokens - adapter.prefix_tokens - answer_tokens)
+
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""
         return list(self._checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """What each token id stands for, as text."""
+        return [str(self._checkpoint.tokenizer.decode([i])) for i in ids]
 
     def special_ids(self) -> set[int]:
         """Ids of [CLS], [SEP], padding and the like."""
@@ -136,7 +151,7 @@ class Backbone(ABC):
         """Makes sure that an adapter belongs here.
 
         Raises:
-            AdapterError: Trained on another base, or with a part this base cannot carry.
+            AdapterError: Trained on another base, or with a part this base cannot carry or of another size.
         """
         mine, its = self.identity, adapter.base
         if (its.sha256, its.tokenizer_sha256) != (mine.sha256, mine.tokenizer_sha256):
@@ -146,45 +161,76 @@ class Backbone(ABC):
                 f"Got {mine.name} (weights {mine.sha256[:12]}, tokenizer {mine.tokenizer_sha256[:12]}). "
                 "Give its own base with --model."
             )
+        if adapter.template is not None and mine.kind != "decoder":
+            raise AdapterError(f"{mine.name} is an encoder and cannot carry a template. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")
         unknown = [] if adapter.lora is None else sorted(set(adapter.lora.down) - set(self.linears))
         if unknown:
             allowed = ", ".join(self.linears)
             raise AdapterError(f"the LoRA changes {unknown[0]}, no linear layer of {mine.name}. Allowed: {allowed}.")
+        check_shapes(adapter, self)
 
     def features(self, rows: Sequence[Row]) -> Tensor:
         """Pooled output of each row under its adapter: fp32 [B, D]. Gradients flow to the adapters' tensors."""
-        passes: dict[tuple[int, ...], list[int]] = {}
-        for k, row in enumerate(rows):
-            passes.setdefault(self._pass_of(row), []).append(k)
+        passes = self._passes(rows)
         if len(passes) == 1:
             return self._one_pass(rows, rows[0].adapter.weights)
-        order = [k for members in passes.values() for k in members]
-        parts = [
-            self._one_pass([rows[k] for k in members], rows[members[0]].adapter.weights) for members in passes.values()
-        ]
+        order = [k for members in passes for k in members]
+        parts = [self._one_pass([rows[k] for k in members], rows[members[0]].adapter.weights) for members in passes]
         place = torch.tensor(order, device=self._device).argsort()
         return torch.cat(parts)[place]
 
-    def _pass_of(self, row: Row) -> tuple[int, ...]:
+    def by_pass(
+        self, rows: Sequence[Row], run: Callable[[Sequence[int], Weights | None], Sequence[Tensor]]
+    ) -> list[Tensor]:
+        """One result for each row, from passes over those that can run together.
+
+        Args:
+            rows: Of any mixture of adapters.
+            run: (indices of some rows, the weights all of them bring along) -> their results.
+        """
+        found = {
+            k: result
+            for members in self._passes(rows)
+            for k, result in zip(members, run(members, rows[members[0]].adapter.weights), strict=True)
+        }
+        return [found[k] for k in range(len(rows))]
+
+    def _passes(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Indices of the rows of each pass."""
+        passes: dict[tuple[int, ...], list[int]] = {}
+        for k, row in enumerate(rows):
+            passes.setdefault(self.pass_of(row), []).append(k)
+        return list(passes.values())
+
+    def pass_of(self, row: Row) -> tuple[int, ...]:
         """Rows of one pass have the same: those with weights of their own run apart."""
         return (id(row.adapter.weights),)
 
     def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""
         asked = any(row.adapter.needs_features for row in rows)
-        features_BD = self.features(rows) if asked else torch.zeros(len(rows), self.width, device=self._device)
+        readings = self.readings(rows) if asked else list(torch.zeros(len(rows), self.width, device=self._device))
         found: list[Tensor | None] = [None] * len(rows)
         for adapter, members in _groups(rows).items():
-            mine = features_BD[members]
-            for k, logits_C in zip(members, self.answer(adapter.record, mine), strict=True):
+            readings_BE = torch.stack([readings[k] for k in members])
+            for k, logits_C in zip(members, self.answer(adapter.record, readings_BE), strict=True):
                 found[k] = logits_C
         return [logits for logits in found if logits is not None]
 
-    def answer(self, adapter: Adapter, features_BD: Tensor, dropout: Dropout | None = None) -> Tensor:
-        """Logits [B, C] from features computed under this adapter."""
-        return answers.answer(adapter, features_BD, lambda phrases: self._phrase_features(adapter, phrases), dropout)
+    def readings(self, rows: Sequence[Row]) -> list[Tensor]:
+        """What each row's answer is made of, fp32 [E]: its features, and of some adapters scores of phrases."""
+        return list(self.features(rows))
+
+    def reading_width(self, adapter: Adapter) -> int:
+        """E, of the readings of its rows."""
+        phrases = adapter.verbalizer.phrases if adapter.scores_phrases and adapter.verbalizer is not None else ()
+        return self.width + sum(map(len, phrases))
+
+    def answer(self, adapter: Adapter, readings_BE: Tensor, dropout: Dropout | None = None) -> Tensor:
+        """Logits [B, C] from readings under this adapter."""
+        return answers.answer(adapter, readings_BE, lambda phrases: self._phrase_features(adapter, phrases), dropout)
 
     def _own_values(self, weights: Weights | None) -> dict[str, Tensor]:
         """The parameters a row brings along, in the base's dtype; the vocabulary is looked up in `_embed`."""

@@ -4,7 +4,8 @@
 
 The model's own layers see `[1, tokens, width]`: no work on padding, none twice. Only attention, registered with
 transformers as one more implementation, knows which tokens belong together: a text sees the prefix that it names and
-its own past. The last layer runs only where its output is read: of a prefix its keys and values, of a text its end.
+its own past. The last layer runs only where its output is read: of a prefix its keys and values, of a text its last
+tokens. A text may go on where an earlier pass ended, and branch into a tree of tokens that see only what leads to them.
 Exact as long as the base is in eval mode.
 
 Shapes: N tokens, R sequences, Q queries and T keys of the longest, G distinct prefixes, P positions of the longest,
@@ -14,13 +15,14 @@ S = P + T, H query heads, K key/value heads (J = H / K queries share one), X = J
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from tunewright.backbones.attention_core import attention
 from tunewright.backbones.packed import Sequences, sequences, spans
 from tunewright.backbones.prefix import Keys
 
@@ -43,6 +45,14 @@ class Rule:
     """ALiBi: added to the score for each position of the key."""
 
 
+class Past(Protocol):
+    """What the texts of a pass saw of themselves in earlier ones."""
+
+    def extended(self, layer: int, new: Keys) -> Keys:
+        """Keys and values of each text up to its last token; hears of those of this pass, and may keep them."""
+        ...
+
+
 class _KeysAreKnown(Exception):
     """The last layer has made its keys and values: what else it does is not read."""
 
@@ -54,30 +64,43 @@ class Pass:
         prompts: The soft prompts; number g ends prefix g.
         texts: The texts, unless only the prefixes' keys and values are wanted.
         known: Keys and values of each layer that need no run: of deep prefixes, or kept from another run.
+        reads: So many of the last tokens of each text are read; one where it is not given.
+        past: Of the texts; None where they begin here and nobody goes on.
     """
 
-    def __init__(self, prompts: Sequences | None, texts: Sequences | None, known: Sequence[Keys] | None) -> None:
-        self.prompts, self.texts, self._known = prompts, texts, known
+    def __init__(
+        self,
+        prompts: Sequences | None,
+        texts: Sequences | None,
+        known: Sequence[Keys] | None,
+        *,
+        reads: Sequence[int] | None = None,
+        past: Past | None = None,
+    ) -> None:
+        self.prompts, self.texts, self._known, self._past = prompts, texts, known, past
         self.prefixes: list[Keys] = []
-        """Of each layer, where there are no texts."""
+        """Of each layer, where there are no texts or somebody may go on."""
         self._first = 0 if prompts is None else prompts.num_tokens
-        self._ends, self._last_queries = _ends(texts, self._first)
+        self._reads = reads if reads is not None else [1] * (0 if texts is None else len(texts.lengths))
+        self._ends, self._last_queries = _ends(texts, self._first, self._reads)
         self._last_keys = (torch.zeros(0), torch.zeros(0))
         self._stage: Literal["all", "keys", "ends"] = "all"
-        """All tokens; in the last layer only as far as the keys, and then only the ends of the texts."""
-        self._masks: dict[tuple[int, int | None], Tensor] = {}
+        """All tokens; in the last layer only as far as the keys, and then only the tokens that are read."""
+        self._masks: dict[tuple[int, int | None], tuple[Tensor, int]] = {}
 
     def run(self, model: Callable[[], Tensor], last_layer: nn.Module) -> Tensor | None:
-        """Last hidden state at the end of each text, [R, D]; None where there are no texts.
+        """Last hidden state of the tokens that are read, text by text; None where there are no texts.
 
         Args:
             model: Runs it and returns the last hidden state [1, N, D].
             last_layer: Of the model.
         """
-        hooks = [
-            last_layer.register_forward_pre_hook(self._narrow, with_kwargs=True),
-            last_layer.register_forward_hook(self._widen),
-        ]
+        hooks = []
+        if self.texts is None or len(self._ends) < self._first + self.texts.num_tokens:
+            hooks = [
+                last_layer.register_forward_pre_hook(self._narrow, with_kwargs=True),
+                last_layer.register_forward_hook(self._widen),
+            ]
         token = _running.set(self)
         try:
             return model()[0].index_select(0, self._ends)
@@ -92,15 +115,14 @@ class Pass:
         """Indices, among the tokens that a layer sees now, of some sequences' tokens; prompts are counted first."""
         blocks = [block for block in (self.prompts, self.texts) if block is not None]
         first = 0 if self.prompts is None else len(self.prompts.lengths)
-        if self._stage == "ends":
-            found = [k - first for k in members if k >= first]
-        else:
-            every = spans([length for block in blocks for length in block.lengths])
-            found = [n for k in members for n in every[k]]
+        lengths = self._reads if self._stage == "ends" else [length for block in blocks for length in block.lengths]
+        before = first if self._stage == "ends" else 0
+        every = spans(lengths)
+        found = [n for k in members if k >= before for n in every[k - before]]
         return torch.tensor(found, dtype=torch.long, device=blocks[0].place_N.device)
 
     def _narrow(self, layer: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        """Runs the last layer up to its keys and values; then it goes on with the ends of the texts."""
+        """Runs the last layer up to its keys and values; then it goes on with the tokens that are read."""
         size = (args[0] if args else kwargs["hidden_states"]).shape[1]
         self._stage = "keys"
         try:
@@ -124,7 +146,7 @@ class Pass:
         return (hidden_1ND, *output[1:]) if isinstance(output, tuple) else hidden_1ND
 
     def attend(self, layer: int, query_NHd: Tensor, key_NKd: Tensor, value_NKd: Tensor, rule: Rule) -> Tensor:
-        """One layer's attention, [N, H, d]; in the last layer [R, H, d], of the ends of the texts."""
+        """One layer's attention, [N, H, d]; in the last layer of the tokens that are read."""
         if self._stage == "ends":
             key_NKd, value_NKd = self._last_keys
         # Split, not sliced: the gradient of a split is put together once, that of slices is added up.
@@ -133,12 +155,15 @@ class Pass:
         known = None if self._known is None else self._known[layer]
         prompt = None if self.prompts is None else _keys(self.prompts, prompt_key, prompt_value)
         prefix = known if prompt is None else prompt if known is None else known.then(prompt)
-        if self.texts is None and prefix is not None:
+        keeps = self.texts is None or (self._past is not None and self._stage != "keys")
+        if keeps and prefix is not None:
             self.prefixes.append(prefix)
         if self._stage == "keys":
             self._last_keys = (key_NKd, value_NKd)
             raise _KeysAreKnown
         text = None if self.texts is None else _keys(self.texts, text_key, text_value)
+        if text is not None and self._past is not None:
+            text = self._past.extended(layer, text)
         if self._stage == "ends" and self._last_queries is not None and text is not None:
             return self._attention(query_NHd, self._last_queries, prefix, text, rule)
         prompt_query, text_query = query_NHd.split(sizes)
@@ -151,75 +176,71 @@ class Pass:
 
     def _attention(self, query_NHd: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
         """Of sequences to their own past and to the prefix each names, one softmax over both."""
-        query_RQHd = queries.unpack(query_NHd * rule.scaling)
-        num_kv, (num, longest, _, width) = own.keys_KGPd.shape[0], query_RQHd.shape
-        query_KRXd = (
-            query_RQHd.view(num, longest, num_kv, -1, width).permute(2, 0, 3, 1, 4).reshape(num_kv, num, -1, width)
+        query_KRXd = queries.unpack(query_NHd, own.keys_KGPd.shape[0])
+        mask, seen = self._mask(queries, prefix, own, rule)
+        output_BXd = attention(
+            query_KRXd.flatten(0, 1),
+            own.keys_KGPd.flatten(0, 1),
+            own.values_KGPd.flatten(0, 1),
+            None if prefix is None else prefix.seen_by(queries.prefix_R),
+            mask if rule.slopes_H is None else mask + _slants(rule.slopes_H, queries, prefix, own),
+            seen if rule.slopes_H is None else 0,
+            rule.scaling,
+            rule.softcap,
         )
-        scores_KRXS = query_KRXd @ own.keys_KGPd.transpose(2, 3)
-        if prefix is not None:
-            scores_KRXS = torch.cat(
-                [_products(query_KRXd, prefix.keys_KGPd.transpose(2, 3), queries.prefix_R), scores_KRXS], 3
-            )
-        scores_KRJQS = self._ruled(scores_KRXS.unflatten(2, (-1, longest)), queries, prefix, own, rule)
-        # In bf16 too it sums in fp32. ALiBi's scores are fp32.
-        shares_KRXS = scores_KRJQS.softmax(-1).to(scores_KRXS.dtype).flatten(2, 3)
-        size = 0 if prefix is None else prefix.position_GP.shape[1]
-        before_KRXP, own_KRXT = shares_KRXS.split([size, shares_KRXS.shape[3] - size], 3)
-        output_KRXd = own_KRXT @ own.values_KGPd
-        if prefix is not None:
-            output_KRXd = output_KRXd + _products(before_KRXP, prefix.values_KGPd, queries.prefix_R)
-        output_RQKJd = output_KRXd.unflatten(2, (-1, longest)).permute(1, 3, 0, 2, 4)
-        return queries.pack(output_RQKJd.flatten(2, 3))
+        return queries.pack(output_BXd.view(*query_KRXd.shape))
 
-    def _ruled(self, scores_KRJQS: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
-        """Scores bent, slanted and masked as the layer wants it."""
-        if rule.softcap is not None:
-            scores_KRJQS = (scores_KRJQS / rule.softcap).tanh() * rule.softcap
-        position_RS, filled_RS = own.position_GP, own.filled_GP
-        if prefix is not None:
-            position_RS = torch.cat([prefix.position_GP[queries.prefix_R], position_RS], 1)
-            filled_RS = torch.cat([prefix.filled_GP[queries.prefix_R], filled_RS], 1)
-        if rule.slopes_H is not None:
-            slopes_K1J11 = rule.slopes_H.view(scores_KRJQS.shape[0], 1, -1, 1, 1)
-            scores_KRJQS = scores_KRJQS + slopes_K1J11 * position_RS[:, None, None]
+    def _mask(self, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> tuple[Tensor, int]:
+        """Added to the scores, [R, 1, Q, S], and how many of its first columns are zeros."""
         key = (id(queries), rule.window)
         if key not in self._masks:
+            position_RS, filled_RS = _columns(queries, prefix, own)
             distance_RQS = queries.position_RT[:, :, None] - position_RS[:, None]
             seen_RQS = filled_RS[:, None] & (distance_RQS >= 0)
+            if queries.tree_RTT is not None:
+                size = queries.tree_RTT.shape[2]
+                others_RQS, own_RQT = seen_RQS.split([seen_RQS.shape[2] - size, size], 2)
+                seen_RQS = torch.cat([others_RQS, own_RQT & queries.tree_RTT], 2)
             if rule.window is not None:
                 seen_RQS = seen_RQS & (distance_RQS < rule.window)
-            mask_RQS = torch.zeros_like(distance_RQS, dtype=scores_KRJQS.dtype).masked_fill_(~seen_RQS, _NEVER)
-            self._masks[key] = mask_RQS[:, None]
-        return scores_KRJQS.add_(self._masks[key])
+            mask_RQS = torch.zeros_like(distance_RQS, dtype=own.keys_KGPd.dtype).masked_fill_(~seen_RQS, _NEVER)
+            size = position_RS.shape[1] - own.position_GP.shape[1]
+            self._masks[key] = mask_RQS[:, None], size if bool(seen_RQS[..., :size].all()) else 0
+        return self._masks[key]
 
 
-def _ends(texts: Sequences | None, first: int) -> tuple[Tensor, Sequences | None]:
-    """Index of the last token of each text among all tokens, and the record of these tokens alone."""
+def _columns(queries: Sequences, prefix: Keys | None, own: Keys) -> tuple[Tensor, Tensor]:
+    """Position of each key, and whether it is one."""
+    if prefix is None:
+        return own.position_GP, own.filled_GP
+    position_RS = torch.cat([prefix.position_GP[queries.prefix_R], own.position_GP], 1)
+    return position_RS, torch.cat([prefix.filled_GP[queries.prefix_R], own.filled_GP], 1)
+
+
+def _slants(slopes_H: Tensor, queries: Sequences, prefix: Keys | None, own: Keys) -> Tensor:
+    """ALiBi, [K, R, J, 1, S]; fp32."""
+    slopes_K1J11 = slopes_H.view(own.keys_KGPd.shape[0], 1, -1, 1, 1)
+    return slopes_K1J11 * _columns(queries, prefix, own)[0][:, None, None]
+
+
+def _ends(texts: Sequences | None, first: int, reads: Sequence[int]) -> tuple[Tensor, Sequences | None]:
+    """Indices of the tokens that are read among all tokens, and the record of these alone."""
     if texts is None:
         return torch.zeros(0, dtype=torch.long), None
     device = texts.place_N.device
-    ends_R = torch.tensor([first + span[-1] for span in spans(texts.lengths)], device=device)
-    starts = [int(start) + length - 1 for start, length in zip(texts.starts, texts.lengths, strict=True)]
-    return ends_R, sequences([1] * len(starts), starts, texts.prefixes, device)
+    ends = [first + n for span, num in zip(spans(texts.lengths), reads, strict=True) for n in span[len(span) - num :]]
+    starts = [start + length - num for start, length, num in zip(texts.starts, texts.lengths, reads, strict=True)]
+    return torch.tensor(ends, device=device), sequences(reads, starts, texts.prefixes, device)
 
 
 def _keys(block: Sequences, key_NKd: Tensor, value_NKd: Tensor) -> Keys:
     """Keys and values of sequences, unpacked."""
     return Keys(
-        keys_KGPd=block.unpack(key_NKd).permute(2, 0, 1, 3),
-        values_KGPd=block.unpack(value_NKd).permute(2, 0, 1, 3),
+        keys_KGPd=block.unpack(key_NKd, key_NKd.shape[1]),
+        values_KGPd=block.unpack(value_NKd, value_NKd.shape[1]),
         position_GP=block.position_RT,
         filled_GP=block.filled_RT,
     )
-
-
-def _products(left_KRXm: Tensor, right_KGmn: Tensor, prefix_R: Tensor) -> Tensor:
-    """Matrix products [K, R, X, n]. One prefix for all rows is not repeated: their queries are one long block."""
-    if right_KGmn.shape[1] > 1:
-        return left_KRXm @ right_KGmn[:, prefix_R]
-    products_KYn = left_KRXm.flatten(1, 2) @ right_KGmn[:, 0]
-    return products_KYn.view(*left_KRXm.shape[:3], -1)
 
 
 _running: ContextVar[Pass] = ContextVar("running")

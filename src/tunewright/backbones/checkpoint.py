@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,21 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils.hub import cached_file
 
 from tunewright.adapters.adapter import BaseIdentity, update_with_tensors
 from tunewright.config import EMBEDDED_MODEL
 from tunewright.errors import ModelError
+from tunewright.hub import reachable_or_cached
 from tunewright.runtime import quiet_libraries
 
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -60,6 +69,17 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.
 
 
 @dataclass(frozen=True, kw_only=True)
+class LanguageHead:
+    """From the last hidden state of a decoder to logits of the next token."""
+
+    weight_VD: Tensor | None
+    """None where it is the table of word embeddings."""
+    bias_V: Tensor | None = None
+    softcap: float | None = None
+    """Logits are bent into plus or minus this."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A loaded base model, in fp32 on the CPU, not yet prepared to run."""
 
@@ -69,6 +89,10 @@ class Checkpoint:
     model: nn.Module
     pooling: str
     """One of `POOLINGS`; the model's own where it says so."""
+    head: LanguageHead | None = None
+    """Of a decoder whose files have one."""
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end an answer."""
 
 
 def load_checkpoint(name: str) -> Checkpoint:
@@ -81,31 +105,47 @@ def load_checkpoint(name: str) -> Checkpoint:
         ModelError: No such model, no model in the folder, of a kind that is not run here, with code or a pooling of
             its own, without some of its weights, or broken files.
     """
-    source = _locate(name)
-    with quiet_libraries():
+    source = locate(name)
+    named = nullcontext(True) if Path(source).is_dir() else reachable_or_cached()
+    with quiet_libraries(), named as is_reachable:
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError, KeyError, StrictDataclassError) as error:
-            raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
+            reason = _first_line(error) if is_reachable else "the hub cannot be reached, and it is not cached."
+            raise ModelError(f"cannot load model {name!r}: {reason} {_ALLOWED}") from None
         kind = _kind(name, config)
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            model = _model(name, source, config)
+            whole, head = _model(name, source, config, kind)
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             raise ModelError(f"cannot load model {name!r}: {_first_line(error)} {_ALLOWED}") from None
         pooling = _pooling(name, source, POOLINGS[kind])
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
+    model = whole.base_model if kind == "decoder" else whole
     identity = BaseIdentity(
-        name=name, kind=kind, sha256=_model_hash(model, pooling), tokenizer_sha256=_tokenizer_hash(tokenizer)
+        name=name, kind=kind, sha256=_model_hash(model, pooling, head), tokenizer_sha256=_tokenizer_hash(tokenizer)
     )
-    return Checkpoint(identity=identity, config=config, tokenizer=tokenizer, model=model, pooling=pooling)
+    return Checkpoint(
+        identity=identity,
+        config=config,
+        tokenizer=tokenizer,
+        model=model,
+        pooling=pooling,
+        head=head,
+        end_ids=_end_ids(tokenizer, whole),
+    )
 
 
 _ALLOWED = "Allowed: a folder with config.json, tokenizer.json and model.safetensors, or a name on the hub."
 
 
-def _locate(name: str) -> str:
+def locate(name: str) -> str:
+    """The folder of a base, or its name on the hub.
+
+    Raises:
+        ModelError: A folder that holds no model.
+    """
     if name == EMBEDDED_MODEL:
         return str(_embedded_folder())
     path = Path(name).expanduser()
@@ -135,10 +175,10 @@ def _embedded_folder() -> Path:
     return folder
 
 
-def _model(name: str, source: str, config: PreTrainedConfig) -> nn.Module:
+def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple[Any, LanguageHead | None]:
     """The weights, all of them from the files: transformers fills in random numbers for those it does not find."""
-    model: nn.Module
-    model, found = AutoModel.from_pretrained(
+    opens: Any = AutoModelForCausalLM if kind == "decoder" else AutoModel
+    model, found = opens.from_pretrained(
         source,
         config=config,
         dtype=torch.float32,
@@ -146,11 +186,34 @@ def _model(name: str, source: str, config: PreTrainedConfig) -> nn.Module:
         trust_remote_code=False,
         output_loading_info=True,
     )
-    missing = sorted(set(found["missing_keys"]) & {n for n, _ in model.named_parameters() if not _is_unused(n)})
-    if missing:
-        some = ", ".join(missing[:3])
-        raise ModelError(f"the weights of model {name!r} lack {len(missing)} tensors: {some}. Save the whole model.")
-    return model
+    output = model.get_output_embeddings() if kind == "decoder" else None
+    tied = output is not None and output.weight is model.get_input_embeddings().weight
+    ids = {id(p) for p in output.parameters()} if output is not None and not tied else set()
+    own = {n for n, p in model.named_parameters() if id(p) in ids}
+    missing = set(found["missing_keys"])
+    lost = sorted(missing & {n for n, _ in model.named_parameters() if not _is_unused(n)} - own)
+    if lost:
+        some = ", ".join(lost[:3])
+        raise ModelError(f"the weights of model {name!r} lack {len(lost)} tensors: {some}. Save the whole model.")
+    return model, None if output is None or missing & own else _head(output, config, tied=tied)
+
+
+def _head(output: nn.Linear, config: PreTrainedConfig, *, tied: bool) -> LanguageHead:
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return LanguageHead(
+        weight_VD=None if tied else output.weight.detach(),
+        bias_V=None if output.bias is None else output.bias.detach(),
+        softcap=None if softcap is None else float(softcap),
+    )
+
+
+def _end_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
+    """The tokenizer's, and those of a file of its own; what a configuration says by default is anybody's."""
+    own = getattr(model, "generation_config", None)
+    said = None if own is None or own._from_model_config else own.eos_token_id
+    listed = said if isinstance(said, list) else [said]
+    size = model.get_input_embeddings().num_embeddings  # some tokenizers add a token that the model does not have
+    return tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *listed) if i is not None and i < size))
 
 
 def _is_unused(parameter: str) -> bool:
@@ -196,9 +259,12 @@ def _pooling_modes(settings: dict[str, Any]) -> list[str]:
     return found if flags else ["mean"]
 
 
-def _model_hash(model: nn.Module, pooling: str) -> str:
+def _model_hash(model: nn.Module, pooling: str, head: LanguageHead | None) -> str:
     digest = hashlib.sha256()
     update_with_tensors(digest, {k: t for k, t in model.state_dict().items() if not _is_unused(k)})
+    if head is not None:
+        own = {"head.weight": head.weight_VD, "head.bias": head.bias_V}
+        update_with_tensors(digest, {k: t for k, t in own.items() if t is not None})
     if pooling != "mean":  # the mean leaves no trace: adapters from before the pooling counted stay valid
         digest.update(f"pooling|{pooling}|".encode())
     return digest.hexdigest()

@@ -1,64 +1,65 @@
-"""Decoder models: everything before the input is one prefix, made once and shared by every row that names it.
+"""Decoder models: rows of any mixture of adapters give features, scores of candidates, and text.
 
-A prefix is a deep prefix's keys and values, then a soft prompt that runs under the row's own LoRA or weights. While any
-of it trains, it is part of the pass, once for all its rows, and gradients flow through it; else its keys and values are
-kept between passes. A prefix of a sliding-window model is seen as far as the window reaches, as tokens are.
-
-Shapes: B rows, N tokens, D width.
+Shapes: B rows, R rows that run together, M hidden states that are read, D width, C candidates.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from transformers import PreTrainedConfig
-from transformers.activations import NewGELUActivation
-from transformers.models.bloom.modeling_bloom import BloomAttention, BloomGelu, build_alibi_tensor
+from transformers.models.bloom.modeling_bloom import BloomAttention, build_alibi_tensor
 from transformers.pytorch_utils import Conv1D
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Lora, Part, Weights
+from tunewright.adapters.parts import Decoding, Weights
 from tunewright.backbones import causal
-from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
-from tunewright.backbones.causal import Pass
 from tunewright.backbones.checkpoint import Checkpoint
-from tunewright.backbones.low_rank import low_rank_updates
-from tunewright.backbones.packed import Sequences, sequences
-from tunewright.backbones.prefix import Kept, Keys, stacked, unstacked
+from tunewright.backbones.fused import fuse
+from tunewright.backbones.generation import Generation, Request, generate
+from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
+from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, grow, tree_scores
+from tunewright.backbones.tokens import encode_framed
+from tunewright.errors import ConfigError
 from tunewright.runtime import quiet_libraries
 from tunewright.types import Example
 
-_NUM_KEPT = 64
-"""Prefixes whose keys and values are kept, those not used for longest dropped first."""
+_BRANCH_TOKENS = 4096
+"""Tokens of candidates that run at a time."""
+
+_NO_TREE = grow([])
+
+GENERATED_ROWS = 32
+"""Answered in text at a time."""
 
 
-class Decoder(Backbone):
+class Decoder(Prefixed):
     """A frozen decoder that runs rows of any mixture of adapters.
 
     Args:
         checkpoint: The base, fp32.
         dtype: Precision to run the frozen weights in.
         device: Where to run.
+        prefix_bytes: Of the prefixes kept between passes, at most.
     """
 
-    prefix_shape: tuple[int, int, int]
+    def __init__(
+        self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, prefix_bytes: int = PREFIX_BYTES
+    ) -> None:
+        plain = replace(checkpoint, model=_plain_linears(checkpoint.model))
+        super().__init__(plain, dtype=dtype, device=device, prefix_bytes=prefix_bytes)
+        self._trees: dict[object, Tree] = {}
+        """Labels and phrases -> their tokens."""
 
-    def __init__(self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device) -> None:
-        super().__init__(replace(checkpoint, model=_plain_linears(checkpoint.model)), dtype=dtype, device=device)
-        self._kept: OrderedDict[tuple[int, ...], tuple[list[Tensor], list[Tensor], Kept]] = OrderedDict()
-        """Tensors that a prefix was made of (their ids are theirs as long as they are held), their values, and it."""
+    def _adopt(self) -> None:
         with quiet_libraries():
             self._model.set_attn_implementation(causal.NAME)  # type: ignore[operator]
-        _fuse(self._model)
-        self.prefix_shape = (0, 0, 0)
-        self._last_layer = self._model.get_submodule(self.layer_stack)[-1]  # type: ignore[index]
-        self.prefix_shape = self._find_prefix_shape()
+        fuse(self._model)
+        _attend_as_others(self._model)
 
     @property
     def width(self) -> int:
@@ -77,149 +78,193 @@ class Decoder(Backbone):
         empty = Encoding(ids=(self.pad_id,), type_ids=(0,))
         return [e if e.ids else empty for e in super().encode(lines, limit)]
 
-    def _one_pass(self, rows: Sequence[Row], weights: Weights | None) -> Tensor:
-        distinct = {_prefix_key(row.adapter): row.adapter for row in rows}
-        adapters, order = list(distinct.values()), list(distinct)
-        which = [order.index(_prefix_key(row.adapter)) for row in rows]
-        if torch.is_grad_enabled() and any(t.requires_grad for a in adapters for t in _prefix_tensors(a)):
-            known, prompts = [_deep(a) for a in adapters], [_vectors(a) for a in adapters]
-        else:
-            known, prompts = self._kept_prefixes(adapters, weights), [None] * len(adapters)
-        batch = _Batch(
-            prompts=prompts,
-            known=known,
-            texts=[row.encoding.ids for row in rows],
-            which=which,
-            loras=[a.lora for a in (*adapters, *(row.adapter for row in rows))],
-            weights=weights,
-        )
-        features_BD = self._run(batch)[0]
-        assert features_BD is not None
-        return features_BD.float()
+    def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:
+        """Tokenises as the adapter's template has it, so that prefix, row and answer fit the context.
 
-    def _kept_prefixes(self, adapters: Sequence[Adapter], weights: Weights | None) -> list[Kept | None]:
-        """Keys and values of every prefix, made where they are not known yet."""
-        missing = [a for a in adapters if a.soft_prompt is not None and not self._knows(a)]
-        if missing:
-            batch = _Batch(
-                prompts=[_vectors(a) for a in missing],
-                known=[_deep(a) for a in missing],
-                loras=[a.lora for a in missing],
-                weights=weights,
+        Args:
+            examples: Rows.
+            adapter: Who will answer.
+            answer_tokens: Room for the answer; at least what its phrases or its decoding may take.
+
+        Raises:
+            ConfigError: The template leaves no room for a text.
+        """
+        answer = max(answer_tokens, self._answer_tokens(adapter))
+        fixed = len(self.fixed_ids(fixed_text(adapter)))
+        before = adapter.prefix_tokens + fixed
+        room, wanted = self.max_tokens - before - answer, adapter.max_tokens - adapter.prefix_tokens
+        if adapter.template is None:
+            self._check_room(room, fixed=before, frame=0, answer=answer)
+            return self.encode(examples, min(wanted, room))
+        begin = () if fixed else self.begin_ids
+        frame = len(begin) + len(self.token_ids(adapter.template.fill("", None)))
+        self._check_room(room - frame, fixed=before, frame=frame, answer=answer)
+        limit = min(wanted + frame, room)
+        return encode_framed(self._checkpoint.tokenizer, examples, adapter.template, begin, limit)
+
+    def _check_room(self, room: int, *, fixed: int, frame: int, answer: int) -> None:
+        if room < 1:
+            raise ConfigError(
+                f"the template leaves no room for a text: {fixed} tokens before the row, {frame} around its text and "
+                f"{answer} of the answer, in a context of {self.max_tokens} tokens. Shorten it, or the answer."
             )
-            with torch.no_grad():
-                layers = self._run(batch)[1]
-            for a, kept in zip(missing, unstacked(layers, batch.lengths()), strict=True):
-                tensors = _prefix_tensors(a)
-                self._kept[_ids(tensors)] = (tensors, [t.clone() for t in tensors], kept)
-        found = [_deep(a) if a.soft_prompt is None else self._kept[_ids(_prefix_tensors(a))][2] for a in adapters]
-        while len(self._kept) > _NUM_KEPT:
-            self._kept.popitem(last=False)
+
+    def _answer_tokens(self, adapter: Adapter) -> int:
+        """Most tokens of its answers."""
+        decoded = 0 if adapter.decoding is None else adapter.decoding.max_new_tokens
+        phrases = max(map(len, self.phrase_ids(adapter)), default=0) if adapter.scores_phrases else 0
+        return max(decoded, phrases)
+
+    def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:
+        """Tokens of an answer as it goes on after a text.
+
+        Args:
+            text: The answer.
+            after: What stands before it, of which the end counts: a space goes between unless it ends in white space.
+            ends: Whether the end-of-text token follows.
+        """
+        words = text if after[-1:].isspace() else f" {text.lstrip()}"
+        before = f"a{after[-1:]}"
+        context, whole = self.token_ids(before), self.token_ids(before + words)
+        # Some tokenizers put a space of their own before every text: what follows a word shows none.
+        ids = whole[len(context) :] if whole[: len(context)] == context else self.token_ids(words)
+        return (*ids, *self._checkpoint.end_ids[:1]) if ends else tuple(ids)
+
+    def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:
+        """Tokens of all phrases that an adapter scores, label by label.
+
+        Raises:
+            ConfigError: A phrase without tokens, or of two labels.
+        """
+        assert adapter.verbalizer is not None
+        assert adapter.template is not None
+        found: list[tuple[int, ...]] = []
+        owner: dict[tuple[int, ...], str] = {}
+        for label, phrases in zip(adapter.labels, adapter.verbalizer.phrases, strict=True):
+            for phrase in phrases:
+                ids = self.encode_answer(phrase, after=adapter.template.row)
+                if not ids or owner.setdefault(ids, label) != label:
+                    fault = f"labels {owner[ids]!r} and {label!r} have the same words" if ids else "a label has no word"
+                    raise ConfigError(f"{fault}: {phrase!r}. Give each label words of its own (--label-descriptions).")
+                found.append(ids)
         return found
 
-    def _knows(self, adapter: Adapter) -> bool:
-        """Whether its prefix is kept, of these values: an optimizer changes tensors in place and does not tell."""
-        ids = _ids(_prefix_tensors(adapter))
-        if ids not in self._kept:
-            return False
-        self._kept.move_to_end(ids)
-        return all(same(now, then) for now, then in zip(*self._kept[ids][:2], strict=True))
+    def answer_log_probs(self, rows: Sequence[Row], answers: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Log-probability of every token of each row's answer, given what stands before it.
 
-    def _run(self, batch: "_Batch") -> tuple[Tensor | None, list[Keys]]:
-        """Last hidden state at the end of each text, [B, D], or where there are no texts each layer's prefixes."""
-        prompts, texts = lay_out(batch, self._device)
-        embeds_ND = self._embed(batch)
-        blocks = [block for block in (prompts, texts) if block is not None]
-        positions_N = torch.cat([block.position_RT.flatten()[block.place_N] for block in blocks])
-        run = Pass(prompts, texts, stacked(batch.known, self.prefix_shape, embeds_ND))
-        loras = batch.loras if prompts is not None else batch.loras[len(batch.known) :]
-        inputs = {"inputs_embeds": embeds_ND[None], "position_ids": positions_N[None], "use_cache": False}
+        Args:
+            rows: Inputs, each with its adapter.
+            answers: Tokens, as of `encode_answer`; at least one for each row.
 
-        def model() -> Tensor:
-            return functional_call(self._model, self._own_values(batch.weights), (), inputs).last_hidden_state  # type: ignore[no-any-return]
+        Returns:
+            For each row fp32 [tokens of its answer]; gradients flow to the adapters' tensors.
 
-        with low_rank_updates(self.linears, loras, run.tokens_of):
-            return run.run(model, self._last_layer), run.prefixes
+        Raises:
+            ModelError: The base came without a language model's head.
+        """
+        head = self.head()
 
-    def _embed(self, batch: "_Batch") -> Tensor:
-        """Vectors of the soft prompts, then word embeddings of the texts: [N, width of the embeddings]."""
-        table = self._model.get_input_embeddings().weight  # type: ignore[operator]
-        ids_N = torch.tensor([i for ids in batch.texts for i in ids], dtype=torch.long, device=self._device)
-        embeds_ND = nn.functional.embedding(ids_N, table)
-        if batch.weights is not None:
-            embeds_ND = batch.weights.look_up(ids_N, embeds_ND)
-        embeds_ND = embeds_ND * torch.tensor(self.embedding_scale, dtype=table.dtype)
-        return torch.cat([*(p.to(embeds_ND) for p in batch.prompts if p is not None), embeds_ND])
+        def one_pass(members: Sequence[int], weights: Weights | None) -> Sequence[Tensor]:
+            mine, lengths = [rows[k] for k in members], [len(answers[k]) for k in members]
+            texts = [(*rows[k].encoding.ids, *answers[k][:-1]) for k in members]
+            batch = replace(self.batch(mine, texts, weights), reads=lengths)
+            hidden_MD = self.run(batch).hidden_MD
+            assert hidden_MD is not None
+            tokens_M = [token for k in members for token in answers[k]]
+            return head.log_probs(hidden_MD, range(len(tokens_M)), tokens_M, weights).split(lengths)
 
-    def _find_prefix_shape(self) -> tuple[int, int, int]:
-        """By running one virtual token."""
-        width = self._model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
-        with torch.no_grad():
-            layers = self._run(_Batch(prompts=[torch.zeros(1, width)], known=[None], loras=[None]))[1]
-        num_heads, _, _, head_width = layers[0].keys_KGPd.shape
-        assert len(layers) == self.num_layers
-        return (self.num_layers, num_heads, head_width)
+        return self.by_pass(rows, one_pass)
 
+    def scores(self, rows: Sequence[Row], candidates: Sequence[tuple[int, ...]]) -> Tensor:
+        """Mean log-probability per token of every candidate as each row's answer, fp32 [B, C]; gradients flow.
 
-@dataclass(frozen=True, kw_only=True)
-class _Batch:
-    """What one run is made of."""
+        The texts run once; the candidates, in a tree of what they begin with, see them and their prefixes.
 
-    prompts: Sequence[Tensor | None]
-    """Vectors of the soft prompt that each prefix ends with, if it is to be run."""
-    known: Sequence[Kept | None]
-    """Keys and values that each prefix begins with."""
-    texts: Sequence[tuple[int, ...]] = ()
-    which: Sequence[int] = ()
-    """The prefix of each text."""
-    loras: Sequence[Lora | None]
-    """Of each prefix, then of each text."""
-    weights: Weights | None = None
+        Args:
+            rows: Inputs, each with its adapter.
+            candidates: Tokens, as of `encode_answer`; at least one each.
 
-    def lengths(self) -> list[tuple[int, int]]:
-        """Positions of what is known of each prefix, and of its soft prompt."""
-        known = [0 if kept is None else kept[0].shape[2] for kept in self.known]
-        return list(zip(known, [0 if p is None else len(p) for p in self.prompts], strict=True))
+        Raises:
+            ModelError: The base came without a language model's head.
+        """
+        tree = grow(candidates)
 
+        def one_pass(members: Sequence[int], weights: Weights | None) -> Sequence[Tensor]:
+            return self._scored([rows[k] for k in members], [tree] * len(members), weights, normalised=True)[1]
 
-def lay_out(batch: _Batch, device: torch.device) -> tuple[Sequences | None, Sequences | None]:
-    """Where soft prompts and texts stand."""
-    lengths = batch.lengths()
-    prompts = sequences([p for _, p in lengths], [k for k, _ in lengths], range(len(lengths)), device)
-    starts = [sum(lengths[g]) for g in batch.which]
-    return prompts, sequences([len(ids) for ids in batch.texts], starts, batch.which, device)
+        return torch.stack(self.by_pass(rows, one_pass))
 
+    def generate(
+        self,
+        rows: Sequence[Row],
+        generators: Sequence[torch.Generator] | None = None,
+        *,
+        decoding: Decoding | None = None,
+        most_rows: int = GENERATED_ROWS,
+    ) -> list[Generation]:
+        """Answers in text, each row as its adapter's `decoding` says.
 
-def _prefix_key(adapter: Adapter) -> tuple[int, ...]:
-    """Rows whose adapters have the same share a prefix; a soft prompt's depends on the LoRA under which it runs."""
-    if adapter.soft_prompt is None:
-        return (id(adapter.prefix),)
-    return id(adapter.soft_prompt), id(adapter.prefix), id(adapter.lora)
+        Args:
+            rows: Inputs, each with its adapter, in any mixture.
+            generators: One for each row, which draws its tokens; not needed where all decode greedily.
+            decoding: For rows whose adapters have none; by default that of `Decoding()`.
+            most_rows: Answered at a time.
 
+        Raises:
+            ModelError: The base came without a language model's head.
+        """
+        usual = Decoding() if decoding is None else decoding
+        own = [None] * len(rows) if generators is None else generators
+        requests = [
+            Request(
+                id=k,
+                row=row,
+                decoding=usual if row.adapter.decoding is None else row.adapter.decoding,
+                generator=generator,
+            )
+            for k, (row, generator) in enumerate(zip(rows, own, strict=True))
+        ]
+        found = generate(self, requests, most_rows)
+        return [found[k] for k in range(len(rows))]
 
-def _prefix_tensors(adapter: Adapter) -> list[Tensor]:
-    """All that the keys and values of its prefix depend on."""
-    parts: list[Part | None] = [adapter.prefix]
-    if adapter.soft_prompt is not None:
-        parts += [adapter.soft_prompt, adapter.lora, adapter.weights]
-    return [tensor for part in parts if part is not None for tensor in part.tensors().values()]
+    def readings(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Features of each row; where its adapter scores phrases, followed by their scores."""
+        if not any(row.adapter.scores_phrases for row in rows):
+            return super().readings(rows)
 
+        def one_pass(members: Sequence[int], weights: Weights | None) -> Sequence[Tensor]:
+            mine = [rows[k] for k in members]
+            trees = [self._phrase_tree(row.adapter) if row.adapter.scores_phrases else _NO_TREE for row in mine]
+            hidden_RD, scores = self._scored(mine, trees, weights, normalised=False)
+            return [torch.cat([h.float(), s]) for h, s in zip(hidden_RD, scores, strict=True)]
 
-def _ids(tensors: Sequence[Tensor]) -> tuple[int, ...]:
-    return tuple(id(tensor) for tensor in tensors)
+        return self.by_pass(rows, one_pass)
 
+    def _phrase_tree(self, adapter: Adapter) -> Tree:
+        assert adapter.verbalizer is not None
+        assert adapter.template is not None
+        key = (adapter.labels, adapter.verbalizer.phrases, adapter.template.row[-1:])
+        if key not in self._trees:
+            self._trees[key] = grow(self.phrase_ids(adapter))
+        return self._trees[key]
 
-def same(now: Tensor, then: Tensor) -> bool:
-    """Whether two tensors have the same values."""
-    return torch.equal(now, then)
-
-
-def _deep(adapter: Adapter) -> Kept | None:
-    return None if adapter.prefix is None else (adapter.prefix.keys_LHPd, adapter.prefix.values_LHPd)
-
-
-def _vectors(adapter: Adapter) -> Tensor | None:
-    return None if adapter.soft_prompt is None else adapter.soft_prompt.vectors_PD
+    def _scored(
+        self, rows: Sequence[Row], trees: Sequence[Tree], weights: Weights | None, *, normalised: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Last hidden state of rows that run together, [R, D], and scores of each row's candidates."""
+        head, seen = self.head(), Seen()
+        batch = self.batch(rows, [row.encoding.ids for row in rows], weights)
+        ran = self.run(batch, seen)
+        assert ran.hidden_MD is not None
+        parts = [ran.hidden_MD]
+        for members in batches_of(trees, _BRANCH_TOKENS):
+            starts = [sum(batch.lengths()[batch.which[k]]) + len(batch.texts[k]) for k in members]
+            mine = [trees[k] for k in members]
+            nodes = branches(mine, starts, [batch.which[k] for k in members], self._device)
+            loras, past = [rows[k].adapter.lora for k in members], Behind(seen.layers, members)
+            ids = [token for tree in mine for token in tree.tokens]
+            parts.append(self.go_on(ids, nodes, ran.prefixes, past, loras, weights))
+        return ran.hidden_MD, tree_scores(head, torch.cat(parts), trees, weights, normalised=normalised)
 
 
 def _max_positions(config: PreTrainedConfig) -> int:
@@ -244,12 +289,9 @@ def _plain_linears(model: nn.Module) -> nn.Module:
     return model
 
 
-def _fuse(model: nn.Module) -> None:
-    """Puts one kernel where transformers writes the same GELU as eight operations, and our attention into BLOOM."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, (NewGELUActivation, BloomGelu)):
-                setattr(module, name, nn.GELU(approximate="tanh"))
+def _attend_as_others(model: nn.Module) -> None:
+    """Puts our attention into BLOOM."""
+    for module in model.modules():
         if isinstance(module, BloomAttention):
             ones = torch.ones(1, 2, device=module.dense.weight.device)
             slopes_H = build_alibi_tensor(ones, module.num_heads, torch.float32)[:, 0, 1]

@@ -45,16 +45,17 @@ class Encoder(Backbone):
         positions = int(self._checkpoint.config.max_position_embeddings)
         return positions if table is None else table.num_embeddings - self._first_position
 
-    def _pass_of(self, row: Row) -> tuple[int, ...]:
+    def pass_of(self, row: Row) -> tuple[int, ...]:
         """LoRAs on DeBERTa run apart too."""
         lora = None if self._mixes_loras else row.adapter.lora
-        return (*super()._pass_of(row), id(lora))
+        return (*super().pass_of(row), id(lora))
 
     def hidden_states(self, rows: Sequence[Row], weights: Weights | None = None) -> tuple[Tensor, Layout]:
         """Last hidden state [B, L, D] in the base's dtype, and where the text stands in it."""
         prompts = [row.adapter.soft_prompt for row in rows]
         layout = lay_out([r.encoding for r in rows], [0 if p is None else p.length for p in prompts], self.pad_id)
-        vectors = [p.vectors_PD for p in prompts if p is not None]
+        made = {id(p): p.vectors_PD for p in prompts if p is not None}
+        vectors = [made[id(p)] for p in prompts if p is not None]
         embeds_BLD = self._embed(layout, vectors, weights)
         loras = [row.adapter.lora for row in rows]
         inputs = self._inputs(layout, [row.adapter.prefix for row in rows], embeds_BLD)

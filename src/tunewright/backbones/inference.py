@@ -72,15 +72,19 @@ class FeatureStore:
         return torch.stack([known[e] for e in encodings])
 
 
-def features(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> Tensor:
-    """Features of every input under the adapter's body, fp32 [N, D]."""
+def readings(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> Tensor:
+    """What every input's answer under the adapter is made of, fp32 [N, E]: features and scores of phrases."""
     if not adapter.has_body:
         return store(encodings)
     rows = [Row(encoding=e, adapter=adapter) for e in encodings]
     lengths = [len(e.ids) + adapter.prefix_tokens for e in encodings]
     backbone = store.backbone
-    width = backbone.width
-    return _run(lambda members: backbone.features([rows[k] for k in members]), lengths, width, store.between)
+    width = backbone.reading_width(adapter)
+
+    def run(members: list[int]) -> Tensor:
+        return torch.stack(backbone.readings([rows[k] for k in members]))
+
+    return _run(run, lengths, width, store.between)
 
 
 def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> Tensor:
@@ -88,14 +92,14 @@ def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore
     if not adapter.needs_features:
         found = torch.zeros(len(encodings), store.backbone.width)
     else:
-        found = features(adapter, encodings, store)
+        found = readings(adapter, encodings, store)
     with torch.no_grad():
         return store.backbone.answer(adapter, found).float().cpu()
 
 
 def answer(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -> list[Prediction]:
     """Label and calibrated probabilities of every row, from its text; in order."""
-    encodings = store.backbone.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
+    encodings = store.backbone.encode_for(examples, adapter)
     logits_NC = predict(adapter, encodings, store)
     # The label is that of the logits themselves: a division may round two of them to one.
     probabilities_NC = (logits_NC.double() / adapter.temperature).softmax(-1)

@@ -23,26 +23,30 @@ class Sequences:
     """Which prefix each sees."""
     place_N: Tensor
     """r T + t of each token."""
+    source_RT: Tensor
+    """Which token stands there; on padding the last one before it."""
     position_RT: Tensor
     """Of each token in its input."""
     filled_RT: Tensor
     """False on padding."""
     prefix_R: Tensor
     """`prefixes` as an index."""
+    tree_RTT: Tensor | None = None
+    """Which tokens of its sequence each token sees, where they are no line; None: all up to itself."""
 
     @property
     def num_tokens(self) -> int:
         """N."""
         return sum(self.lengths)
 
-    def unpack(self, values_NXd: Tensor) -> Tensor:
-        """Values as [R, T, X, d], zeros on padding."""
-        unpacked: Tensor = _Spread.apply(values_NXd, self.place_N, self.filled_RT.numel())  # type: ignore[no-untyped-call]
-        return unpacked.view(*self.filled_RT.shape, *values_NXd.shape[1:])
+    def unpack(self, values_NXd: Tensor, num_groups: int) -> Tensor:
+        """Values as [K, R, J T, d], of K groups of J = X / K heads; padding is not to be read."""
+        unpacked: Tensor = _Unpack.apply(values_NXd, self, num_groups)  # type: ignore[no-untyped-call]
+        return unpacked
 
-    def pack(self, values_RTXd: Tensor) -> Tensor:
+    def pack(self, values_KRYd: Tensor) -> Tensor:
         """The inverse: [N, X, d]."""
-        packed: Tensor = _Gather.apply(values_RTXd.flatten(0, 1), self.place_N)  # type: ignore[no-untyped-call]
+        packed: Tensor = _Pack.apply(values_KRYd, self)  # type: ignore[no-untyped-call]
         return packed
 
 
@@ -65,6 +69,7 @@ def sequences(
         starts=tuple(starts),
         prefixes=tuple(prefixes),
         place_N=place_N.to(device),
+        source_RT=(filled_RT.flatten().cumsum(0) - 1).clamp(min=0).view_as(filled_RT).to(device),
         position_RT=(torch.arange(max(lengths)) + torch.tensor(starts)[:, None]).to(device),
         filled_RT=filled_RT.to(device),
         prefix_R=torch.tensor(prefixes).to(device),
@@ -82,30 +87,53 @@ def spans(lengths: Sequence[int]) -> list[range]:
     return [range(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
 
 
-class _Spread(torch.autograd.Function):
-    """Rows to places of their own among zeros. The derivative is a selection; torch's adds row by row."""
+def _unpacked(values_NXd: Tensor, block: Sequences, num_groups: int) -> Tensor:
+    """Rows of d values are copied straight to their places, whatever the order of tokens and heads is in memory."""
+    _, num_heads, width = values_NXd.shape
+    step_N, step_X, step_d = values_NXd.stride()
+    if step_d != 1 or step_N % width or step_X % width:
+        values_NXd = values_NXd.contiguous()
+        step_N, step_X, _ = values_NXd.stride()
+    num_rows = ((len(values_NXd) - 1) * step_N + (num_heads - 1) * step_X) // width + 1
+    rows = values_NXd.as_strided((num_rows, width), (width, 1))
+    heads_KJ = torch.arange(num_heads, device=rows.device).view(num_groups, -1)
+    index_KRJT = block.source_RT[:, None] * (step_N // width) + heads_KJ[:, None, :, None] * (step_X // width)
+    return rows.index_select(0, index_KRJT.flatten()).view(num_groups, len(block.lengths), -1, width)
+
+
+def _packed(values_KRYd: Tensor, block: Sequences) -> Tensor:
+    num_groups, num, size, width = values_KRYd.shape
+    longest = block.source_RT.shape[1]
+    row_N, column_N = block.place_N // longest, block.place_N % longest
+    heads_J = torch.arange(size // longest, device=values_KRYd.device) * longest
+    first_KJ = torch.arange(num_groups, device=values_KRYd.device)[:, None] * (num * size) + heads_J
+    index_NX = (row_N * size + column_N)[:, None] + first_KJ.flatten()
+    return values_KRYd.reshape(-1, width).index_select(0, index_NX.flatten()).view(*index_NX.shape, width)
+
+
+class _Unpack(torch.autograd.Function):
+    """The derivative of padding is nought, since nobody reads it."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, place_N: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(place_N)
-        return values.new_zeros(size, *values.shape[1:]).index_copy_(0, place_N, values)
+    def forward(ctx: Any, values_NXd: Tensor, block: Sequences, num_groups: int) -> Tensor:
+        ctx.block = block
+        return _unpacked(values_NXd, block, num_groups)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0].index_select(0, *ctx.saved_tensors), None, None
+        return _packed(gradients[0], ctx.block), None, None
 
 
-class _Gather(torch.autograd.Function):
-    """Rows from places of their own."""
-
+class _Pack(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, place_N: Tensor) -> Tensor:
-        ctx.save_for_backward(place_N)
-        ctx.size = len(values)
-        return values.index_select(0, place_N)
+    def forward(ctx: Any, values_KRYd: Tensor, block: Sequences) -> Tensor:
+        ctx.block, ctx.num_groups = block, values_KRYd.shape[0]
+        return _packed(values_KRYd, block)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (place_N,) = ctx.saved_tensors
-        zeros = gradients[0].new_zeros(ctx.size, *gradients[0].shape[1:])
-        return zeros.index_copy_(0, place_N, gradients[0]), None
+        block: Sequences = ctx.block
+        unpacked_KRYd = _unpacked(gradients[0], block, ctx.num_groups)
+        unpacked_KRJTd = unpacked_KRYd.unflatten(2, (-1, block.filled_RT.shape[1]))
+        unpacked_KRJTd.mul_(block.filled_RT[:, None, :, None])
+        return unpacked_KRYd, None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from tunewright.adapters.parts import Template
 from tunewright.backbones.base import Encoding
 from tunewright.types import Example
 
@@ -42,6 +43,49 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], limi
         lost[k] = len(ids[k]) - len(short["input_ids"])
         ids[k], types[k] = short["input_ids"], short["token_type_ids"]
     return [Encoding(ids=tuple(i), type_ids=tuple(t), num_cut=n) for i, t, n in zip(ids, types, lost, strict=True)]
+
+
+def encode_framed(
+    tokenizer: PreTrainedTokenizerFast,
+    examples: Sequence[Example],
+    template: Template,
+    begin_ids: Sequence[int],
+    limit: int,
+) -> list[Encoding]:
+    """Tokenises what a template makes of texts and pairs; of what is too long the text is cut, the longer of a pair.
+
+    Args:
+        tokenizer: The base's own.
+        examples: Rows.
+        template: Around each.
+        begin_ids: Tokens before each.
+        limit: Most tokens of a row, the template's own included, for which there must be room.
+    """
+    if not examples:
+        return []
+
+    def ids_of(texts: list[str]) -> list[list[int]]:
+        return list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
+
+    limit -= len(begin_ids)
+    found = []
+    for example, whole in zip(examples, ids_of([template.fill(e.text, e.text_pair) for e in examples]), strict=True):
+        ids, texts = whole, [t for t in (example.text, example.text_pair) if t is not None]
+        while len(ids) > limit and any(texts):
+            sizes = [len(each) for each in ids_of(texts)]
+            longer = sizes.index(max(sizes))
+            texts[longer] = _without_end(tokenizer, texts[longer], len(ids) - limit)
+            ids = ids_of([template.fill(*texts)])[0]
+        every = (*begin_ids, *ids)
+        found.append(Encoding(ids=every, type_ids=(0,) * len(every), num_cut=len(whole) - len(ids)))
+    return found
+
+
+def _without_end(tokenizer: PreTrainedTokenizerFast, text: str, num_tokens: int) -> str:
+    """A text without its last tokens; always shorter, though one character may be several tokens."""
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    end = offsets[-num_tokens - 1][1] if len(offsets) > num_tokens else 0
+    return text[: min(end, len(text) - 1)]
 
 
 @dataclass(frozen=True, kw_only=True)

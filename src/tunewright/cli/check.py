@@ -43,9 +43,14 @@ def check(
     new = read(run)
     who, rng = _who(new, run, candidate), default_rng(new.comparison.provenance.seed)
     choice = len(new.answers) if candidate is None else 1
-    rulings = [
-        gate.at_least(*_judged(new, run, who, metric), value, rng, num_chosen_from=choice) for metric, value in minima
-    ]
+    rulings = []
+    for metric, value in minima:
+        scorer, answers_N = _judged(new, run, who, metric)
+        if new.comparison.protocol.kind == "folds":
+            answers = _held_out(new, run, who)
+            rulings.append(gate.at_least_in_folds(scorer, *answers, value, num_chosen_from=choice))
+        else:
+            rulings.append(gate.at_least(scorer, answers_N, value, rng, num_chosen_from=choice))
     if not_worse_than is not None:
         old = read(not_worse_than)
         for each, path in ((new, run), (old, not_worse_than)):
@@ -58,7 +63,7 @@ def check(
         old_N = _answers(old, not_worse_than, _who(old, not_worse_than, None), new.comparison.task.labels)
         rulings.append(gate.not_worse(scorer, new_N, old_N, (own if points is None else points) / 100, rng))
     if new.comparison.protocol.kind == "folds":
-        print("note: the rows were answered by models of several folds; what is shipped was itself not tested")
+        print("note: of the method, over models of several folds; what is shipped was itself not tested")
     outcome = gate.worst(rulings)
     for ruling in rulings:
         print(f"{ruling.outcome.name.lower()}: {who}: {ruling.reason}")
@@ -129,6 +134,32 @@ def _judged(run: "RunRecord", folder: Path, who: str, metric: str) -> tuple["Sco
 
     labels = run.comparison.task.labels
     return row_scorer(metric, labels, run.rows), _answers(run, folder, who, labels)
+
+
+def _held_out(run: "RunRecord", folder: Path, who: str) -> tuple["IntArray", "IntArray"]:
+    """Label index and fold of each row in each repeat [R, N].
+
+    Raises:
+        RunError: The folder does not hold them.
+    """
+    import numpy as np
+
+    from tunewright.evaluation.answers import read_answers
+    from tunewright.files import read_json
+    from tunewright.runs.folder import predictions_file
+
+    protocol, ids = run.comparison.protocol, [row.id for row in run.rows]
+    folds = read_json(folder / "data.json").get("folds", {})
+    answers, numbers = [], []
+    for repeat in range(protocol.repeats):
+        held_out = {row: j for j in range(protocol.folds) for row in folds.get(f"r{repeat}-f{j}", {}).get("test", ())}
+        missing = [row for row in ids if row not in held_out]
+        if missing:
+            raise RunError(f"{folder / 'data.json'} has no fold of {missing[0]}. Repeat the run or restore the file.")
+        numbers.append([held_out[row] for row in ids])
+        file = predictions_file(folder, who, repeat)
+        answers.append(read_answers(file, run.comparison.task.labels, ids).predicted_N)
+    return np.stack(answers), np.array(numbers)
 
 
 def _answers(run: "RunRecord", folder: Path, who: str, labels: tuple[str, ...]) -> "IntArray":

@@ -7,7 +7,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunewright import __version__
-from tunewright.cli import check, compare, evaluate, key, methods, predict, registry, report, serve
+from tunewright.cli import check, compare, evaluate, export, inspect, key, methods, predict, registry, report, serve
 from tunewright.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, TunewrightError
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ def _options(
     """What may stand before a verb."""
 
 
-for module in (compare, predict, evaluate, report, check, methods, serve, key, registry):
+for module in (compare, predict, evaluate, inspect, report, check, methods, serve, key, registry, export):
     module.register(app)
 
 

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +68,15 @@ def in_words(label: str) -> str:
     return text or label
 
 
+def read_labelled(path: str) -> dict[str, Any]:
+    """A YAML file that says something of each label, which is text whatever it looks like.
+
+    Raises:
+        ConfigError: Unreadable file, or no such lines.
+    """
+    return read_yaml(Path(path).expanduser(), as_text=True)
+
+
 def error_costs(labels: Sequence[str], path: str, *, also_known: Collection[str] = ()) -> NDArray[np.float64]:
     """What each answer costs, from a YAML file: true label -> answer -> cost; 1 where it says nothing, 0 if right.
 
@@ -83,7 +93,7 @@ def error_costs(labels: Sequence[str], path: str, *, also_known: Collection[str]
     """
     costs_CC = 1.0 - np.eye(len(labels))
     faults: list[str] = []
-    for true, answers in read_yaml(Path(path).expanduser(), as_text=True).items():
+    for true, answers in read_labelled(path).items():
         if true not in labels and true not in also_known:
             faults.append(f"{path}: {unknown('label', true, labels)}")
         if not isinstance(answers, dict):
@@ -117,7 +127,7 @@ def describe(labels: Sequence[str], path: str | None, *, also_known: Collection[
     """
     if path is None:
         return {label: in_words(label) for label in labels}
-    content = read_yaml(Path(path).expanduser(), as_text=True)
+    content = read_labelled(path)
     faults = [
         f"{path}: {unknown('label', key, labels)}" for key in content if key not in labels and key not in also_known
     ]

@@ -9,6 +9,7 @@ from tunewright.config import RunConfig
 from tunewright.data.formats import cell
 from tunewright.data.tables import SUFFIXES, Table, check_cells, missing_file, read_table, without_empty_rows
 from tunewright.errors import DataError
+from tunewright.hub import reachable_or_cached
 from tunewright.types import Notice
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
@@ -115,11 +116,14 @@ def _download(data: str) -> Mapping[str, Any]:
         import datasets
     except ModuleNotFoundError:
         raise DataError(f"{missing} A dataset of the hub needs the package: pip install datasets.") from None
-    try:
-        return dict(datasets.load_dataset(name, configuration or None))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{data!r} is neither a file nor a dataset that can be loaded ({reason}). {missing}") from None
+    with reachable_or_cached() as is_reachable:
+        try:
+            return dict(datasets.load_dataset(name, configuration or None))
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split()) if is_reachable else "the hub cannot be reached, and it is not cached"
+            raise DataError(
+                f"{data!r} is neither a file nor a dataset that can be loaded ({reason}). {missing}"
+            ) from None
 
 
 def _is_unlabelled(rows: Any) -> bool:

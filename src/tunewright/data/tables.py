@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,8 +116,11 @@ def _parsed(file: Path, suffix: str, path: str) -> Parsed:
 def _decode(content: bytes, path: str) -> str:
     """UTF-8 text without its byte order mark."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path} is not UTF-8: byte 0 starts UTF-16. Save it as UTF-8.")
+        raise DataError(f"{path} is not UTF-8: byte 0 starts UTF-16. {_converted('utf-16', path)}")
     nul = content.find(b"\0")
+    if nul in (0, 1) and 0 not in content[1 - nul : _HEAD : 2] and not any(content[nul:_HEAD:2]):
+        name = "utf-16le" if nul == 1 else "utf-16be"
+        raise DataError(f"{path} is not UTF-8: it looks like {name}, every other byte is 0. {_converted(name, path)}")
     if nul >= 0:
         raise DataError(f"{path} holds a NUL byte at byte {nul}: not a text file. Export it again as UTF-8 text.")
     body = content.removeprefix(_BOM)
@@ -124,9 +128,29 @@ def _decode(content: bytes, path: str) -> str:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:
         offset = error.start + len(content) - len(body)
-        raise DataError(
-            f"{path} is not UTF-8: byte {offset} is 0x{body[error.start]:02x}. Save it as UTF-8 (iconv -t utf-8)."
-        ) from None
+        fault = f"{path} is not UTF-8: byte {offset} is 0x{body[error.start]:02x}"
+        raise DataError(f"{fault}{_looks_like(body, error.start, path)}") from None
+
+
+_HEAD = 200
+"""Bytes that show UTF-16 without a byte order mark, in which every other one of western text is 0."""
+_AROUND = 12
+
+
+def _looks_like(body: bytes, start: int, path: str) -> str:
+    """The encoding a file that is no UTF-8 probably has, shown by the text around the byte, and how to convert it."""
+    try:
+        body.decode("cp1252")
+    except UnicodeDecodeError:
+        return ". Save it as UTF-8 (iconv -f ITS-ENCODING -t utf-8)."
+    around = body[max(0, start - _AROUND) : start + _AROUND].decode("cp1252", "replace").split("\n")
+    shown = next(part for part in around if not part.isascii())
+    return f". It looks like windows-1252, as {shown.strip()!r}. {_converted('windows-1252', path)}"
+
+
+def _converted(encoding: str, path: str) -> str:
+    new = str(Path(path).with_stem(f"{Path(path).stem}-utf8"))
+    return f"Save it as UTF-8: iconv -f {encoding} -t utf-8 {shlex.quote(path)} > {shlex.quote(new)}"
 
 
 def check_cells(table: Table) -> None:

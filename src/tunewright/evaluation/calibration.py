@@ -12,8 +12,8 @@ from scipy import optimize, special, stats
 
 from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.metrics import UNKNOWN_LABEL, FloatArray, IntArray
-from tunewright.evaluation.statistics import ALPHA, LEVEL
-from tunewright.runs.comparison import Calibration, Coverage
+from tunewright.evaluation.statistics import ALPHA, LEVEL, wilson
+from tunewright.runs.comparison import Bin, Calibration, Coverage
 
 BoolArray = NDArray[np.bool_]
 
@@ -68,19 +68,33 @@ def tempered(probabilities_NC: FloatArray, temperature: float) -> FloatArray:
 
 
 def calibration_error(confidence_N: FloatArray, is_right_N: BoolArray) -> float:
-    """Expected calibration error: mean distance of confidence and accuracy over bins of equal mass.
+    """Expected calibration error: mean distance of confidence and accuracy over the bins of equal mass."""
+    _, confidence_B, right_B = _rising(confidence_N, is_right_N).T
+    return float(np.abs(confidence_B - right_B).sum() / confidence_N.size)
+
+
+def reliability(confidence_N: FloatArray, is_right_N: BoolArray) -> tuple[Bin, ...]:
+    """The same bins one by one, the least sure first."""
+    return tuple(
+        Bin(confidence=confidence / count, accuracy=wilson(round(right), round(count)))
+        for count, confidence, right in _rising(confidence_N, is_right_N).tolist()
+    )
+
+
+def _rising(confidence_N: FloatArray, is_right_N: BoolArray) -> FloatArray:
+    """Rows, summed confidence and right rows [B, 3] of each bin.
 
     As many bins as leave the accuracy rising from bin to bin (Roelofs et al. 2022, "Mitigating bias in calibration
     error estimation", algorithm 1): a fixed number of bins takes the noise of small bins for an error. Rows of the same
     confidence share a bin.
     """
-    error = float("nan")
+    found_B3 = np.zeros((0, 3))
     for sums_B3 in _binnings(confidence_N, is_right_N):
-        count_B, confidence_B, right_B = sums_B3.T
+        count_B, _, right_B = sums_B3.T
         if (np.diff(right_B / count_B) < 0).any():
             break
-        error = float(np.abs(confidence_B - right_B).sum() / confidence_N.size)
-    return error
+        found_B3 = sums_B3
+    return found_B3
 
 
 def _binnings(confidence_N: FloatArray, is_right_N: BoolArray) -> Iterator[FloatArray]:
@@ -176,6 +190,7 @@ def assess(
         temperature=temperature,
         error_before=calibration_error(_confidence(test.predicted_N, raw_NC), is_right_N),
         error=calibration_error(confidence_N, is_right_N),
+        bins=reliability(confidence_N, is_right_N),
         threshold=threshold,
         curve=coverage_curve(confidence_N, is_right_N, threshold),
         mean_error_cost=None if cheapest_N is None or costs_CC is None else mean_cost(cheapest_N, true_N, costs_CC),

@@ -30,18 +30,20 @@ class FoldEntry(Standing):
     """Label indices: every row answered once in each repeat, by the model of the folds it is not in."""
 
 
-def fold_estimate(predicted_RN: IntArray, fold_RN: IntArray, scorer: Scorer) -> Estimate:
+def fold_estimate(
+    predicted_RN: IntArray, fold_RN: IntArray, scorer: Scorer, *, level: float = statistics.LEVEL
+) -> Estimate:
     """The mean metric of a method over folds, with the interval of the corrected resampled t.
 
     Args:
         predicted_RN: Out-of-fold label indices.
         fold_RN: Fold of each row in each repeat, from 0; the same number of folds in each.
         scorer: Metric and true labels.
+        level: Of the interval.
     """
     values_J = fold_values(predicted_RN, fold_RN, scorer)
-    found = statistics.corrected_resampled_t(
-        values_J, _test_to_train(fold_RN), least_error=_row_error(_scores(predicted_RN, scorer))
-    )
+    least_error = _row_error(_scores(predicted_RN, scorer))
+    found = statistics.corrected_resampled_t(values_J, _test_to_train(fold_RN), least_error=least_error, level=level)
     n = scorer.true_N.size
     return Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high), n=n)
 

@@ -1,7 +1,7 @@
 """A gate for continuous integration: do the test rows show what is required of a candidate?
 
-Shapes: N rows. Every verdict is by one-sided 95 % bounds: what they show is passed, what they exclude fails, and what
-lies between cannot be told by these rows.
+Shapes: N rows, R repeats of a cross-validation. Every verdict is by one-sided 95 % bounds: what they show is passed,
+what they exclude fails, and what lies between cannot be told by these rows.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ from enum import IntEnum
 from numpy.random import Generator
 
 from tunewright.evaluation import bootstrap, statistics
+from tunewright.evaluation.cross_validation import fold_estimate
 from tunewright.evaluation.metrics import IntArray, Scorer
+from tunewright.types import Estimate
 
 
 class Outcome(IntEnum):
@@ -44,8 +46,32 @@ def at_least(
         num_chosen_from: Candidates that this one was chosen from on the same rows: the luckiest of many has to show
             more (Bonferroni).
     """
-    error = (1 - statistics.LEVEL) / num_chosen_from
-    found = bootstrap.interval(scorer, predicted_N, rng, level=1 - 2 * error)
+    found = bootstrap.interval(scorer, predicted_N, rng, level=_two_sided(num_chosen_from))
+    return _required(scorer, found, minimum, num_chosen_from)
+
+
+def at_least_in_folds(
+    scorer: Scorer, predicted_RN: IntArray, fold_RN: IntArray, minimum: float, *, num_chosen_from: int = 1
+) -> Ruling:
+    """Whether the mean of a method over folds is shown to be at least `minimum`, by the corrected resampled t.
+
+    Args:
+        scorer: Metric and true labels of all rows.
+        predicted_RN: Out-of-fold answers in each repeat.
+        fold_RN: Fold of each row, from 0.
+        minimum: As for `at_least`.
+        num_chosen_from: Likewise.
+    """
+    found = fold_estimate(predicted_RN, fold_RN, scorer, level=_two_sided(num_chosen_from))
+    return _required(scorer, found, minimum, num_chosen_from)
+
+
+def _two_sided(num_chosen_from: int) -> float:
+    """The level of an interval whose ends are one-sided bounds, adjusted for a choice."""
+    return 1 - 2 * (1 - statistics.LEVEL) / num_chosen_from
+
+
+def _required(scorer: Scorer, found: Estimate, minimum: float, num_chosen_from: int) -> Ruling:
     outcome = _outcome(found.low >= minimum, found.high < minimum)
     said = {
         Outcome.PASSED: f"shown to be at least {minimum:g}",

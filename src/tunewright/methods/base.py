@@ -89,6 +89,8 @@ class Method:
     """What to search, at the method's own scale."""
     trained: Callable[[Adapter, Params, float], Rates] = trains_nothing
     """(adapter, parameters, progress in [0, 1)) -> who trains and how fast."""
+    learns: str | None = None
+    """The one part it trains that changes what the base computes; None for a method that trains none."""
     passes: float = 1.0
     """Epochs, as a multiple of what is usual for the task."""
     refuses: Callable[[Backbone], str | None] = lambda _backbone: None

@@ -52,4 +52,5 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    learns="weights",
 )

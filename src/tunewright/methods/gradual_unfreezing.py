@@ -50,4 +50,5 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    learns="weights",
 )

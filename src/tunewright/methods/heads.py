@@ -44,6 +44,29 @@ def word_embeddings(material: Material) -> Tensor:
     return material.backbone.word_embeddings
 
 
+_REFERENCE_RMS = 0.02
+
+
+def embedding_scale(material: Material) -> float:
+    """Root mean square of the base's embeddings over that for which rates of prompts are meant, 0.02."""
+    return float(word_embeddings(material).square().mean().sqrt()) / _REFERENCE_RMS
+
+
+def start_vectors(material: Material, init: str, length: int, rng: np.random.Generator) -> Tensor:
+    """Vectors to start virtual tokens from, fp32 [P, width of the embeddings].
+
+    Args:
+        material: Labels and training rows.
+        init: `random`, noise of the size of the base's embeddings, which no method's space has; else as in `start_ids`.
+        length: P.
+        rng: Draws noise or tokens.
+    """
+    table = word_embeddings(material)
+    if init == "random":
+        return noise((length, table.shape[1]), float(table.square().mean().sqrt()), rng)
+    return table[start_ids(material, init, length, rng)].clone()
+
+
 def start_ids(material: Material, init: str, length: int, rng: np.random.Generator) -> list[int]:
     """Token ids to start virtual tokens from (Lester et al. 2021, section 3.2), repeated where too few.
 

@@ -44,4 +44,5 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    learns="lora",
 )

@@ -63,5 +63,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    learns="prefix",
     refuses=refuses,
 )

@@ -5,12 +5,9 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import SoftPrompt
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import described_head, lengths, start_ids, word_embeddings
+from tunewright.methods.heads import described_head, embedding_scale, lengths, start_vectors
 from tunewright.training.optim import Rates
 from tunewright.types import Params
-
-_REFERENCE_RMS = 0.02
-"""Root mean square of embeddings for which the rates of the search space are meant."""
 
 HEAD_RATE = 0.3
 """Of the prompt's rate, which is high for a head."""
@@ -18,10 +15,8 @@ HEAD_RATE = 0.3
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """Embeddings of words, never noise, and a head from the labels' words."""
-    ids = start_ids(material, str(params["init"]), int(params["length"]), rng)
-    return material.adapter(
-        soft_prompt=SoftPrompt(vectors_PD=word_embeddings(material)[ids].clone()), head=described_head(material)
-    )
+    vectors_PD = start_vectors(material, str(params["init"]), int(params["length"]), rng)
+    return material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), head=described_head(material))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
@@ -31,7 +26,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 
 def space(material: Material) -> Space:
     """Short prompts first; rates for AdamW at the scale of the base's embeddings."""
-    scale = float(word_embeddings(material).square().mean().sqrt()) / _REFERENCE_RMS
+    scale = embedding_scale(material)
     return {
         "lr": Range(low=5e-3 * scale, high=3e-2 * scale, default=1e-2 * scale),
         "length": lengths((20, 10, 5, 50, 100), material),
@@ -48,4 +43,5 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    learns="soft_prompt",
 )

@@ -1,4 +1,4 @@
-"""The search, the confusion matrix and what abstaining is worth, drawn."""
+"""The search, the confusion matrix, how reliable probabilities are and what abstaining is worth, drawn."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from tunewright.report import svg
 from tunewright.report.text import distinct, line
-from tunewright.runs.comparison import Coverage
+from tunewright.runs.comparison import Bin, Coverage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +135,44 @@ def _cell(names: Sequence[str], truth: int, answer: int, row: Sequence[int]) -> 
         "truth": names[truth], "answer": names[answer], "count": row[answer], "shade": 0.18 + 0.82 * share,
         "colour": svg.HIT if truth == answer else svg.MISS, "ink": svg.PAPER if share > 0.5 else svg.INK,
         "description": f"{names[truth]} answered as {names[answer]}: {row[answer]} of {sum(row)} ({100 * share:.0f}%)",
+    }  # fmt: skip
+
+
+def reliability(bins: Sequence[Bin], *, width: int = 300, height: int = 190) -> Markup:
+    """Share of right answers with its interval over how sure they were; on the dashed line they are equal.
+
+    Args:
+        bins: At least two.
+        width: Of the plotting area, in pixels.
+        height: Likewise.
+    """
+    rows = [_bin_row(each) for each in bins]
+    low = max(0.0, min(min(row["confidence"], row["low"]) for row in rows) - 0.04)
+    across = alt.X("confidence:Q", scale=svg.fixed((low, 1.02)), axis=alt.Axis(title="How sure the answers were",
+                   format=".0%", tickCount=5, grid=False))  # fmt: skip
+    upwards = svg.shares("value", (low, 1.02), "Right among them")
+    ends = svg.rows([{"confidence": end, "value": end} for end in (low, 1.0)])
+    diagonal = alt.Chart(ends, width=width, height=height)
+    layers: list[alt.Chart] = [
+        diagonal.mark_line(strokeDash=[4, 4], strokeWidth=1.5, color=svg.MUTED, aria=False).encode(x=across, y=upwards)
+    ]
+    base = alt.Chart(svg.rows(rows), width=width, height=height).encode(x=across)
+    layers += [
+        base.mark_rule(strokeWidth=2, opacity=0.55, color=svg.HIT, aria=False).encode(
+            y=svg.shares("low", (low, 1.02), "Right among them"), y2=alt.Y2(field="high")
+        ),
+        base.mark_point(size=60, filled=True, opacity=1, color=svg.HIT).encode(y=upwards, description=svg.TOLD),
+    ]
+    told = "; ".join(f"{100 * row['confidence']:.1f}% sure, {100 * row['value']:.1f}% right" for row in rows)
+    return svg.render(alt.layer(*layers), alt_text=f"Reliability: {told}.")
+
+
+def _bin_row(found: Bin) -> dict[str, Any]:
+    right = found.accuracy
+    told = f"{right.n} rows, {100 * found.confidence:.1f}% sure on average: {100 * right.value:.1f}% right"
+    return {
+        "confidence": found.confidence, "value": right.value, "low": right.low, "high": right.high,
+        "description": f"{told}, 95% interval {100 * right.low:.1f} to {100 * right.high:.1f}",
     }  # fmt: skip
 
 

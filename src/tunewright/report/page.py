@@ -9,6 +9,7 @@ from importlib import resources
 from typing import Any
 
 import jinja2
+from altair.utils.schemapi import debug_mode
 from markupsafe import Markup
 
 from tunewright.evaluation.statistics import ALPHA
@@ -34,8 +35,10 @@ def render(run: RunRecord, name: str) -> str:
         name: Of its folder.
     """
     script = Markup(resource("page.js"))
+    with debug_mode(False):  # altair would check each piece of a chart against its schema: a sixth of the page's time
+        drawings = _drawings(run)
     return template("page.html.j2").render(
-        _context(run, name) | _drawings(run) | {"script": script, "script_sha256": sha256(script)}
+        _context(run, name) | drawings | {"script": script, "script_sha256": sha256(script)}
     )
 
 
@@ -316,10 +319,15 @@ def _effort(comparison: Comparison) -> list[FamilyEffort]:
     ]
 
 
-def _calibration(run: RunRecord) -> Markup | None:
-    """Risk against coverage of the recommended candidate."""
+def _calibration(run: RunRecord) -> dict[str, Markup]:
+    """How reliable the recommended candidate's probabilities are, and its risk against coverage; what there is."""
     found = None if run.winner is None else run.winner.calibration
-    return None if found is None or len(found.curve) < 2 else charts.risk_coverage(found.curve, found.threshold)
+    drawn: dict[str, Markup] = {}
+    if found is not None and len(found.bins) > 1:
+        drawn["reliability"] = charts.reliability(found.bins)
+    if found is not None and len(found.curve) > 1:
+        drawn["risk"] = charts.risk_coverage(found.curve, found.threshold)
+    return drawn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -106,6 +106,15 @@ class Coverage:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Bin:
+    """Rows of a reliability diagram: about as sure of their answers."""
+
+    confidence: float
+    """Mean probability of the answers."""
+    accuracy: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Calibration:
     """Whether probabilities mean what they say, on the test rows."""
 
@@ -115,6 +124,8 @@ class Calibration:
     """Expected calibration error without the temperature."""
     error: float
     """And with it."""
+    bins: tuple[Bin, ...] = ()
+    """Those of `error`, the least sure first."""
     threshold: float | None = None
     """Abstain below it: chosen on dev."""
     curve: tuple[Coverage, ...] = ()
@@ -156,6 +167,21 @@ class Flips:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Retention:
+    """What the base forgets on a reference text of the user's, of the shipped artefact; nats per token."""
+
+    base: float | None = None
+    """Mean loss of the bare base; None where it was not measured."""
+    attached: float | None = None
+    """How much it rises with the adapter."""
+    detached: float | None = None
+    """And once the adapter is taken off again: 0, or the base was changed."""
+    tokens: int = 0
+    reason: str | None = None
+    """Why it was not measured."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """One method on one base: what came of it, or why nothing did."""
 
@@ -178,6 +204,8 @@ class Candidate:
     slices: tuple[Slice, ...] = ()
     gaps: tuple[Gap, ...] = ()
     flips: tuple[Flips, ...] = ()
+    retention: Retention | None = None
+    """None where no reference text was given."""
     unmet: tuple[str, ...] = ()
     """Requirements of the user's that it fails, each with its figure: such a candidate is not recommended."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator, Collection
+from importlib import metadata
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,7 +11,6 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from tunewright import __version__
 from tunewright.serve import feedback_routes, native_routes, openai_routes
 from tunewright.serve.faults import Fault, of_validation
 from tunewright.serve.gate import Gate
@@ -38,7 +38,9 @@ def routes(service: Service) -> FastAPI:
         async with service.running():
             yield
 
-    app = FastAPI(title="Tunewright", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="Tunewright", version=metadata.version("tunewright"), lifespan=lifespan, docs_url=None, redoc_url=None
+    )
     app.include_router(native_routes.router(service))
     app.include_router(openai_routes.router(service))
     app.include_router(feedback_routes.router(service))

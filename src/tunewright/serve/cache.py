@@ -16,7 +16,6 @@ from tunewright.backbones.kinds import open_backbone
 from tunewright.errors import AdapterError, TunewrightError
 from tunewright.runtime import device
 from tunewright.serve.predictor import dtype_of
-from tunewright.serve.shapes import check_shapes
 from tunewright.serve.tasks import Served
 
 _REMEMBERED_S = 5.0
@@ -129,7 +128,6 @@ class Cache:
             raise AdapterError(f"{served.folder} has weights of its own: it needs --max-bases 2 or more.")
         backbone = self._base_of(adapter, Path(served.folder))
         backbone.check(adapter)
-        check_shapes(adapter, backbone)
         return Loaded(adapter=adapter, backbone=backbone, num_bytes=adapter.num_bytes())
 
     def _load(self, served: Served) -> None:

@@ -6,11 +6,11 @@ kill of the process and of the machine.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, MetaData, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -29,13 +29,13 @@ class Database:
 
     Args:
         where: A file, made where there is none, or a URL such as `postgresql://user@host/name`.
-        tables: Made where there are none.
+        prepare: Makes the tables where there are none; no two processes do so at once.
 
     Raises:
         StateError: No database there, or no right to it; a password in the URL is never shown.
     """
 
-    def __init__(self, where: str, tables: MetaData) -> None:
+    def __init__(self, where: str, prepare: Callable[[Connection], None]) -> None:
         url = _url(where)
         self.name = url.render_as_string() if url.get_backend_name() != "sqlite" else str(url.database)
         self._file = Path(self.name) if url.get_backend_name() == "sqlite" else None
@@ -43,10 +43,10 @@ class Database:
         with self._errors():
             self._engine = _engine(url)
             if self._file is not None:
-                event.listen(self._engine, "connect", _prepare)
+                event.listen(self._engine, "connect", _connected)
                 event.listen(self._engine, "begin", _begin)
             try:
-                self._make(tables)
+                self._prepare(prepare)
             except BaseException:
                 self.close()
                 raise
@@ -81,11 +81,11 @@ class Database:
         """Ends all connections."""
         self._engine.dispose()
 
-    def _make(self, tables: MetaData) -> None:
+    def _prepare(self, prepare: Callable[[Connection], None]) -> None:
         with self.writing() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
-            tables.create_all(connection)
+            prepare(connection)
 
     def _identity(self) -> tuple[int, int] | None:
         """Of the file; a new one under the same name is another database."""
@@ -156,7 +156,7 @@ def _engine(url: URL) -> Engine:
         raise StateError("PostgreSQL needs its driver: pip install 'tunewright[postgresql]'.") from None
 
 
-def _prepare(connection: Any, _record: object) -> None:
+def _connected(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # the driver would open transactions late, and upgrade their locks
     cursor = connection.cursor()
     for pragma in _PRAGMAS:

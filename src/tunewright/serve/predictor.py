@@ -91,7 +91,7 @@ class Predictor:
 
     def encode(self, examples: Sequence[Example]) -> list[Encoding]:
         """Tokenised as in training: cut to what prompt or prefix leave."""
-        return self._store.backbone.encode(examples, self.adapter.max_tokens - self.adapter.prefix_tokens)
+        return self._store.backbone.encode_for(examples, self.adapter)
 
     def num_cut(self, examples: Sequence[Example]) -> int:
         """Rows whose text is longer than fits."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, insert, select, update
 
-from tunewright.errors import RegistryError, StateError, unknown
+from tunewright.errors import RegistryError, unknown
 from tunewright.serve import tables
 from tunewright.serve.database import Database
 from tunewright.serve.entries import (
@@ -37,29 +37,20 @@ class State:
     Args:
         database: Where it is kept.
 
-    Raises:
-        StateError: It was written by a newer version. Every method raises it where the database is locked or gone.
+    Every method raises StateError where the database is locked or gone.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        with database.writing() as connection:
-            written = connection.execute(select(changes.c.schema_version)).scalar()
-            if written is None:
-                connection.execute(insert(changes).values(id=1, schema_version=tables.SCHEMA_VERSION, counter=0))
-        if written is not None and written > tables.SCHEMA_VERSION:
-            database.close()
-            allowed = f"Allowed: up to {tables.SCHEMA_VERSION}. Update tunewright."
-            raise StateError(f"the state {database.name} has schema {written}. {allowed}")
 
     @classmethod
     def open(cls, where: str = DEFAULT_STATE) -> "State":
         """From a file, made where there is none, or from a URL.
 
         Raises:
-            StateError: It cannot be used.
+            StateError: It cannot be used, or was written by a newer version.
         """
-        return cls(Database(where, tables.METADATA))
+        return cls(Database(where, tables.prepare))
 
     @property
     def name(self) -> str:

@@ -1,6 +1,22 @@
 """The tables of the registry. Times are ISO 8601 in UTC; nothing is ever deleted but what a task says is live."""
 
-from sqlalchemy import Boolean, Column, Float, ForeignKey, ForeignKeyConstraint, Index, Integer, MetaData, Table, Text
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    insert,
+    select,
+)
+
+from tunewright.errors import StateError
 
 SCHEMA_VERSION = 1
 
@@ -94,3 +110,17 @@ shadow_pairs = Table(
     Column("at", Text, nullable=False),
     Index("pairs_of_task", "task", "version", "shadow", "id"),
 )
+
+
+def prepare(connection: Connection) -> None:
+    """Makes the tables where there are none.
+
+    Raises:
+        StateError: They were made by a newer version.
+    """
+    METADATA.create_all(connection)
+    written = connection.execute(select(changes.c.schema_version)).scalar()
+    if written is None:
+        connection.execute(insert(changes).values(id=1, schema_version=SCHEMA_VERSION, counter=0))
+    elif written > SCHEMA_VERSION:
+        raise StateError(f"the state has schema {written}. Allowed: up to {SCHEMA_VERSION}. Update tunewright.")

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
 from tunewright.backbones.base import Dropout, Encoding, Row
-from tunewright.backbones.inference import FeatureStore, features, predict
+from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.errors import OutOfMemory
 from tunewright.runtime import is_out_of_memory, torch_generator
 from tunewright.training.batching import epoch_batches, micro_batches
 from tunewright.training.loss import balanced_weights, cross_entropy
 from tunewright.training.optim import Optimizer, Rates
+from tunewright.training.state import State, copied, random_state
 from tunewright.training.stopping import Best
 from tunewright.types import DevScore
 
@@ -75,6 +76,8 @@ class Trained:
     """Pieces each step was cut into for want of memory."""
     dev_logits_NC: Tensor | None = None
     """That adapter's answers to the exam."""
+    state: State | None = None
+    """After the last whole epoch, where it was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ def evaluate(adapter: Adapter, exam: Exam, store: FeatureStore) -> tuple[DevScor
     return _scored(predict(adapter, exam.rows.encodings, store), exam, epoch=0)
 
 
-def train(
+def train(  # noqa: PLR0913
     adapter: Adapter,
     schedule: Schedule,
     settings: Settings,
@@ -101,6 +104,8 @@ def train(
     store: FeatureStore,
     rng: np.random.Generator,
     observe: Observe,
+    state: State | None = None,
+    keeps_state: bool = False,
 ) -> Trained:
     """Trains the tensors that the schedule names and keeps the best epoch.
 
@@ -113,6 +118,9 @@ def train(
         store: The base, with the features of its bare form.
         rng: Shuffling and dropout.
         observe: Hears of every step and epoch and may stop.
+        state: To go on from; of the same tensors. With the settings and rows it was saved under, the epochs that
+            follow are those of a training that never stopped.
+        keeps_state: Whether to return where it stands.
 
     Raises:
         OutOfMemory: Not even one row fits.
@@ -130,9 +138,9 @@ def train(
     )
     run = _Run(adapter.with_tensors(leaves), settings, rows, store, torch_generator(rng))
     dev_features = _Features(run.adapter, exam.rows.encodings, store)
-    best, scores, stop = Best(patience=settings.patience), list[DevScore](), None
-    best_logits_NC: Tensor | None = None
-    for epoch in range(settings.epochs):
+    best, stop = Best(patience=settings.patience), None
+    first = 0 if state is None else _restore(state, leaves, optimizer, best, run, rng)
+    for epoch in range(first, settings.epochs):
         trains_body = run.start_epoch(optimizer.start_epoch(epoch))
         stop = run.epoch(epoch, optimizer, rng, observe)
         if stop is None:
@@ -141,23 +149,68 @@ def train(
             if not math.isfinite(score.loss):
                 stop = f"diverged in epoch {epoch + 1}: the loss on dev is not finite"
                 break
-            scores.append(score)
-            best_logits_NC = logits_NC if score.beats(best.score) else best_logits_NC
-            best.offer(score, leaves)
+            best.offer(score, leaves, logits_NC)
+            state = _state(epoch + 1, leaves, optimizer, best, run, rng) if keeps_state else None
             stop = observe(epoch + 1.0, score)
         if stop is None and best.exhausted(epoch + 1):
             stop = f"no better for {settings.patience} epochs"
         if stop is not None:
             break
     return Trained(
-        adapter=adapter.with_tensors(best.tensors),
-        scores=tuple(scores),
+        adapter=adapter.with_tensors(best.tensors).settled(),
+        scores=tuple(best.scores),
         best=best.score,
         stopped="finished" if stop is None else stop,
         num_tokens=run.num_tokens,
         micro_batches=run.num_parts,
-        dev_logits_NC=best_logits_NC,
+        dev_logits_NC=best.logits_NC,
+        state=state if keeps_state else None,
     )
+
+
+def _state(
+    epoch: int,
+    leaves: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    best: Best,
+    run: "_Run",
+    rng: np.random.Generator,
+) -> State:
+    return State(
+        epoch=epoch,
+        num_steps=optimizer.num_steps,
+        num_tokens=run.num_tokens,
+        leaves=copied(leaves),
+        moments=optimizer.moments(),
+        best=best.tensors,
+        best_logits_NC=best.logits_NC,
+        best_score=best.score,
+        scores=tuple(best.scores),
+        shuffling=random_state(rng),
+        dropout=run.dropout.generator.get_state(),
+    )
+
+
+def _restore(
+    state: State,
+    leaves: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    best: Best,
+    run: "_Run",
+    rng: np.random.Generator,
+) -> int:
+    """Puts everything where it was; returns the epochs that are done."""
+    assert state.fits(leaves), "a state of other tensors"
+    with torch.no_grad():
+        for name, tensor in leaves.items():
+            tensor.copy_(state.leaves[name])
+    optimizer.restore(state.moments, state.num_steps)
+    best.score, best.tensors, best.logits_NC = state.best_score, dict(state.best), state.best_logits_NC
+    best.scores, run.num_tokens = list(state.scores), state.num_tokens
+    if state.shuffling is not None and state.dropout is not None:
+        rng.bit_generator.state = state.shuffling
+        run.dropout.generator.set_state(state.dropout)
+    return state.epoch
 
 
 def _leaves(adapter: Adapter, rates: Sequence[Rates]) -> dict[str, Tensor]:
@@ -191,7 +244,7 @@ class _Features:
 
     def __call__(self, *, changed: bool) -> Tensor:
         if self._found is None or changed:
-            self._found = features(self._adapter, self._encodings, self._store)
+            self._found = readings(self._adapter, self._encodings, self._store)
         return self._found
 
 
@@ -206,7 +259,7 @@ class _Run:
         self.num_tokens = 0
         self._settings, self._rows, self._store = settings, rows, store
         self._lengths = [len(e.ids) + adapter.prefix_tokens for e in rows.encodings]
-        self._dropout = Dropout(share=settings.dropout, generator=generator)
+        self.dropout = Dropout(share=settings.dropout, generator=generator)
         self._weights_C = balanced_weights(rows.labels_N, len(adapter.labels)) if settings.balanced else None
         self._frozen_features = _Features(adapter, rows.encodings, store)
         self._body_moved = False
@@ -270,13 +323,17 @@ class _Run:
     def _logits(self, part: Sequence[int]) -> Tensor:
         backbone = self._store.backbone
         if self._features_ND is not None:
-            return backbone.answer(self.adapter, self._features_ND[list(part)], self._dropout)
+            return backbone.answer(self.adapter, self._features_ND[list(part)], self.dropout)
         rows = [Row(encoding=self._rows.encodings[k], adapter=self.adapter) for k in part]
-        return backbone.answer(self.adapter, backbone.features(rows), self._dropout)
+        return backbone.answer(self.adapter, torch.stack(backbone.readings(rows)), self.dropout)
 
 
 def trainable_count(adapter: Adapter, schedule: Schedule, epochs: int) -> int:
     """Numbers that train at some time."""
-    names = {name for epoch in range(epochs) for name in schedule(epoch / epochs)}
     tensors: Mapping[str, Tensor] = adapter.tensors()
-    return sum(tensors[name].numel() for name in names)
+    return sum(tensors[name].numel() for name in trained_names(schedule, epochs))
+
+
+def trained_names(schedule: Schedule, epochs: int) -> set[str]:
+    """Tensors that train at some time."""
+    return {name for epoch in range(epochs) for name in schedule(epoch / epochs)}

@@ -19,11 +19,16 @@ class Best:
     patience: int
     score: DevScore | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    logits_NC: Tensor | None = None
+    """Its answers to the exam."""
+    scores: list[DevScore] = field(default_factory=list)
+    """Of all epochs so far."""
 
-    def offer(self, score: DevScore, tensors: Mapping[str, Tensor]) -> None:
+    def offer(self, score: DevScore, tensors: Mapping[str, Tensor], logits_NC: Tensor | None = None) -> None:
         """Keeps a copy if it is the best."""
+        self.scores.append(score)
         if score.beats(self.score):
-            self.score = score
+            self.score, self.logits_NC = score, logits_NC
             self.tensors = {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def exhausted(self, epoch: int) -> bool:

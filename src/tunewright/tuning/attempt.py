@@ -5,19 +5,22 @@ Shapes: N rows, C labels.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.transfer import starting_at
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
 from tunewright.evaluation.metrics import Metric, label_indices
 from tunewright.methods.base import Material, Method, settings
 from tunewright.runtime import PeakMemory
-from tunewright.training.loop import Exam, Observe, Rows, Trained, evaluate, train, trainable_count
+from tunewright.training.loop import Exam, Observe, Rows, Trained, evaluate, train, trainable_count, trained_names
+from tunewright.training.state import State
+from tunewright.tuning.start import Start
 from tunewright.types import Example, Params, Task
 
 
@@ -29,6 +32,8 @@ class Workshop:
     dev_examples: Sequence[Example]
     exam: Exam
     """The dev rows and the task's metric."""
+    start: Start | None = None
+    """Where methods that learn its part begin."""
 
 
 def prepare(
@@ -84,7 +89,16 @@ class Outcome:
     trainable: int
 
 
-def attempt(method: Method, params: Params, workshop: Workshop, rng: np.random.Generator, observe: Observe) -> Outcome:
+def attempt(
+    method: Method,
+    params: Params,
+    workshop: Workshop,
+    rng: np.random.Generator,
+    observe: Observe,
+    *,
+    state: State | None = None,
+    keeps_state: bool = False,
+) -> Outcome:
     """Places, trains and scores.
 
     Args:
@@ -93,6 +107,8 @@ def attempt(method: Method, params: Params, workshop: Workshop, rng: np.random.G
         workshop: Base and rows.
         rng: All randomness of the attempt.
         observe: Hears of steps and epochs and may stop it.
+        state: To go on from, of the same method, parameters and rows.
+        keeps_state: Whether to return where the training stands at its end.
 
     Raises:
         OutOfMemory: Not even one row fits.
@@ -101,24 +117,20 @@ def attempt(method: Method, params: Params, workshop: Workshop, rng: np.random.G
     peak.start()
     material = workshop.material
     adapter = method.place(material, params, rng)
+    how, origin = settings(method, params, material), workshop.start
+    if origin is not None and origin.serves(method):
+        adapter = starting_at(adapter, origin.adapter)
     rows, exam = _fitted(workshop, adapter)
-    how = settings(method, params, material)
 
     def schedule(progress: float) -> dict[str, float]:
         return dict(method.trained(adapter, params, progress))
 
+    if origin is not None and origin.serves(method) and state is None:
+        state = origin.state_for(adapter, trained_names(schedule, how.epochs))
+
     trainable = trainable_count(adapter, schedule, how.epochs)
     if trainable == 0:
-        best, logits_NC = evaluate(adapter, exam, material.store)
-        trained = Trained(
-            adapter=adapter,
-            scores=(best,),
-            best=best,
-            stopped="finished",
-            num_tokens=0,
-            micro_batches=1,
-            dev_logits_NC=logits_NC,
-        )
+        trained = _untrained(adapter, exam, material.store)
     else:
         trained = train(
             adapter,
@@ -129,6 +141,8 @@ def attempt(method: Method, params: Params, workshop: Workshop, rng: np.random.G
             store=material.store,
             rng=rng,
             observe=observe,
+            state=state,
+            keeps_state=keeps_state,
         )
     return Outcome(
         trained=trained,
@@ -138,13 +152,26 @@ def attempt(method: Method, params: Params, workshop: Workshop, rng: np.random.G
     )
 
 
+def _untrained(adapter: Adapter, exam: Exam, store: FeatureStore) -> Trained:
+    best, logits_NC = evaluate(adapter, exam, store)
+    return Trained(
+        adapter=adapter,
+        scores=(best,),
+        best=best,
+        stopped="finished",
+        num_tokens=0,
+        micro_batches=1,
+        dev_logits_NC=logits_NC,
+    )
+
+
 def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam]:
     """Train rows and exam, cut further where the adapter's virtual tokens take up positions."""
     material, exam = workshop.material, workshop.exam
-    limit = material.max_tokens - adapter.prefix_tokens
+    backbone = material.backbone
     longest = max(len(e.ids) for e in (*material.rows.encodings, *exam.rows.encodings))
-    if longest <= limit:
+    if adapter.template is None and longest <= material.max_tokens - adapter.prefix_tokens:
         return material.rows, exam
-    rows = label_rows(material.task, material.backbone, material.examples, limit)
-    dev = label_rows(material.task, material.backbone, workshop.dev_examples, limit)
+    rows = replace(material.rows, encodings=backbone.encode_for(material.examples, adapter))
+    dev = replace(exam.rows, encodings=backbone.encode_for(workshop.dev_examples, adapter))
     return rows, Exam(rows=dev, score=exam.score)

@@ -15,7 +15,7 @@ from tunewright.evaluation.answers import Answers, read_answers
 from tunewright.evaluation.metrics import Scorer, row_scorer
 from tunewright.evaluation.requirements import unmet
 from tunewright.evaluation.slices import by_slice, flips
-from tunewright.runs.comparison import Calibration, Candidate, Cost, Flips, Gap, SeedResult, Slice, Status
+from tunewright.runs.comparison import Calibration, Candidate, Cost, Flips, Gap, Retention, SeedResult, Slice, Status
 from tunewright.runs.fits import refits
 from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
@@ -23,6 +23,7 @@ from tunewright.tuning.choice import num_resamples
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.price import latency, model
 from tunewright.tuning.results import Finalist
+from tunewright.tuning.retention import read_reference, retention
 from tunewright.tuning.session import Session
 from tunewright.types import Dataset, Estimate, Example
 
@@ -57,6 +58,7 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
         calibration=_calibration(session, finalist, adapter, dev_scorer, scorer, dataset),
         slices=slices,
         gaps=gaps,
+        retention=_retention(session, entrant, adapter),
     )
     return judged(session, found)
 
@@ -64,6 +66,13 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
 def judged(session: Session, candidate: Candidate) -> Candidate:
     """The candidate with what it fails of the user's requirements."""
     return dataclasses.replace(candidate, unmet=unmet(session.requirements, candidate))
+
+
+def _retention(session: Session, entrant: Entrant, adapter: Adapter) -> Retention | None:
+    text = read_reference(session.config.retention)
+    if text is None:
+        return None
+    return retention(adapter, text, session.workshop(entrant).material.backbone, session.clock)
 
 
 def _calibration(

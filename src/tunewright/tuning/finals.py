@@ -20,6 +20,7 @@ from tunewright.runs.comparison import Comparison
 from tunewright.runs.fits import Refit, Trial, finalist, refits, shipped
 from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
+from tunewright.training import state
 from tunewright.training.loop import Trained
 from tunewright.tuning.attempt import Outcome, attempt
 from tunewright.tuning.effort import Effort, Entrant
@@ -71,7 +72,14 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
     rng = generator(session.config.seed, entrant.id, "refit", seed)
     watch = Watch(session, entrant, step)
     try:
-        outcome = attempt(METHODS[entrant.method], trial.params, session.workshop(entrant), rng, watch)
+        outcome = attempt(
+            METHODS[entrant.method],
+            trial.params,
+            session.workshop(entrant),
+            rng,
+            watch,
+            keeps_state=session.config.keep_state,
+        )
     except (OutOfMemory, OutOfTime) as error:
         why = "out of memory" if isinstance(error, OutOfMemory) else OUT_OF_TIME
         session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({why})")
@@ -84,6 +92,8 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
     dev_labels_N = session.workshop(entrant).exam.rows.labels_N
     adapter = _calibrated(_labelled(session, outcome, entrant, trial, seed), outcome.trained, dev_labels_N)
     folder.save(adapter, adapter_folder(session.out, entrant.id, seed))
+    if outcome.trained.state is not None:
+        state.save(outcome.trained.state, adapter_folder(session.out, entrant.id, seed))
     record = _record(entrant, trial, seed, outcome, best, adapter)
     append_line(session.out / "finalists.jsonl", asdict(record))
     session.journal.note(f"{entrant.id} seed {seed}: dev {best.value:.3f} in {outcome.seconds:.1f} s")

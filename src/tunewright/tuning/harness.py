@@ -11,7 +11,8 @@ import dataclasses
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -20,8 +21,11 @@ import yaml
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
 from tunewright.config import RunConfig, choose
+from tunewright.data.labels import read_labelled
 from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
+from tunewright.data.rules import parse_rules
+from tunewright.data.swaps import swapped_rows
 from tunewright.errors import ConfigError, RunError, unknown
 from tunewright.evaluation.cost import time_limit_s
 from tunewright.evaluation.metrics import METRICS
@@ -37,6 +41,7 @@ from tunewright.tuning.folds import cross_validate
 from tunewright.tuning.ledger import ledger
 from tunewright.tuning.progress import Clock, Journal, Listener, Start
 from tunewright.tuning.protocol import Plan, make_plan
+from tunewright.tuning.retention import read_reference
 from tunewright.tuning.session import price_list
 from tunewright.tuning.stage import open_stage
 from tunewright.types import Dataset, Notice, Splits
@@ -57,13 +62,20 @@ def compare(
     Raises:
         TunewrightError: On any mistake of the user's; see `errors`.
     """
-    start = Start.now() if start is None else start
+    with ExitStack() as held:
+        return _compare(config, out, listener, held, command, Start.now() if start is None else start)
+
+
+def _compare(
+    config: RunConfig, out: Path, listener: Listener, held: ExitStack, command: Sequence[str], start: Start
+) -> comparison.Comparison:
+    """The same; `held` keeps the run folder to itself until all is done."""
     _check_settings(config)
     plan = make_plan(config, read_rows(config))
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
     checkpoints = {name: load_checkpoint(name) for name in config.model}
-    begun_before = open_run(out, resume=config.resume)
+    begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)
     journal = Journal(out / "log.txt", listener)
     hashes = {
@@ -79,6 +91,8 @@ def compare(
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
     bases = {name: open_backbone(checkpoint, dtype=dtype, device=device()) for name, checkpoint in checkpoints.items()}
     stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {})
+    for line in stage.said:
+        journal.note(line)
     cut = _note_cut_texts(dataset, stage.session.workshops, out)
     for notice in cut:
         journal.note(notice.message)
@@ -109,14 +123,9 @@ def _check_settings(config: RunConfig) -> None:
         ConfigError: Every unknown method and metric, every setting without effect, at once.
     """
     faults: list[str] = []
-    try:
-        choose("method", config.methods, tuple(METHODS))
-    except ConfigError as error:
-        faults += error.faults
-    try:
-        outside.files(config.predictions)
-    except ConfigError as error:
-        faults += error.faults
+    faults += _refused(
+        lambda: choose("method", config.methods, tuple(METHODS)), lambda: outside.files(config.predictions)
+    )
     if config.metric not in METRICS:
         faults.append(unknown("metric", config.metric, METRICS))
     if len(set(config.model)) < len(config.model):
@@ -124,13 +133,31 @@ def _check_settings(config: RunConfig) -> None:
     elif len({Path(name).name for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
-    for check in (_limit_s, lambda config: parse(config.require)):
-        try:
-            check(config)
-        except ConfigError as error:
-            faults += error.faults
+    faults += _refused(
+        lambda: _limit_s(config),
+        lambda: parse(config.require),
+        lambda: read_reference(config.retention),
+        lambda: parse_rules(config.slice),
+        lambda: swapped_rows(config.swap, ()),
+        *(
+            lambda path=path: read_labelled(path)
+            for path in (config.descriptions, config.error_costs)
+            if path is not None
+        ),
+    )
     if faults:
         raise ConfigError(faults)
+
+
+def _refused(*checks: Callable[[], object]) -> list[str]:
+    """The faults of all checks."""
+    faults: list[str] = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            faults += error.faults
+    return faults
 
 
 def _limit_s(config: RunConfig) -> float | None:

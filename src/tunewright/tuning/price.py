@@ -15,11 +15,12 @@ from tunewright.runs.comparison import Latency
 from tunewright.tuning.attempt import Workshop
 from tunewright.types import Example
 
-BATCHES = (1, 32)
-"""Rows of a call whose time is taken."""
 _TIMED_S = 0.25
 """For each batch size; the fewest calls may take longer."""
-_CALLS = (3, 100)
+_SETTLED = 0.05
+"""Relative standard error of the mean of a call, from which on no more calls are needed."""
+_CALLS = {1: (10, 100), 32: (3, 100)}
+"""Rows of a call -> fewest and most calls: a 95th percentile of requests wants more of them than a mean."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +116,7 @@ def latency(
     stop = time.perf_counter() + allowed_s
     return tuple(
         found
-        for batch in BATCHES
+        for batch in _CALLS
         if time.perf_counter() < stop and (found := _timed(adapter, examples, workshop, batch, stop)) is not None
     )
 
@@ -124,20 +125,26 @@ def _timed(
     adapter: Adapter, examples: Sequence[Example], workshop: Workshop, batch: int, stop: float
 ) -> Latency | None:
     backbone, rows = workshop.material.backbone, itertools.cycle(examples)
-    fewest, most = _CALLS
+    fewest, most = _CALLS[batch]
     times_ms: list[float] = []
     begun = time.perf_counter()
     while len(times_ms) <= most:
         texts = list(itertools.islice(rows, batch))
         start = time.perf_counter()
-        encodings = backbone.encode(texts, adapter.max_tokens - adapter.prefix_tokens)
+        encodings = backbone.encode_for(texts, adapter)
         backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
         end = time.perf_counter()
         times_ms.append(1000 * (end - start))
-        if end > stop or (len(times_ms) > fewest and end - begun > _TIMED_S):
+        is_enough = len(times_ms) > fewest and (end - begun > _TIMED_S or _is_settled(times_ms[1:]))
+        if end > stop or is_enough:
             break
     timed = times_ms[1:]  # the first warms up
     if not timed:
         return None
     p50, p95 = np.quantile(timed, (0.5, 0.95)).tolist()
     return Latency(batch=batch, p50_ms=round(p50, 3), p95_ms=round(p95, 3))
+
+
+def _is_settled(times_ms: Sequence[float]) -> bool:
+    """Whether more calls would tell little more."""
+    return float(np.std(times_ms, ddof=1)) <= _SETTLED * float(np.mean(times_ms)) * len(times_ms) ** 0.5

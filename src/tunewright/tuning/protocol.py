@@ -71,7 +71,7 @@ def make_plan(config: RunConfig, given: Given) -> Plan:
 def _choose(config: RunConfig, given: Given) -> tuple[int, str | None]:
     """The number of folds, 1 for a single split, and what is to be said of it."""
     rows = given.rows["train"]
-    if len(given.rows) > 1 or config.error_costs is not None or scarce_classes(rows, exact_groups(rows), FOLDS):
+    if len(given.rows) > 1 or scarce_classes(rows, exact_groups(rows), FOLDS):
         return 1, None
     weights, counts = list(WEIGHTS.values()), Counter(row.label for row in rows)
     num_test = sum(apportion(count, weights, least=1)[-1] for count in counts.values())
@@ -79,6 +79,11 @@ def _choose(config: RunConfig, given: Given) -> tuple[int, str | None]:
     if detectable <= SEPARATED:
         return 1, None
     why = f"A test split of {num_test} rows can show only differences of {100 * detectable:.0f} points or more"
+    if config.error_costs is not None:
+        return (
+            1,
+            f"{why}. Folds would show more; --error-costs needs one model and its test rows, so there is one split.",
+        )
     if config.budget is not None or config.max_cost is not None:
         return 1, (
             f"{why}. With --folds {FOLDS} each of the {len(rows)} rows would be held out once; {FOLDS + 1} searches "

@@ -11,7 +11,7 @@ from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
 from tunewright.evaluation.metrics import METRICS, row_scorer
 from tunewright.methods import METHODS
-from tunewright.methods.base import Choice, Range
+from tunewright.methods.base import Choice, Method, Range
 from tunewright.runs.fits import refits, trials
 from tunewright.tuning import finals
 from tunewright.tuning.attempt import Workshop, prepare
@@ -20,6 +20,7 @@ from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import Clock, Journal, OutOfTime
 from tunewright.tuning.search import run_search
 from tunewright.tuning.session import Session
+from tunewright.tuning.start import Start, read_start
 from tunewright.types import Dataset
 
 
@@ -32,6 +33,12 @@ class Stage:
     dataset: Dataset
     refused: Sequence[Entrant]
     """Candidates their base cannot run."""
+
+    @property
+    def said(self) -> list[str]:
+        """What is told about where methods start."""
+        starts = [workshop.start for workshop in self.session.workshops.values()]
+        return list(dict.fromkeys(s.said(_methods(self.session.config)) for s in starts if s is not None))
 
     def elsewhere(self, config: RunConfig, dataset: Dataset, out: Path, clock: Clock) -> "Stage":
         """The same bases, with their known features, on other rows and in another folder."""
@@ -81,11 +88,14 @@ def open_stage(
         bases: Name -> base.
         stores: Name -> its features that are known already.
     """
-    workshops = {name: _prepare(config, dataset, base, stores.get(name)) for name, base in bases.items()}
+    starts = read_start(config.start_from, bases, _methods(config))
+    workshops = {
+        name: _prepare(config, dataset, base, stores.get(name), starts.get(name)) for name, base in bases.items()
+    }
     for workshop in workshops.values():
         workshop.material.store.between = clock.check
     with clock.bounded(clock.left_s / 2):
-        entrants, refused = _entrants(choose("method", config.methods, tuple(METHODS)), workshops)
+        entrants, refused = _entrants(_methods(config), workshops)
     session = Session(
         config=config,
         out=out,
@@ -105,27 +115,35 @@ def open_stage(
     return Stage(session=session, effort=effort, dataset=dataset, refused=refused)
 
 
-def _prepare(config: RunConfig, dataset: Dataset, base: Backbone, store: FeatureStore | None) -> Workshop:
+def _methods(config: RunConfig) -> list[Method]:
+    return [METHODS[name] for name in choose("method", config.methods, tuple(METHODS))]
+
+
+def _prepare(
+    config: RunConfig, dataset: Dataset, base: Backbone, store: FeatureStore | None, start: Start | None
+) -> Workshop:
     splits = dataset.splits
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
-    return prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit, store=store)
+    workshop = prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit, store=store)
+    return dataclasses.replace(workshop, start=start)
 
 
-def _entrants(methods: Sequence[str], workshops: dict[str, Workshop]) -> tuple[list[Entrant], list[Entrant]]:
+def _entrants(methods: Sequence[Method], workshops: dict[str, Workshop]) -> tuple[list[Entrant], list[Entrant]]:
     """Candidates that can run, and those that cannot."""
     able: list[Entrant] = []
     unable: list[Entrant] = []
     for base, workshop in workshops.items():
-        for name in methods:
-            method = METHODS[name]
+        for method in methods:
             reason, space = method.refuses(workshop.material.backbone), dict[str, Range | Choice]()
             try:
                 space |= {} if reason is not None else method.space(workshop.material)
             except OutOfTime:
                 reason = "the budget has no time for the features of its training rows; raise --budget or set --rows"
+            if workshop.start is not None:
+                space = workshop.start.space(method, space, workshop.material.max_tokens)
             entrant = Entrant(
-                id=candidate_id(name, base, len(workshops)),
-                method=name,
+                id=candidate_id(method.name, base, len(workshops)),
+                method=method.name,
                 family=method.family,
                 backbone=base,
                 space=space,

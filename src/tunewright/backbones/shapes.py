@@ -3,16 +3,33 @@
 Shapes: P virtual tokens, D width, L layers, H heads, d head width, r rank, C labels, N pool rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.backbone import Backbone
 from tunewright.errors import AdapterError
 
 Shape = tuple[int, ...]
 
 
-def check_shapes(adapter: Adapter, backbone: Backbone) -> None:
+class Base(Protocol):
+    """What is looked at of a backbone."""
+
+    @property
+    def word_embeddings(self) -> Tensor: ...
+    @property
+    def prefix_shape(self) -> tuple[int, int, int] | None: ...
+    @property
+    def linears(self) -> Mapping[str, nn.Linear]: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def max_tokens(self) -> int: ...
+
+
+def check_shapes(adapter: Adapter, backbone: Base) -> None:
     """Refuses an adapter that the base cannot run.
 
     Raises:
@@ -26,13 +43,13 @@ def check_shapes(adapter: Adapter, backbone: Backbone) -> None:
         raise AdapterError(f"the adapter leaves no room for a text: {room}, the base takes {backbone.max_tokens}.")
 
 
-def _of_body(adapter: Adapter, backbone: Backbone) -> Iterator[tuple[str, Shape, Shape]]:
+def _of_body(adapter: Adapter, backbone: Base) -> Iterator[tuple[str, Shape, Shape]]:
     if adapter.soft_prompt is not None:
         vectors_PD = adapter.soft_prompt.vectors_PD
-        yield "soft_prompt", tuple(vectors_PD.shape), (len(vectors_PD), backbone.word_embeddings.shape[1])
+        yield "soft_prompt", tuple(vectors_PD.shape), (max(1, len(vectors_PD)), backbone.word_embeddings.shape[1])
     if adapter.prefix is not None and backbone.prefix_shape is not None:
         num_layers, num_heads, width = backbone.prefix_shape
-        wanted = (num_layers, num_heads, adapter.prefix.length, width)
+        wanted = (num_layers, num_heads, max(1, adapter.prefix.length), width)
         for key, tensor in adapter.prefix.tensors().items():
             yield f"prefix.{key}", tuple(tensor.shape), wanted
     if adapter.lora is not None:
@@ -42,7 +59,7 @@ def _of_body(adapter: Adapter, backbone: Backbone) -> Iterator[tuple[str, Shape,
             yield f"lora.{name}.up", tuple(adapter.lora.up[name].shape), (linear.out_features, rank)
 
 
-def _of_answers(adapter: Adapter, backbone: Backbone) -> Iterator[tuple[str, Shape, Shape]]:
+def _of_answers(adapter: Adapter, backbone: Base) -> Iterator[tuple[str, Shape, Shape]]:
     num_labels = len(adapter.labels)
     if adapter.head is not None:
         yield "head.weight", tuple(adapter.head.weight_CD.shape), (num_labels, backbone.width)

@@ -1,0 +1,184 @@
+"""What transformers writes as many small operations, as few, with a derivative written by hand.
+
+On a CPU each small operation is a pass over memory, and each is saved for its derivative: norms, rotations and GELUs
+take longer than the matrix products of a bf16 step. Values are those of the model's own code up to rounding.
+
+Shapes: N tokens, H heads, d head width, D width.
+"""
+
+import types
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
+from transformers.models.bloom.modeling_bloom import BloomGelu
+
+_RMS_NORMS = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Phi3RMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"})
+"""Classes that compute w x / sqrt(mean(x^2) + eps), x normed in fp32 and rounded before w."""
+
+_CHUNK_VALUES = 2**16
+"""So many values at a time stay in the cache of a core."""
+
+_SLOPE = 2 * (2 / torch.pi) ** 0.5
+_CUBE = 0.044715
+"""GELU(x) = x sigmoid(z), z = _SLOPE (x + _CUBE x^3)."""
+
+
+def fuse(model: nn.Module) -> None:
+    """Replaces activations, norms, rotations and linear layers, in place; names of parameters stay."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, (NewGELUActivation, BloomGelu)):
+                setattr(module, name, TanhGelu())
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            module.forward = partial(_linear, module)  # type: ignore[method-assign]
+        elif type(module).__name__ in _RMS_NORMS:
+            module.forward = partial(_rms_norm, module)
+        else:
+            _rotate_at_once(module)
+
+
+class TanhGelu(nn.Module):
+    """GELU by tanh. On a CPU torch's takes some five cycles a value, and as many again for the derivative."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Same shape."""
+        if values.device.type != "cpu" or values.dtype not in {torch.float32, torch.bfloat16}:
+            return nn.functional.gelu(values, approximate="tanh")
+        activated: Tensor = _Gelu.apply(values)  # type: ignore[no-untyped-call]
+        return activated
+
+
+class _Gelu(torch.autograd.Function):
+    """The derivative is made together with the value, from the same exponential."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        activated, slope = torch.empty_like(values), torch.empty_like(values) if values.requires_grad else None
+        flat, num = values.reshape(-1), _CHUNK_VALUES
+        slopes = [None] * -(-len(flat) // num) if slope is None else slope.view(-1).split(num)
+        for x, value, derivative in zip(flat.split(num), activated.view(-1).split(num), slopes, strict=True):
+            _gelu(x.float(), value, derivative)
+        if slope is not None:
+            ctx.save_for_backward(slope)
+        return activated
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * ctx.saved_tensors[0]
+
+
+def _gelu(x: Tensor, value: Tensor, derivative: Tensor | None) -> None:
+    """Writes into `value` and `derivative`."""
+    y = x * _SLOPE
+    square = y * y
+    share = torch.addcmul(y, square, y, value=_CUBE / _SLOPE**2).sigmoid_()
+    result = torch.mul(x, share, out=y)
+    value.copy_(result)
+    if derivative is not None:
+        inner = square.mul_(3 * _CUBE / _SLOPE).add_(_SLOPE).mul_(result)
+        derivative.copy_(torch.lerp(inner, torch.ones(()), share, out=inner))
+
+
+def _linear(module: nn.Linear, values: Tensor) -> Tensor:
+    """`nn.Linear.forward`; in bf16 torch writes the bias to memory first and adds the product to it."""
+    weight, bias = module.weight, module.bias
+    trains = weight.requires_grad or bias.requires_grad
+    if trains or values.device.type != "cpu" or not values.dtype == weight.dtype == torch.bfloat16 or not _has_onednn():
+        return nn.functional.linear(values, weight, bias)
+    output: Tensor = _FrozenLinear.apply(values, weight, bias)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+class _FrozenLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0] @ ctx.saved_tensors[0], None, None
+
+
+def _rms_norm(module: Any, values: Tensor) -> Tensor:
+    normed: Tensor = _RmsNorm.apply(values, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
+    return normed
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
+        exact = values.float()
+        norm = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
+        scale = norm.square_().div_(len(weight_D)).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(values, weight_D, scale)
+        return (exact * scale).to(values.dtype).mul_(weight_D)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        values, weight_D, scale = ctx.saved_tensors
+        exact, change, weight_change_D = values.float(), (gradients[0] * weight_D).float(), None
+        if ctx.needs_input_grad[1]:
+            weight_change_D = (gradients[0] * (exact * scale).to(values.dtype)).flatten(0, -2).sum(0)
+        along = (change * exact).sum(-1, keepdim=True) * scale**3 / len(weight_D)
+        return change.mul_(scale).addcmul_(exact, along, value=-1).to(values.dtype), weight_change_D, None
+
+
+_ROTARY = "apply_rotary_pos_emb"
+_Rotary = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def _rotate_at_once(attention: nn.Module) -> None:
+    """Gives the module's own `forward` another rotation: the same code, one of its globals replaced."""
+    forward = type(attention).forward
+    if not isinstance(forward, types.FunctionType) or _ROTARY not in forward.__code__.co_names:
+        return
+    globals_ = {**forward.__globals__, _ROTARY: partial(_rotate_both, forward.__globals__[_ROTARY])}
+    own = types.FunctionType(forward.__code__, globals_, forward.__name__, forward.__defaults__, forward.__closure__)
+    own.__kwdefaults__ = forward.__kwdefaults__
+    attention.forward = types.MethodType(own, attention)
+
+
+def _rotate_both(
+    original: _Rotary, query_1HNd: Tensor, key_1KNd: Tensor, cos_1Nd: Tensor, sin_1Nd: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The signature of transformers' `apply_rotary_pos_emb`; where only a part of each head turns, that is called."""
+    if cos_1Nd.shape[-1] != query_1HNd.shape[-1]:
+        return original(query_1HNd, key_1KNd, cos_1Nd, sin_1Nd)
+    query, key = (_Rotation.apply(t, cos_1Nd, sin_1Nd) for t in (query_1HNd, key_1KNd))  # type: ignore[no-untyped-call]
+    return query, key
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values_1HNd: Tensor, cos_1Nd: Tensor, sin_1Nd: Tensor) -> Tensor:
+        first, second = sin_1Nd.chunk(2, -1)
+        sin_1Nd = torch.cat([-first, second], -1)
+        ctx.save_for_backward(cos_1Nd, sin_1Nd)
+        return _rotated(values_1HNd, cos_1Nd, sin_1Nd)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        cos_1Nd, sin_1Nd = ctx.saved_tensors
+        return _rotated(gradients[0], cos_1Nd, _swapped(sin_1Nd)), None, None
+
+
+def _rotated(values_1HNd: Tensor, cos_1Nd: Tensor, sin_1Nd: Tensor) -> Tensor:
+    """In memory token by token, as the linear layers want it."""
+    values_1NHd = values_1HNd.transpose(1, 2)
+    rotated_1NHd = values_1NHd * cos_1Nd[:, :, None]
+    return rotated_1NHd.addcmul_(_swapped(values_1NHd), sin_1Nd[:, :, None]).transpose(1, 2)
+
+
+def _swapped(values: Tensor) -> Tensor:
+    first, second = values.chunk(2, -1)
+    return torch.cat([second, first], -1)
