@@ -27,7 +27,7 @@ def answered(finished_run: Path, data: Path) -> tuple[list[str], list[str]]:
     with data.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found = Run(finished_run)["lora"].predict([row["text"] for row in rows])
-    return [row["label"] for row in rows], [p.label for p in found]
+    return [row["label"] for row in rows], [p.answer for p in found]
 
 
 def numbers(done: Done) -> tuple[str, list[float]]:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.scoring import label_scorer
+from tests.scoring import stats as of
 from tunewright.evaluation.bootstrap import interval
 from tunewright.evaluation.checks import CHECKS, Facts, expected_maximum, run_checks
 from tunewright.evaluation.decision import Entry, decide
-from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.metrics import IntArray
 from tunewright.evaluation.statistics import minimum_detectable_difference, wilson
 from tunewright.runs.comparison import (
     Candidate,
@@ -60,12 +62,12 @@ def candidate(name: str, right: int, n: int = N_TEST, **changes: Any) -> Candida
 def facts(*candidates: Candidate, n: int = N_TEST, **changes: Any) -> Facts:
     """A comparison with nothing wrong, but for the changes; answers are those of `answers`."""
     candidates = candidates or tuple(candidate(name, right, n) for name, right in RIGHT.items())
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=np.zeros(n, dtype=np.int64), num_labels=2)
+    scorer = label_scorer("accuracy", np.zeros(n, dtype=np.int64), 2)
     rng = np.random.default_rng(0)
     entries = [
         Entry(
-            id=c.id, method=c.method, family=c.family, backbone=c.backbone, price=price, is_floor=not c.reads_text,
-            predicted_N=(given := answers(round(c.test.value * n), n)), test=interval(scorer, given, rng),
+            id=c.id, method=c.method, family=c.family, backbone=c.backbone, price=price, is_floor=c.is_floor,
+            stats_NM=(given := of(scorer, answers(round(c.test.value * n), n))), test=interval(scorer, given, rng),
         )
         for price, c in enumerate(candidates)
         if c.test is not None

@@ -141,7 +141,7 @@ def test_kinds_that_are_not_run(word: str, tiny_decoder: GetDecoder, tiny_folder
         read_foreign(tmp_path, tiny_decoder("llama"))
 
 
-def test_bad_values(tiny_decoder: GetDecoder, tiny_folder: GetFolder, tmp_path: Path) -> None:
+def test_bad_values(tiny_decoder: GetDecoder, tmp_path: Path) -> None:
     """Not finite, without vectors, as wide as another base, longer than the context."""
     base = tiny_decoder("llama")
 

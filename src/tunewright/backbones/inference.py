@@ -11,7 +11,7 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
-from tunewright.types import Example, Prediction
+from tunewright.types import Example, Prediction, whole_text
 
 BATCH_TOKENS = 4096
 """Tokens, padding included, of one batch while predicting."""
@@ -98,10 +98,20 @@ def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore
 
 
 def answer(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -> list[Prediction]:
-    """Label and calibrated probabilities of every row, from its text; in order."""
+    """Label and calibrated probabilities of every row, or its text; in order."""
+    if adapter.writes_text:
+        texts = write(adapter, examples, store)
+        return [Prediction(id=e.id, text=text) for e, text in zip(examples, texts, strict=True)]
     encodings = store.backbone.encode_for(examples, adapter)
     logits_NC = predict(adapter, encodings, store)
     # The label is that of the logits themselves: a division may round two of them to one.
     probabilities_NC = (logits_NC.double() / adapter.temperature).softmax(-1)
     rows = zip(examples, logits_NC.argmax(-1).tolist(), probabilities_NC.tolist(), strict=True)
     return [Prediction(id=e.id, label=adapter.labels[k], probabilities=tuple(p)) for e, k, p in rows]
+
+
+def write(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -> list[str]:
+    """The text with which the adapter answers each row; in order."""
+    assert adapter.floor is not None, "nothing else writes yet"
+    store.between()
+    return adapter.floor.answers([whole_text(example) for example in examples])

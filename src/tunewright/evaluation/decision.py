@@ -43,7 +43,7 @@ def decide(
 
     Args:
         candidates: Finished ones, with distinct ids.
-        scorer: Metric and true labels of the test rows.
+        scorer: Metric, and what is right of the test rows.
         rng: Source of randomness.
         margin_points: Points, out of 100, that a cheaper candidate may lose.
         num_resamples: Of the paired bootstrap, or sign flips of the rows.
@@ -87,7 +87,7 @@ def conclude(
 
     Args:
         evidence: All pairs.
-        scorer: Metric and true labels.
+        scorer: Metric, and what is right.
         rng: Source of randomness of the repeated choice.
         margin_points: Points, out of 100, that a cheaper candidate may lose.
         prices: For the record; the defaults when None.

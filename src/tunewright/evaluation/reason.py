@@ -77,7 +77,7 @@ def _nothing_works(evidence: Evidence) -> str:
     """Why the floor stays: what was seen above it, and how little these rows can show."""
     pair = evidence.floor_pair
     if pair is None or pair.difference == 0:
-        return "no candidate that reads the text did better"
+        return "no other candidate did better"
     limit = evidence.minimum_detectable_difference
     power = "" if limit is None else f", and these rows can only show differences of some {points(limit)} or more"
     return (

@@ -6,13 +6,13 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import DemonstrationPool
 from tunewright.backbones.answers import unit
 from tunewright.methods.base import Choice, Material, Method, Space
-from tunewright.types import Params
+from tunewright.types import Params, whole_text
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """The training rows as a pool with their features."""
     pool = DemonstrationPool(
-        texts=tuple(e.text if e.text_pair is None else f"{e.text}\n{e.text_pair}" for e in material.examples),
+        texts=tuple(whole_text(e) for e in material.examples),
         labels_N=material.rows.labels_N,
         vectors_ND=unit(material.store(material.rows.encodings)),
         num_neighbours=int(params["neighbours"]),

@@ -19,8 +19,8 @@ FILE_NAME = "comparison.json"
 
 Status = Literal["ok", "skipped", "failed"]
 
-READERS = frozenset({"head", "verbalizer", "demonstrations"})
-"""Parts of which a candidate needs one to read the text at all."""
+READERS = frozenset({"head", "verbalizer", "demonstrations", "decoding"})
+"""Parts of which a candidate needs one to read the text at all, or to write one of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +31,8 @@ class TaskSummary:
     kind: TaskKind
     metric: str
     labels: tuple[str, ...]
-    chance: float
-    """The metric's best value without reading the texts, on the test rows."""
+    chance: float | None
+    """The metric's best value without reading the texts, on the test rows; None where texts are generated."""
     n_train: int
     n_dev: int
     n_test: int
@@ -220,9 +220,9 @@ class Candidate:
         return self.shipped_seed if self.shipped_seed is not None else next((s.seed for s in self.seeds), None)
 
     @property
-    def reads_text(self) -> bool:
-        """False for a floor, whose answers do not depend on the text."""
-        return self.family == "outside" or bool(READERS & set(self.parts))
+    def is_floor(self) -> bool:
+        """True where no base reads the text: one label for all, the input itself, the nearest training row's target."""
+        return self.family != "outside" and not READERS & set(self.parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

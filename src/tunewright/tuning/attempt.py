@@ -14,14 +14,14 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.transfer import starting_at
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.inference import FeatureStore
-from tunewright.evaluation.metrics import Metric, label_indices
+from tunewright.backbones.inference import FeatureStore, answer
+from tunewright.evaluation.metrics import Metric, label_indices, row_scorer, task_scorer
 from tunewright.methods.base import Material, Method, settings
 from tunewright.runtime import PeakMemory
 from tunewright.training.loop import Exam, Observe, Rows, Trained, evaluate, train, trainable_count, trained_names
 from tunewright.training.state import State
 from tunewright.tuning.start import Start
-from tunewright.types import Example, Params, Task
+from tunewright.types import DevScore, Example, Params, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,10 @@ def prepare(
         max_tokens=limit,
     )
 
-    def score(logits_NC: Tensor, labels_N: Tensor) -> float:
-        return metric.value(labels_N.numpy(), logits_NC.argmax(-1).numpy(), len(task.labels))
+    scorer = row_scorer(metric.name, task.labels, dev_rows)
+
+    def score(logits_NC: Tensor, _labels_N: Tensor) -> float:
+        return scorer.value(scorer.stats([task.labels[k] for k in logits_NC.argmax(-1).tolist()]))
 
     return Workshop(material=material, dev_examples=dev_rows, exam=Exam(rows=dev, score=score))
 
@@ -130,7 +132,7 @@ def attempt(
 
     trainable = trainable_count(adapter, schedule, how.epochs)
     if trainable == 0:
-        trained = _untrained(adapter, exam, material.store)
+        trained = _untrained(adapter, workshop, exam)
     else:
         trained = train(
             adapter,
@@ -152,8 +154,9 @@ def attempt(
     )
 
 
-def _untrained(adapter: Adapter, exam: Exam, store: FeatureStore) -> Trained:
-    best, logits_NC = evaluate(adapter, exam, store)
+def _untrained(adapter: Adapter, workshop: Workshop, exam: Exam) -> Trained:
+    judge = _written if adapter.writes_text else _classified
+    best, logits_NC = judge(adapter, workshop, exam)
     return Trained(
         adapter=adapter,
         scores=(best,),
@@ -163,6 +166,19 @@ def _untrained(adapter: Adapter, exam: Exam, store: FeatureStore) -> Trained:
         micro_batches=1,
         dev_logits_NC=logits_NC,
     )
+
+
+def _classified(adapter: Adapter, workshop: Workshop, exam: Exam) -> tuple[DevScore, Tensor | None]:
+    """The score of an adapter that does not train, as epoch 0, and its logits."""
+    return evaluate(adapter, exam, workshop.material.store)
+
+
+def _written(adapter: Adapter, workshop: Workshop, _: Exam) -> tuple[DevScore, Tensor | None]:
+    """The same of one that writes texts."""
+    examples, task = workshop.dev_examples, workshop.material.task
+    scorer = task_scorer(task, examples)
+    given = [each.answer for each in answer(adapter, examples, workshop.material.store)]
+    return DevScore(epoch=0, value=scorer.value(scorer.stats(given)), loss=0.0), None
 
 
 def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam]:

@@ -26,9 +26,9 @@ from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
 from tunewright.data.rules import parse_rules
 from tunewright.data.swaps import swapped_rows
-from tunewright.errors import ConfigError, RunError, unknown
+from tunewright.errors import ConfigError, RunError
 from tunewright.evaluation.cost import time_limit_s
-from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.metrics import check_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods import METHODS
@@ -124,10 +124,10 @@ def _check_settings(config: RunConfig) -> None:
     """
     faults: list[str] = []
     faults += _refused(
-        lambda: choose("method", config.methods, tuple(METHODS)), lambda: outside.files(config.predictions)
+        lambda: choose("method", config.methods, tuple(METHODS)),
+        lambda: outside.files(config.predictions),
+        lambda: check_metric(config.metric, config.task),
     )
-    if config.metric not in METRICS:
-        faults.append(unknown("metric", config.metric, METRICS))
     if len(set(config.model)) < len(config.model):
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
     elif len({Path(name).name for name in config.model}) < len(config.model):

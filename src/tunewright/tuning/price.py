@@ -9,6 +9,7 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Row
+from tunewright.backbones.inference import write
 from tunewright.evaluation import cost
 from tunewright.evaluation.cost import Prices
 from tunewright.runs.comparison import Latency
@@ -79,6 +80,8 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     if adapter.demonstrations is not None:
         pool_rows, dimensions = adapter.demonstrations.vectors_ND.shape
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
+    if adapter.nearest_target is not None:
+        serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
         factor, once, by_token = _training_factor(adapter), 0.0, 1.0
     else:
@@ -105,7 +108,7 @@ def _training_factor(adapter: Adapter) -> int:
 def latency(
     adapter: Adapter, examples: Sequence[Example], workshop: Workshop, *, allowed_s: float = float("inf")
 ) -> tuple[Latency, ...]:
-    """Wall-clock milliseconds of a call, from texts to logits, for each size of a batch.
+    """Wall-clock milliseconds of a call, from texts to logits or texts, for each size of a batch.
 
     Args:
         adapter: What is served.
@@ -124,15 +127,18 @@ def latency(
 def _timed(
     adapter: Adapter, examples: Sequence[Example], workshop: Workshop, batch: int, stop: float
 ) -> Latency | None:
-    backbone, rows = workshop.material.backbone, itertools.cycle(examples)
+    store, rows = workshop.material.store, itertools.cycle(examples)
     fewest, most = _CALLS[batch]
-    times_ms: list[float] = []
+    backbone, times_ms = store.backbone, list[float]()
     begun = time.perf_counter()
     while len(times_ms) <= most:
         texts = list(itertools.islice(rows, batch))
         start = time.perf_counter()
-        encodings = backbone.encode_for(texts, adapter)
-        backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
+        if adapter.writes_text:
+            write(adapter, texts, store)
+        else:
+            encodings = backbone.encode_for(texts, adapter)
+            backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
         end = time.perf_counter()
         times_ms.append(1000 * (end - start))
         is_enough = len(times_ms) > fewest and (end - begun > _TIMED_S or _is_settled(times_ms[1:]))
