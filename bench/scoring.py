@@ -76,7 +76,7 @@ def read(path: Path | None, rows: int, demonstrations: int) -> Question:
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
     shown, asked = order[:demonstrations], order[demonstrations : demonstrations + rows]
     labels = sorted({in_words(row["label"]) for row in found})
-    answered = [FRAME.replace("{text}", found[k]["text"]) + f" {in_words(found[k]['label'])}\n" for k in shown]
+    answered = [FRAME.replace("{text}", found[k]["text"]) + " " + in_words(found[k]["label"]) + "\n" for k in shown]
     return Question(fixed="".join(answered), texts=[found[k]["text"] for k in asked], labels=labels)
 
 
