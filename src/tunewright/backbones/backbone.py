@@ -98,6 +98,11 @@ class Backbone(ABC):
         return 0 if pad is None else int(pad)
 
     @property
+    def writes(self) -> bool:
+        """Whether it can score answers under a template, and write them."""
+        return False
+
+    @property
     def num_layers(self) -> int:
         """Layers of the base."""
         return int(self._checkpoint.config.num_hidden_layers)

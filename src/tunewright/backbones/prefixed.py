@@ -199,6 +199,10 @@ class Prefixed(Backbone):
         table = self._model.get_input_embeddings()  # type: ignore[operator]
         return NextToken(table, head.weight_VD, head.bias_V, head.softcap).requires_grad_(False)
 
+    @property
+    def writes(self) -> bool:
+        return self.next_token is not None
+
     def head(self) -> NextToken:
         """The language model's head.
 
