@@ -205,10 +205,10 @@ class Backbone(ABC):
         """Indices of the rows of each pass."""
         passes: dict[tuple[int, ...], list[int]] = {}
         for k, row in enumerate(rows):
-            passes.setdefault(self._pass_of(row), []).append(k)
+            passes.setdefault(self.pass_of(row), []).append(k)
         return list(passes.values())
 
-    def _pass_of(self, row: Row) -> tuple[int, ...]:
+    def pass_of(self, row: Row) -> tuple[int, ...]:
         """Rows of one pass have the same: those with weights of their own run apart."""
         return (id(row.adapter.weights),)
 

@@ -181,7 +181,7 @@ def _embedded_folder() -> Path:
 
 def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple[Any, LanguageHead | None]:
     """The weights, all of them from the files: transformers fills in random numbers for those it does not find."""
-    opens = AutoModelForCausalLM if kind == "decoder" else AutoModel
+    opens: Any = AutoModelForCausalLM if kind == "decoder" else AutoModel
     model, found = opens.from_pretrained(
         source,
         config=config,
@@ -192,7 +192,7 @@ def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple
     )
     output = model.get_output_embeddings() if kind == "decoder" else None
     tied = output is not None and output.weight is model.get_input_embeddings().weight
-    ids = set() if output is None or tied else {id(p) for p in output.parameters()}
+    ids = {id(p) for p in output.parameters()} if output is not None and not tied else set()
     own = {n for n, p in model.named_parameters() if id(p) in ids}
     missing = set(found["missing_keys"])
     lost = sorted(missing & {n for n, _ in model.named_parameters() if not _is_unused(n)} - own)

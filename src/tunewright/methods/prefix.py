@@ -7,7 +7,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix
 from tunewright.backbones.backbone import Backbone
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import described_head, lengths, noise, start_vectors, word_embeddings
+from tunewright.methods.heads import answering, head_rates, lengths, noise, start_vectors, word_embeddings
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -28,7 +28,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         prefix = material.backbone.cache_of(start_vectors(material, init, length, rng))
     if prefix is None:
         prefix = small_prefix(material, length, rng)
-    return material.adapter(prefix=prefix, head=described_head(material))
+    return material.adapter(prefix=prefix, **answering(material))
 
 
 def small_prefix(material: Material, length: int, rng: np.random.Generator) -> Prefix:
@@ -45,7 +45,7 @@ def small_prefix(material: Material, length: int, rng: np.random.Generator) -> P
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """Keys, values, and the head slower."""
-    return {"prefix.keys": 1.0, "prefix.values": 1.0, "head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
+    return {"prefix.keys": 1.0, "prefix.values": 1.0, **head_rates(adapter, HEAD_RATE)}
 
 
 def space(material: Material) -> Space:
@@ -75,6 +75,7 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    kinds=("classify", "generate"),
     learns="prefix",
     refuses=refuses,
 )
