@@ -29,6 +29,11 @@ def price_list(config: RunConfig) -> PriceList:
     return read_prices(config.prices, requests_per_day=config.requests_per_day, months=config.months)
 
 
+def _refit_s(trial_s: float) -> float:
+    """Seconds to reserve for a refit; where it takes about one, what else the machine does is no small share."""
+    return max(_REFIT_SLACK * trial_s, trial_s + min(trial_s, 0.5))
+
+
 @dataclass(kw_only=True)
 class Pace:
     """How fast things go here, as far as this session has seen; what is still to be done is judged by it."""
@@ -98,7 +103,7 @@ class Session:
     def left_s(self, effort: Effort, num_seeds: int) -> float:
         """Seconds left when the finalists so far are refitted and judged so often, and for what follows."""
         found = [(entrant, finalist(effort.of(entrant))) for entrant in self.entrants]
-        final_s = sum(_REFIT_SLACK * best.seconds + self.answering_s(e) for e, best in found if best is not None)
+        final_s = sum(_refit_s(best.seconds) + self.answering_s(e) for e, best in found if best is not None)
         num_candidates = sum(best is not None or not effort.of(e) for e, best in found)
         return self.clock.left_s - self.ending_s(num_candidates) - num_seeds * final_s
 
