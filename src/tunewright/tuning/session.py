@@ -171,18 +171,18 @@ class Watch:
 
 
 class Foresight:
-    """Whether a trial cannot end in its time, however early it stops: told by its pace, once that is known.
+    """Whether a trial will not end in its time: told by its pace, once that is known.
 
     Args:
-        least_epochs: That it takes, with the patience it has.
+        epochs: That it is expected to take.
         allowed_s: Seconds that it may take.
     """
 
-    def __init__(self, *, least_epochs: int, allowed_s: float) -> None:
-        self._least_epochs, self._allowed_s = least_epochs, allowed_s
+    def __init__(self, *, epochs: float, allowed_s: float) -> None:
+        self._epochs, self._allowed_s = epochs, allowed_s
         self._start = time.monotonic()
         self._first: tuple[float, float] | None = None
-        self.needed_s = 0.0
+        self.needed_s: float | None = None
 
     def __call__(self, epochs: float) -> bool:
         """At each step; the first one warms up."""
@@ -193,10 +193,9 @@ class Foresight:
         if now - begun < _LOOK_S or epochs - before < _LOOK_EPOCHS:
             return False
         pace_s = (now - begun) / (epochs - before)
-        self.needed_s = begun - self._start + pace_s * (self._least_epochs - before)
-        return self.needed_s > _SURELY * self._allowed_s
+        self.needed_s = begun - self._start + pace_s * (self._epochs - before)
+        return self.needed_s > self._allowed_s
 
 
 _LOOK_S, _LOOK_EPOCHS = 1.0, 0.1
 """After which the pace of a trial is known."""
-_SURELY = 1.2
