@@ -17,6 +17,7 @@ from torch import Tensor
 from tests import tiny
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter, update_with_tensors
+from tunewright.adapters.transfer import learned
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.inference import FeatureStore, predict, readings
@@ -93,6 +94,18 @@ def base(kind: str, tiny_backbone: GetBackbone) -> Backbone:
 def fitted(base: Backbone) -> dict[str, Adapter]:
     """Each method after four steps."""
     return {name: fit(method, improving(workshop(base)), 4) for name, method in LABELLING.items()}
+
+
+@every_method
+def test_learns_what_it_says(method: Method, base: Backbone) -> None:
+    """Of the parts that change what the base computes it places one, and trains that."""
+    material = workshop(base).material
+    params = defaults(method, material)
+    adapter = method.place(material, params, generator("laws"))
+    said = set() if method.learns is None else {method.learns}
+    assert set(learned(adapter)) == said
+    names = {name.split(".")[0] for k in range(20) for name in method.trained(adapter, params, k / 20)}
+    assert names - {"head"} == said
 
 
 @every_method

@@ -210,7 +210,7 @@ def _print_shadow(state: "State", task: str) -> None:
 
 def _interval(found: "Estimate") -> str:
     """In points of 100, valid at every moment."""
-    return f"{100 * found.value:.1f} % (95 %, valid at every look: {100 * found.low:.1f} to {100 * found.high:.1f})"
+    return f"{100 * found.value:.1f}% (95%, valid at every look: {100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def _minute(at: str) -> str:

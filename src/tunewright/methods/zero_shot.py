@@ -8,15 +8,22 @@ from tunewright.adapters.parts import Calibration, Verbalizer
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material, Method, Space
+from tunewright.methods.writing import written
 from tunewright.prompts.calibration import zero_points
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
+from tunewright.prompts.writing import INSTRUCTIONS
 from tunewright.types import Params
 
 _SCALE = 20.0
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """The phrases of every label and, if asked, zero points that set the labels' mean share on the training texts."""
+    """The phrases of every label and, if asked, zero points that set the labels' mean share on the training texts.
+
+    Where texts are generated, the template alone.
+    """
+    if material.task.kind == "generate":
+        return material.adapter(**written(material, INSTRUCTIONS[str(params["template"])]))
     groups = label_phrases(material.task, str(params["words"]), TEMPLATES[str(params["template"])])
     adapter = material.adapter(verbalizer=Verbalizer(phrases=groups, scale=_SCALE))
     if params["calibration"] == "none":
@@ -38,6 +45,8 @@ def _shares(material: Material, params: Params) -> torch.Tensor:
 def space(material: Material) -> Space:
     """Templates, which words of a label, and whether to set zero points."""
     task = material.task
+    if task.kind == "generate":
+        return {"template": Choice(options=tuple(INSTRUCTIONS))}
     described = any(task.descriptions[label] != in_words(label) for label in task.labels)
     return {
         "template": Choice(options=tuple(TEMPLATES)),
@@ -54,4 +63,5 @@ METHOD = Method(
     serves="one pass of the bare base; C directions are kept",
     place=place,
     space=space,
+    kinds=("classify", "generate"),
 )
