@@ -10,7 +10,8 @@ import yaml
 
 from tests.commands import Call, write_table, write_topics, write_yaml
 from tunewright.cli.summary import said_of_probabilities, said_of_slices
-from tunewright.runs.comparison import Calibration, Candidate, Coverage, Gap, Slice
+from tunewright.runs.comparison import Candidate
+from tunewright.runs.measurements import Calibration, Coverage, Gap, Slice
 from tunewright.types import Estimate
 
 

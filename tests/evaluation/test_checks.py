@@ -19,15 +19,7 @@ from tunewright.evaluation.checks import CHECKS, Facts, expected_maximum, run_ch
 from tunewright.evaluation.decision import Entry, decide
 from tunewright.evaluation.metrics import IntArray
 from tunewright.evaluation.statistics import minimum_detectable_difference, wilson
-from tunewright.runs.comparison import (
-    Candidate,
-    Check,
-    Comparison,
-    Protocol,
-    Provenance,
-    SeedResult,
-    TaskSummary,
-)
+from tunewright.runs.comparison import Candidate, Check, Comparison, Protocol, Provenance, SeedResult, TaskSummary
 from tunewright.types import Notice
 
 N_TEST, N_DEV = 1_000, 2_000

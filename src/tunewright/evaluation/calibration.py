@@ -14,7 +14,7 @@ from scipy import optimize, special, stats
 from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.metrics import UNKNOWN_LABEL, FloatArray, IntArray, Scorer, label_indices, true_indices
 from tunewright.evaluation.statistics import ALPHA, LEVEL, wilson
-from tunewright.runs.comparison import Bin, Calibration, Coverage
+from tunewright.runs.measurements import Bin, Calibration, Coverage
 
 BoolArray = NDArray[np.bool_]
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import SoftPrompt
-from tunewright.methods.base import Choice, Material, Method, Range, Space
+from tunewright.methods.base import Material, Method, Range, Space
 from tunewright.methods.heads import answering, embedding_scale, head_rates, inits, lengths, start_vectors
 from tunewright.training.optim import Rates
 from tunewright.types import Params

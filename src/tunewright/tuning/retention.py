@@ -15,7 +15,7 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.errors import ConfigError
-from tunewright.runs.comparison import Retention
+from tunewright.runs.measurements import Retention
 from tunewright.runtime import quiet_libraries
 from tunewright.tuning.progress import Clock, OutOfTime
 
