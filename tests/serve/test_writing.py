@@ -125,21 +125,25 @@ def test_chat_and_its_stream_say_the_same(client: openai.OpenAI, base: Decoder, 
     adapter = adapters["w-all"]
     (encoding,) = base.encode_for([Example(id="0", text=TEXTS[0])], adapter)
     (expected,) = base.generate([Row(encoding=encoding, adapter=adapter)])
-    messages = [{"role": "user", "content": TEXTS[0]}]
-    chat = client.chat.completions.create(model="w-all", messages=messages, logprobs=True)  # type: ignore[call-overload]
-    (choice,) = chat.choices
-    assert choice.message.content == expected.text.strip()
-    assert choice.finish_reason == expected.finish_reason
-    assert [token.logprob for token in choice.logprobs.content] == pytest.approx(expected.log_probs, abs=1e-4)
-    details = chat.usage.prompt_tokens_details
-    assert chat.usage.completion_tokens == len(expected.ids)
-    assert details.cached_tokens == details.prefix_tokens == 2 + len(base.fixed_ids("some good old song and soup"))
-    stream = client.chat.completions.create(model="w-all", messages=messages, stream=True, logprobs=True)  # type: ignore[call-overload]
-    pieces = [chunk.choices[0] for chunk in stream]
-    assert "".join(piece.delta.content or "" for piece in pieces).strip() == expected.text.strip()
-    assert pieces[-1].finish_reason == expected.finish_reason
-    found = [token.logprob for piece in pieces if piece.logprobs is not None for token in piece.logprobs.content]
-    assert found == pytest.approx(expected.log_probs, abs=1e-4)
+    chat = client.chat.completions.create(
+        model="w-all", messages=[{"role": "user", "content": TEXTS[0]}], logprobs=True
+    ).model_dump()
+    (choice,) = chat["choices"]
+    assert choice["message"]["content"] == expected.text.strip()
+    assert choice["finish_reason"] == expected.finish_reason
+    log_probs = pytest.approx(expected.log_probs, abs=1e-4)
+    assert [token["logprob"] for token in choice["logprobs"]["content"]] == log_probs
+    details = chat["usage"]["prompt_tokens_details"]
+    assert chat["usage"]["completion_tokens"] == len(expected.ids)
+    num_prefix = 2 + len(base.fixed_ids("some good old song and soup"))
+    assert details["cached_tokens"] == details["prefix_tokens"] == num_prefix
+    stream = client.chat.completions.create(
+        model="w-all", messages=[{"role": "user", "content": TEXTS[0]}], stream=True, logprobs=True
+    )
+    pieces = [chunk.model_dump()["choices"][0] for chunk in stream]
+    assert "".join(piece["delta"]["content"] or "" for piece in pieces).strip() == expected.text.strip()
+    assert pieces[-1]["finish_reason"] == expected.finish_reason
+    assert [token["logprob"] for piece in pieces[1:] for token in piece["logprobs"]["content"]] == log_probs
 
 
 def test_settings_of_a_request(client: openai.OpenAI) -> None:
