@@ -29,13 +29,8 @@ GetFolder = Callable[[str], Path]
 
 
 def quick(data: Path, model: Path, out: Path, **settings: object) -> Run:
-    every: dict[str, Any] = {
-        "trials": 1,
-        "seeds": 1,
-        "folds": 1,
-        "methods": "majority,soft-prompt",
-        "model": str(model),
-    } | settings
+    every: dict[str, Any] = {"trials": 1, "seeds": 1, "folds": 1, "methods": "majority,soft-prompt"} | settings
+    every["model"] = str(model)
     return compare(str(data), out=str(out), **every)
 
 
