@@ -9,23 +9,23 @@ what is said of methods.
     python -m bench.a_a [RUN ...] [--runs 200 --rows 300] [--json F]
     python -m bench.a_a --quick
 
-Better is a verdict "the best is shown to be better than all others"; for methods, an adjusted p-value below 5 %.
+Better is a verdict "the best is shown to be better than all others"; for methods, an adjusted p-value below 5%.
 """
 
 import argparse
 import itertools
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 
-from bench.false_claims import answers, limit
+from bench.false_claims import answers, is_right, limit, scorer_of
 from tunewright.evaluation.answers import read_answers
 from tunewright.evaluation.decision import Entry, decide
-from tunewright.evaluation.metrics import METRICS, IntArray, Scorer, row_scorer
+from tunewright.evaluation.metrics import Scorer, StatsArray, row_scorer
 from tunewright.evaluation.reason import Verdict
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.evaluation.statistics import ALPHA
@@ -45,7 +45,7 @@ class Line:
     runs: int
     called_better: float
     limit: float
-    """5 % and two Monte-Carlo errors."""
+    """5% and two Monte-Carlo errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ class Twins:
     """Two seeds of one method on stored rows."""
 
     scorer: Scorer
-    first_N: IntArray
-    second_N: IntArray
+    first_NM: StatsArray
+    second_NM: StatsArray
 
 
 def stored(folder: Path) -> list[Twins]:
@@ -65,13 +65,13 @@ def stored(folder: Path) -> list[Twins]:
     found = []
     for candidate in run.comparison.candidates:
         files = [predictions_file(folder, candidate.id, each.seed) for each in candidate.seeds if each.test is not None]
-        seeds = [read_answers(file, task.labels, ids).predicted_N for file in files]
+        seeds = [scorer.stats(read_answers(file, task.labels, ids).given) for file in files]
         pairs = itertools.combinations(seeds, 2)
-        found += [Twins(scorer=scorer, first_N=a, second_N=b) for a, b in pairs if (a != b).any()]
+        found += [Twins(scorer=scorer, first_NM=a, second_NM=b) for a, b in pairs if (a != b).any()]
     return found
 
 
-def entries(scorer: Scorer, first_N: IntArray, second_N: IntArray) -> list[Entry]:
+def entries(scorer: Scorer, first_NM: StatsArray, second_NM: StatsArray) -> list[Entry]:
     """The two as candidates of one price."""
     return [
         Entry(
@@ -79,35 +79,35 @@ def entries(scorer: Scorer, first_N: IntArray, second_N: IntArray) -> list[Entry
             method="m",
             family="fine-tuning",
             backbone="b",
-            predicted_N=x_N,
+            stats_NM=x_NM,
             price=1.0,
-            test=alone(scorer, x_N),
+            test=alone(scorer, x_NM),
         )
-        for name, x_N in (("first", first_N), ("second", second_N))
+        for name, x_NM in (("first", first_NM), ("second", second_NM))
     ]
 
 
-def alone(scorer: Scorer, predicted_N: IntArray) -> Estimate:
+def alone(scorer: Scorer, stats_NM: StatsArray) -> Estimate:
     """The value without an interval, which is not what is measured here."""
-    value = scorer.value(predicted_N)
-    return Estimate(value=value, low=value, high=value, n=predicted_N.size)
+    value = scorer.value(stats_NM)
+    return Estimate(value=value, low=value, high=value, n=scorer.num_rows)
 
 
-def is_called_better(scorer: Scorer, first_N: IntArray, second_N: IntArray, rng: Generator) -> bool:
+def is_called_better(scorer: Scorer, first_NM: StatsArray, second_NM: StatsArray, rng: Generator) -> bool:
     """Whether the decision says that one of the two is better than the other."""
-    decision, _ = decide(entries(scorer, first_N, second_N), scorer, rng, num_resamples=999, num_replicates=1)
+    decision, _ = decide(entries(scorer, first_NM, second_NM), scorer, rng, num_resamples=999, num_replicates=1)
     return decision.verdict == Verdict.BEST_SHOWN.value
 
 
-def drawn(twins: Twins, rows: int, rng: Generator, *, swapped: bool) -> tuple[Scorer, IntArray, IntArray]:
+def drawn(twins: Twins, rows: int, rng: Generator, *, swapped: bool) -> tuple[Scorer, StatsArray, StatsArray]:
     """Some of the rows; where asked, with the answers of each row swapped by the throw of a coin."""
-    true_N = twins.scorer.true_N
-    chosen = rng.choice(true_N.size, size=min(rows, true_N.size), replace=False)
-    first_N, second_N = twins.first_N[chosen], twins.second_N[chosen]
+    num_rows = twins.scorer.num_rows
+    chosen = rng.choice(num_rows, size=min(rows, num_rows), replace=False)
+    first_NM, second_NM = twins.first_NM[chosen], twins.second_NM[chosen]
     if swapped:
-        is_swapped_N = rng.random(chosen.size) < 0.5
-        first_N, second_N = np.where(is_swapped_N, second_N, first_N), np.where(is_swapped_N, first_N, second_N)
-    return replace(twins.scorer, true_N=true_N[chosen]), first_N, second_N
+        is_swapped_N1 = rng.random((chosen.size, 1)) < 0.5
+        first_NM, second_NM = np.where(is_swapped_N1, second_NM, first_NM), np.where(is_swapped_N1, first_NM, second_NM)
+    return twins.scorer.part(chosen), first_NM, second_NM
 
 
 def from_runs(folders: Sequence[Path], num_runs: int, rows: int, rng: Generator) -> list[Line]:
@@ -126,24 +126,24 @@ def from_runs(folders: Sequence[Path], num_runs: int, rows: int, rng: Generator)
 
 def simulated(num_runs: int, rows: int, rng: Generator) -> list[Line]:
     """Two artefacts of one method, equally good; and one method twice, three seeds each."""
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=np.zeros(rows, dtype=np.int64), num_labels=2)
+    scorer = scorer_of(rows)
     artefacts = methods = 0
     for _ in range(num_runs):
-        first_N, second_N = answers(rng, np.full((1, 2, rows), ACCURACY))[0]
-        artefacts += is_called_better(scorer, first_N, second_N, rng)
+        first_NM, second_NM = is_right(answers(rng, np.full((1, 2, rows), ACCURACY))[0])
+        artefacts += is_called_better(scorer, first_NM, second_NM, rng)
         accuracies = ACCURACY + SEED_SD * rng.standard_normal((1, 2 * SEEDS, 1))
-        seeds_SN = answers(rng, np.broadcast_to(accuracies, (1, 2 * SEEDS, rows)))[0]
-        methods += is_method_better(scorer, seeds_SN[:SEEDS], seeds_SN[SEEDS:], rng)
+        seeds_SNM = is_right(answers(rng, np.broadcast_to(accuracies, (1, 2 * SEEDS, rows)))[0])
+        methods += is_method_better(scorer, seeds_SNM[:SEEDS], seeds_SNM[SEEDS:], rng)
     return [
         line("simulated, two seeds", artefacts, num_runs),
         line("simulated, methods by three seeds", methods, num_runs),
     ]
 
 
-def is_method_better(scorer: Scorer, first_SN: IntArray, second_SN: IntArray, rng: Generator) -> bool:
+def is_method_better(scorer: Scorer, first_SNM: StatsArray, second_SNM: StatsArray, rng: Generator) -> bool:
     """Whether a method is said to differ from itself."""
-    _, pairs = decide(entries(scorer, first_SN[0], second_SN[0]), scorer, rng, num_resamples=2, num_replicates=1)
-    (pair,) = compare_methods(pairs, {"first": list(first_SN), "second": list(second_SN)}, scorer, rng)
+    _, pairs = decide(entries(scorer, first_SNM[0], second_SNM[0]), scorer, rng, num_resamples=2, num_replicates=1)
+    (pair,) = compare_methods(pairs, {"first": list(first_SNM), "second": list(second_SNM)}, scorer, rng)
     return pair.methods is not None and pair.methods.p_adjusted < ALPHA
 
 
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(0)
     lines = [*from_runs(options.folders, num_runs, rows, rng), *simulated(num_runs, rows, rng)]
     for found in lines:
-        print(f"{found.answers:36}{found.runs:6} runs{100 * found.called_better:7.1f} % called better")
+        print(f"{found.answers:36}{found.runs:6} runs{100 * found.called_better:7.1f}% called better")
     if options.json is not None:
         write_json(options.json, [asdict(found) for found in lines])
     worst = max(lines, key=lambda found: found.called_better - found.limit)

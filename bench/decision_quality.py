@@ -20,7 +20,7 @@ import numpy as np
 from numpy.random import Generator
 
 from tunewright.evaluation import decision
-from tunewright.evaluation.metrics import METRICS, FloatArray, IntArray, Scorer, label_indices
+from tunewright.evaluation.metrics import METRICS, FloatArray, Scorer, StatsArray, row_scorer
 from tunewright.files import write_json
 from tunewright.runs.record import read
 from tunewright.types import Estimate
@@ -36,7 +36,7 @@ class Stored:
     scorer: Scorer
     ids: Sequence[str]
     methods: Sequence[str]
-    predicted_KN: IntArray
+    stats_KNM: Sequence[StatsArray]
     prices_K: FloatArray
     is_floor_K: Sequence[bool]
 
@@ -56,42 +56,33 @@ class Draw:
 def stored(folder: Path) -> Stored:
     """The finished candidates of a run."""
     run = read(folder)
-    labels = run.comparison.task.labels
+    task = run.comparison.task
+    scorer = row_scorer(task.metric, task.labels, run.rows)
     finished = [c for c in run.comparison.candidates if c.id in run.answers]
-    answers = [label_indices(labels, (run.answers[c.id][row.id] for row in run.rows)) for c in finished]
     return Stored(
         name=run.comparison.task.name,
-        scorer=Scorer(
-            metric=METRICS[run.comparison.task.metric],
-            true_N=label_indices(labels, (row.label for row in run.rows)),
-            num_labels=len(labels),
-        ),
+        scorer=scorer,
         ids=[c.id for c in finished],
         methods=[c.method for c in finished],
-        predicted_KN=np.stack(answers),
+        stats_KNM=[scorer.stats([run.answers[c.id][row.id] for row in run.rows]) for c in finished],
         prices_K=np.array([np.inf if c.cost.price is None else c.cost.price for c in finished]),
-        is_floor_K=[not c.reads_text for c in finished],
+        is_floor_K=[c.is_floor for c in finished],
     )
-
-
-def part(scorer: Scorer, rows: IntArray) -> Scorer:
-    """The scorer of some of the rows."""
-    return Scorer(metric=scorer.metric, true_N=scorer.true_N[rows], num_labels=scorer.num_labels)
 
 
 def draw(run: Stored, num_rows: int, margin_points: float, rng: Generator) -> Draw:
     """One draw of rows, decided and judged."""
-    order_N = rng.permutation(run.scorer.true_N.size)
+    order_N = rng.permutation(run.scorer.num_rows)
     drawn, left = order_N[:num_rows], order_N[num_rows:]
-    scorer, judge = part(run.scorer, drawn), part(run.scorer, left)
-    seen_K = np.array([scorer.value(answers_N[drawn]) for answers_N in run.predicted_KN])
+    scorer, judge = run.scorer.part(drawn), run.scorer.part(left)
+    seen_K = np.array([scorer.value(stats_NM[drawn]) for stats_NM in run.stats_KNM])
     entries = [
         decision.Entry(
             id=name,
             method=run.methods[k],
             family="fine-tuning",
             backbone="base",
-            predicted_N=run.predicted_KN[k][drawn],
+            stats_NM=run.stats_KNM[k][drawn],
             price=float(run.prices_K[k]),
             test=Estimate(value=float(seen_K[k]), low=0.0, high=1.0, n=num_rows),
             is_floor=run.is_floor_K[k],
@@ -102,7 +93,7 @@ def draw(run: Stored, num_rows: int, margin_points: float, rng: Generator) -> Dr
     taken = {"tunewright": run.ids.index(chosen.recommended), "best test value": int(seen_K.argmax())}
     if ALWAYS in run.methods:
         taken[f"always {ALWAYS}"] = run.methods.index(ALWAYS)
-    values_K = np.array([judge.value(answers_N[left]) for answers_N in run.predicted_KN])
+    values_K = np.array([judge.value(stats_NM[left]) for stats_NM in run.stats_KNM])
     return Draw(values_K=values_K, taken=taken)
 
 
@@ -166,11 +157,11 @@ def overall(lines: Sequence[Line]) -> list[Line]:
 
 def table(lines: Sequence[Line]) -> str:
     """As a page shows it."""
-    head = "| run | policy | mean regret | beyond the margin | its 95 % quantile | $ per 1000 | takes |\n"
+    head = "| run | policy | mean regret | beyond the margin | its 95% quantile | $ per 1000 | takes |\n"
     rows = ["|---|---|---|---|---|---|---|\n"]
     for line in lines:
         often = sorted(line.taken.items(), key=lambda item: -item[1])[:3]
-        takes = ", ".join(f"{name} {100 * share:.0f} %" for name, share in often)
+        takes = ", ".join(f"{name} {100 * share:.0f}%" for name, share in often)
         rows.append(
             f"| {line.run} | {line.policy} | {line.regret:.2f} | {line.beyond_margin:.2f} "
             f"| {line.beyond_margin_p95:.2f} | {line.price:.2g} | {takes} |\n"
@@ -188,10 +179,10 @@ def simulated(rng: Generator, *, num_rows: int = 900) -> Stored:
     answers_KN[0] = np.zeros_like(true_N)
     return Stored(
         name="simulated",
-        scorer=Scorer(metric=METRICS["accuracy"], true_N=true_N, num_labels=2),
+        scorer=Scorer(metric=METRICS["accuracy"], references=[(str(k),) for k in true_N], labels=("0", "1")),
         ids=list(skills),
         methods=list(skills),
-        predicted_KN=np.stack(answers_KN),
+        stats_KNM=[(answers_N == true_N)[:, None].astype(np.float32) for answers_N in answers_KN],
         prices_K=np.array([0.0, 1.0, 2.0, 9.0]),
         is_floor_K=[True, False, False, False],
     )

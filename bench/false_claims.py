@@ -4,7 +4,7 @@ Each comparison draws candidates that share the difficulty of rows, as real answ
 that `tunewright compare` calls: `decision.decide` and `seeds.compare_methods` on test rows, or
 `cross_validation.decide_folds`. A claim is false where the truth is no difference, or the opposite one:
 
-- artefact: a pair with an adjusted p-value below 5 %; the truth is the true accuracy of the two shipped artefacts;
+- artefact: a pair with an adjusted p-value below 5%; the truth is the true accuracy of the two shipped artefacts;
 - method: the same for what is said of the methods, by three seeds or by folds; the truth is the mean of the method;
 - margin: "shown to lose less than the margin" against the highest measured. Where half of the candidates are 3 points
   lower the margin is 3 points, the least favourable truth, and the lower half is the cheaper one.
@@ -36,7 +36,7 @@ from scipy import special
 from tunewright.evaluation import statistics
 from tunewright.evaluation.cross_validation import FoldEntry, decide_folds
 from tunewright.evaluation.decision import Entry, decide
-from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.metrics import METRICS, IntArray, Scorer, StatsArray
 from tunewright.evaluation.reason import Verdict
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.files import append_line, read_lines, write_json
@@ -162,22 +162,33 @@ def permutation_max_t(pairs: Sequence[Pair], right_KN: Floats, signs_RN: Signs) 
     return p_values.tolist()
 
 
+def scorer_of(num_rows: int) -> Scorer:
+    """Accuracy on rows of label 0."""
+    return Scorer(metric=METRICS["accuracy"], references=[("0",)] * num_rows, labels=("0", "1"))
+
+
+def is_right(predicted: IntArray) -> StatsArray:
+    """What such answers add to the accuracy: [..., 1]."""
+    stats: StatsArray = (predicted == 0)[..., None].astype(np.float32)
+    return stats
+
+
 def holdout(cell: Cell, rng: Generator, signs_RN: Signs, tally: Tally) -> None:
     """One comparison on test rows: three seeds of each method, the first of which is shipped."""
     means_K = means(cell)
     accuracy_KS = means_K[:, None] + cell.seed_sd / 100 * rng.standard_normal((cell.candidates, SEEDS))
     every = np.broadcast_to(accuracy_KS[:, :, None], (*accuracy_KS.shape, cell.n))
     predicted_KSN = answers(rng, every)
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=np.zeros(cell.n, dtype=np.int64), num_labels=2)
+    scorer, stats_KSNM = scorer_of(cell.n), is_right(predicted_KSN)
     entries = [
-        Entry(id=str(k), method="m", family="fine-tuning", backbone="b", predicted_N=seeds[0], price=k + 1, test=ANY)
-        for k, seeds in enumerate(predicted_KSN)
+        Entry(id=str(k), method="m", family="fine-tuning", backbone="b", stats_NM=seeds[0], price=k + 1, test=ANY)
+        for k, seeds in enumerate(stats_KSNM)
     ]
-    entries = [replace(entry, test=estimate(scorer.value(entry.predicted_N))) for entry in entries]
+    entries = [replace(entry, test=estimate(scorer.value(entry.stats_NM))) for entry in entries]
     decision, pairs = decide(
         entries, scorer, rng, margin_points=cell.margin_points, num_resamples=FLIPS, num_replicates=1
     )
-    seeds = {str(k): list(predicted_SN) for k, predicted_SN in enumerate(predicted_KSN)}
+    seeds = {str(k): list(stats_SNM) for k, stats_SNM in enumerate(stats_KSNM)}
     truth = {str(k): float(accuracy) for k, accuracy in enumerate(accuracy_KS[:, 0])}
     method_truth = {str(k): float(mean) for k, mean in enumerate(means_K)}
     artefact = method = False
@@ -204,10 +215,10 @@ def folds(cell: Cell, rng: Generator, signs_RN: Signs, tally: Tally) -> None:
     deviation_KRF = own_KRF + math.sqrt(OVERLAP) * rng.standard_normal((K, 1, 1))
     accuracy_KRF = means_K[:, None, None] + cell.seed_sd / 100 * deviation_KRF
     predicted_KRN = answers(rng, accuracy_KRF[:, np.arange(REPEATS)[:, None], fold_RN])
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=np.zeros(cell.n, dtype=np.int64), num_labels=2)
+    scorer = scorer_of(cell.n)
     entries = [
-        FoldEntry(id=str(k), method="m", family="fine-tuning", backbone="b", predicted_RN=predicted_RN, price=k + 1)
-        for k, predicted_RN in enumerate(predicted_KRN)
+        FoldEntry(id=str(k), method="m", family="fine-tuning", backbone="b", stats_RNM=stats_RNM, price=k + 1)
+        for k, stats_RNM in enumerate(is_right(predicted_KRN))
     ]
     decision, pairs = decide_folds(entries, scorer, fold_RN, rng, margin_points=cell.margin_points, num_replicates=1)
     truth = {str(k): float(mean) for k, mean in enumerate(means_K)}
@@ -266,7 +277,7 @@ def rates(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def limit(comparisons: int) -> float:
-    """5 % and two Monte-Carlo errors."""
+    """5% and two Monte-Carlo errors."""
     return statistics.ALPHA + 2 * math.sqrt(statistics.ALPHA * (1 - statistics.ALPHA) / comparisons)
 
 

@@ -106,3 +106,28 @@ def comparison_of(run: Path) -> dict[str, Any]:
         for name in MEASURED:
             del candidate["cost"][name]
     return found
+
+
+NAMES = (
+    "Alimentum",
+    "Blue Spice",
+    "Cocum",
+    "The Mill",
+    "Zizzi",
+    "Wildwood",
+    "The Vaults",
+    "Strada",
+    "Loch Fyne",
+    "Aromi",
+)
+AREAS = {"riverside": "by the river", "city": "in the city centre", "park": "next to the park"}
+
+
+def write_meanings(path: Path, per_input: int = 2) -> Path:
+    """Made-up data to text: 30 inputs, each with so many different references."""
+    rows = []
+    for name in NAMES:
+        for area, words in AREAS.items():
+            said = [f"{name} is a pub {words}.", f"There is a pub {words} called {name}.", f"Visit {name} {words}."]
+            rows += [(f"name[{name}], area[{area}]", text) for text in said[:per_input]]
+    return write_table(path, ("mr", "ref"), rows)

@@ -12,9 +12,12 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.types import TaskKind
 
 EMBEDDED_MODEL = "embedded"
 """Name of the model that ships with `tunewright[demo]`: all-MiniLM-L6-v2."""
+
+DEFAULT_METRICS: Mapping[TaskKind, str] = {"classify": "accuracy", "generate": "rouge-l"}
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -52,9 +55,16 @@ class RunConfig(BaseModel):
     data: str = Field(description="csv, tsv, jsonl or parquet file, a folder of them, or a dataset name on the hub")
     dev: str | None = Field(default=None, description="file with the rows to tune on; split off the data when absent")
     test: str | None = Field(default=None, description="file with the rows to judge on; split off the data when absent")
+    task: TaskKind = Field(default="classify", description="classify: choose a label; generate: answer with a text")
     text: str | None = Field(default=None, description="column of the text; found by name or by rule when absent")
     text_pair: str | None = Field(default=None, description="column of a second text, for pairs")
     label: str | None = Field(default=None, description="column of the label; found by name or by rule when absent")
+    input: str | None = Field(
+        default=None, description="column of the input of --task generate; found by name or by rule when absent"
+    )
+    target: str | None = Field(
+        default=None, description="column of the text to answer with; found by name or by rule when absent"
+    )
     descriptions: str | None = Field(
         default=None, description="YAML file: label -> a few words on what it means; a semicolon separates several"
     )
@@ -71,7 +81,10 @@ class RunConfig(BaseModel):
     months: float | None = Field(default=None, gt=0, description="how long the candidate is to serve (default 12)")
     seeds: int = Field(default=3, ge=1, description="refits of each method's best setting; with folds, of what is kept")
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
-    metric: str = Field(default="accuracy", description="accuracy or macro-f1")
+    metric: str = Field(
+        default_factory=lambda settings: DEFAULT_METRICS[settings.get("task", "classify")],
+        description="accuracy or macro-f1; to generate: rouge-l, bleu, chrf, token-f1 or exact-match",
+    )
     margin: float = Field(
         default=1.0, ge=0, lt=100, description="points a cheaper candidate may lose and still be recommended"
     )

@@ -14,7 +14,8 @@ Family = Literal["no training", "soft prompts", "fine-tuning", "outside"]
 FAMILIES: tuple[Family, ...] = ("no training", "soft prompts", "fine-tuning")
 """Of methods."""
 
-TaskKind = Literal["classify"]
+TaskKind = Literal["classify", "generate"]
+"""Choose one of some labels, or answer a text with a text."""
 
 Scalar = str | int | float | bool
 Params = Mapping[str, Scalar]
@@ -30,9 +31,18 @@ class Example:
     text: str
     text_pair: str | None = None
     label: str | None = None
-    """None for a row that is to be predicted."""
+    """None for a row that is to be predicted, and where texts are generated."""
+    target: str | None = None
+    """The text to answer with; None where labels are chosen, and for a row that is to be predicted."""
+    references: tuple[str, ...] = ()
+    """All texts that are right, of which the target is the first; the answer is judged by the nearest of them."""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Column -> cell, of the columns that slices ask for; no method reads them."""
+
+
+def whole_text(example: Example) -> str:
+    """The text, or both texts of a pair on lines of their own."""
+    return example.text if example.text_pair is None else f"{example.text}\n{example.text_pair}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +51,7 @@ class Task:
 
     name: str
     labels: tuple[str, ...]
-    """Class names, in the order of every probability vector."""
+    """Class names, in the order of every probability vector; none where texts are generated."""
     descriptions: Mapping[str, str]
     """Label -> a few words saying what it means; the label's own name in words by default."""
     metric: str = "accuracy"
@@ -82,7 +92,7 @@ class Dataset:
     """Hash over ids, texts and labels of all splits, in order."""
     notices: tuple[Notice, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Role (`text`, `text_pair`, `label`) -> the column's name in the source."""
+    """Role (`text`, `text_pair`, `label`, `target`) -> the column's name in the source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,9 +100,17 @@ class Prediction:
     """One answer, as stored in `predictions/*.jsonl` and returned by `predict`."""
 
     id: str
-    label: str
-    probabilities: tuple[float, ...]
+    label: str | None = None
+    """None where the answer is a text."""
+    probabilities: tuple[float, ...] = ()
     """Over the task's labels, in their order; sums to 1. Empty for an outside answer that came without."""
+    text: str | None = None
+    """None where the answer is a label."""
+
+    @property
+    def answer(self) -> str:
+        """The label or the text."""
+        return str(self.label if self.text is None else self.text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,7 +132,8 @@ class DevScore:
     value: float
     """The task's metric."""
     loss: float
-    """Mean cross entropy in nats; decides between equal values."""
+    """Mean cross entropy in nats, of a token where texts are generated; decides between equal values. 0 for answers
+    that come without a likelihood."""
 
     def beats(self, other: "DevScore | None") -> bool:
         """Whether this epoch is to be kept rather than the other; never one that has diverged."""

@@ -100,5 +100,5 @@ def test_temperature_is_in_probabilities_and_nowhere_else(base: Encoder, tempera
         assert [p.label for p in found] == [p.label for p in answer(adapter, examples, store)]
         expected = special.softmax(logits_NC.double().numpy() / temperature, axis=1)
         np.testing.assert_allclose([p.probabilities for p in found], expected, atol=1e-12)
-        labels = {p.label for p in found}
+        labels = {p.answer for p in found}
     assert labels == {plain.labels[1]}

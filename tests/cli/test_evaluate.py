@@ -27,13 +27,13 @@ def answered(finished_run: Path, data: Path) -> tuple[list[str], list[str]]:
     with data.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found = Run(finished_run)["lora"].predict([row["text"] for row in rows])
-    return [row["label"] for row in rows], [p.label for p in found]
+    return [row["label"] for row in rows], [p.answer for p in found]
 
 
 def numbers(done: Done) -> tuple[str, list[float]]:
     """Metric, then value, low, high and n of the printed line."""
     assert done.code == 0, done
-    match = re.match(r"(\S+) ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+), n = (\d+)\)", done.out)
+    match = re.match(r"(\S+) ([\d.]+) \(95% interval ([\d.]+) to ([\d.]+), n = (\d+)\)", done.out)
     assert match is not None, done.out
     return match[1], [float(match[k]) for k in range(2, 6)]
 

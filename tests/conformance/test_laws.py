@@ -17,6 +17,7 @@ from torch import Tensor
 from tests import tiny
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter, update_with_tensors
+from tunewright.adapters.transfer import learned
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
@@ -37,10 +38,11 @@ KINDS = ("bert", "gpt2", "llama", "qwen3")
 ALONE = 1e-5
 """fp32: largest difference of a logit from the same row alone."""
 
+LABELLING = {name: method for name, method in METHODS.items() if "classify" in method.kinds}
 TRAINED = [name for name, method in METHODS.items() if method.family != "no training" and name != "linear-probe"]
 """Methods that train a body."""
 
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+every_method = pytest.mark.parametrize("method", LABELLING.values(), ids=LABELLING)
 every_body = pytest.mark.parametrize("method", [METHODS[name] for name in TRAINED], ids=TRAINED)
 
 
@@ -92,7 +94,19 @@ def base(kind: str, tiny_backbone: GetBackbone) -> Backbone:
 @pytest.fixture(scope="module")
 def fitted(base: Backbone) -> dict[str, Adapter]:
     """Each method after four steps."""
-    return {name: fit(method, improving(workshop(base)), 4) for name, method in METHODS.items()}
+    return {name: fit(method, improving(workshop(base)), 4) for name, method in LABELLING.items()}
+
+
+@every_method
+def test_learns_what_it_says(method: Method, base: Backbone) -> None:
+    """Of the parts that change what the base computes it places one, and trains that."""
+    material = workshop(base).material
+    params = defaults(method, material)
+    adapter = method.place(material, params, generator("laws"))
+    said = set() if method.learns is None else {method.learns}
+    assert set(learned(adapter)) == said
+    names = {name.split(".")[0] for k in range(20) for name in method.trained(adapter, params, k / 20)}
+    assert names - {"head"} == said
 
 
 @every_method
@@ -130,7 +144,7 @@ def test_fresh_process_same_predictions(fitted: dict[str, Adapter], base: Backbo
     path = {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run([sys.executable, "-c", LOAD_AND_PREDICT, str(tmp_path)], check=True, env=path, timeout=120)
     found = load_file(tmp_path / "answers.safetensors")
-    assert set(found) == set(METHODS)
+    assert set(found) == set(LABELLING)
     for name, adapter in fitted.items():
         assert torch.equal(found[name], answers(adapter, base)), name
 

@@ -95,7 +95,7 @@ def test_by_rule() -> None:
 )
 def test_errors(columns: dict[str, list[str]], given: dict[str, str], message: str) -> None:
     with pytest.raises(DataError) as caught:
-        find_columns(table(**columns), **given)
+        find_columns(table(**columns), "classify", **given)
     assert re.search(message, str(caught.value))
     assert "\n" not in str(caught.value)
 

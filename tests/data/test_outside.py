@@ -10,9 +10,10 @@ import pytest
 from tests.commands import write_table
 from tunewright.data.outside import answers_sha256, named_files, read_outside
 from tunewright.errors import ConfigError
-from tunewright.types import Example, Prediction
+from tunewright.types import Example, Prediction, Task
 
 LABELS = ("food", "music", "travel")
+TASK = Task(name="topics", labels=LABELS, descriptions={})
 COLUMNS = {"text": "message", "label": "topic"}
 ROWS = (
     Example(id="d:2", text="fresh  bread", label="food"),
@@ -24,7 +25,7 @@ CHANCES = ((0.5, 0.2, 0.3), (0.1, 0.1, 0.8), (0.25, 0.5, 0.25))
 
 
 def read(path: Path, rows: Sequence[Example] = ROWS, columns: Mapping[str, str] = COLUMNS) -> tuple[Prediction, ...]:
-    return read_outside({"today": str(path)}, rows, LABELS, columns)["today"]
+    return read_outside({"today": str(path)}, rows, TASK, columns)["today"]
 
 
 def faults(path: Path, rows: Sequence[Example] = ROWS) -> tuple[str, ...]:
@@ -112,7 +113,7 @@ def test_all_faults_of_all_files_at_once(tmp_path: Path) -> None:
     lines = [("d:2", "food"), ("d:2", "music"), ("d:5", "planes"), ("d:77", "food"), ("d:9", " ")]
     bad = table(tmp_path, ("id", "predicted"), *lines)
     with pytest.raises(ConfigError) as error:
-        read_outside({"bad": str(bad), "none": str(tmp_path / "no.csv")}, ROWS, LABELS, COLUMNS)
+        read_outside({"bad": str(bad), "none": str(tmp_path / "no.csv")}, ROWS, TASK, COLUMNS)
     missing, differ, unknown, strange, no_file = error.value.faults
     assert "1 of 3 test rows have no answer (first: d:9)" in missing
     assert "the most common label" in missing

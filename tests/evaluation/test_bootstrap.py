@@ -7,13 +7,15 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 
+from tests.scoring import label_scorer
+from tests.scoring import stats as of
 from tunewright.evaluation import bootstrap
-from tunewright.evaluation.metrics import METRICS, FloatArray, IntArray, Scorer
+from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
 from tunewright.evaluation.statistics import Difference
 
 
 def scorer_of(true_N: IntArray, name: str = "accuracy", groups_N: IntArray | None = None) -> Scorer:
-    return Scorer(metric=METRICS[name], true_N=true_N, num_labels=3, groups_N=groups_N)
+    return label_scorer(name, true_N, 3, groups_N)
 
 
 def three(rng: np.random.Generator, n: int) -> tuple[IntArray, IntArray, IntArray]:
@@ -46,8 +48,9 @@ def paired(
     scorer: Scorer, a_N: IntArray, b_N: IntArray, rng: np.random.Generator, *, num_resamples: int = 10_000
 ) -> Difference:
     """Metric of `a` minus metric of `b`, both on the same resamples of the rows."""
-    values_RK = bootstrap.resampled_values(scorer, [a_N, b_N], rng, num_resamples=num_resamples)
-    value = scorer.value(a_N) - scorer.value(b_N)
+    a_NM, b_NM = of(scorer, a_N), of(scorer, b_N)
+    values_RK = bootstrap.resampled_values(scorer, [a_NM, b_NM], rng, num_resamples=num_resamples)
+    value = scorer.value(a_NM) - scorer.value(b_NM)
     return bootstrap.difference(values_RK[:, 0] - values_RK[:, 1], value, scorer.num_units)
 
 
@@ -102,7 +105,7 @@ def test_eight_to_none_is_not_overstated() -> None:
 
 
 def test_difference_interval_covers() -> None:
-    """Two correlated candidates, 15 % of 100 rows in disagreement, a true difference of 5 points."""
+    """Two correlated candidates, 15% of 100 rows in disagreement, a true difference of 5 points."""
     rng = np.random.default_rng(4)
     covered = 0
     for _ in range(600):
@@ -116,12 +119,12 @@ def test_difference_interval_covers() -> None:
 
 def test_interval_is_wilsons_for_a_proportion_and_widens_with_groups() -> None:
     true_N, a_N, _ = three(np.random.default_rng(5), 120)
-    rows = bootstrap.interval(scorer_of(true_N), a_N, np.random.default_rng(0))
+    rows = bootstrap.interval(scorer_of(true_N), of(scorer_of(true_N), a_N), np.random.default_rng(0))
     expected = stats.binomtest(int((true_N == a_N).sum()), 120).proportion_ci(0.95, method="wilson")
     assert (rows.low, rows.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     fourfold_N, groups_N = np.repeat(true_N, 4), np.repeat(np.arange(120), 4)
     grouped_scorer = scorer_of(fourfold_N, groups_N=groups_N)
-    grouped = bootstrap.interval(grouped_scorer, np.repeat(a_N, 4), np.random.default_rng(0))
+    grouped = bootstrap.interval(grouped_scorer, of(grouped_scorer, np.repeat(a_N, 4)), np.random.default_rng(0))
     assert grouped.n == 480
     assert grouped.high - grouped.low == pytest.approx(rows.high - rows.low, rel=0.1)
 
@@ -129,7 +132,7 @@ def test_interval_is_wilsons_for_a_proportion_and_widens_with_groups() -> None:
 def test_macro_f1_interval_is_the_quantiles_of_its_resamples() -> None:
     true_N, a_N, _ = three(np.random.default_rng(6), 50)
     scorer = scorer_of(true_N, "macro-f1")
-    got = bootstrap.interval(scorer, a_N, np.random.default_rng(7), num_resamples=300)
+    got = bootstrap.interval(scorer, of(scorer, a_N), np.random.default_rng(7), num_resamples=300)
     counts_RN = bootstrap.resample_counts(50, 300, np.random.default_rng(7)).astype(int)
     drawn = []
     for counts_N in counts_RN:
@@ -148,11 +151,12 @@ def test_lower_bound_does_not_promise_more_than_the_rows_can_show() -> None:
 def test_bounds_of_macro_f1_are_the_quantiles_of_its_resamples_in_both_directions() -> None:
     true_N, a_N, b_N = three(np.random.default_rng(12), 60)
     scorer = scorer_of(true_N, "macro-f1")
-    values_RK = bootstrap.resampled_values(scorer, [a_N, b_N], np.random.default_rng(13), num_resamples=300)
+    a_NM, b_NM = of(scorer, a_N), of(scorer, b_N)
+    values_RK = bootstrap.resampled_values(scorer, [a_NM, b_NM], np.random.default_rng(13), num_resamples=300)
     counts_RN = bootstrap.resample_counts(60, 300, np.random.default_rng(13)).astype(np.float64)
     drawn = naive_differences("macro-f1", (true_N, a_N, b_N), counts_RN)
     tail = stats.norm.cdf(np.sqrt(60 / 59) * stats.t.ppf(0.05, 59))
-    difference = scorer.value(a_N) - scorer.value(b_N)
+    difference = scorer.value(a_NM) - scorer.value(b_NM)
     found = bootstrap.resampled_bounds(values_RK[:, 0] - values_RK[:, 1], difference, 60)
     assert found == pytest.approx((np.quantile(drawn, tail), np.quantile(drawn, 1 - tail)), abs=1e-9)
 
@@ -161,7 +165,8 @@ def test_wins_and_losses_are_counted_one_by_one() -> None:
     true_N, a_N, b_N = three(np.random.default_rng(14), 50)
     rows = list(zip(true_N, a_N, b_N, strict=True))
     wins, losses = sum(a == t != b for t, a, b in rows), sum(b == t != a for t, a, b in rows)
-    assert bootstrap.wins_losses(scorer_of(true_N), a_N, b_N) == (wins, losses)
+    scorer = scorer_of(true_N)
+    assert bootstrap.wins_losses(of(scorer, a_N), of(scorer, b_N)) == (wins, losses)
     assert wins != losses
 
 
@@ -172,8 +177,9 @@ def take_highest(values_RK: FloatArray) -> IntArray:
 
 def test_winner_corrected_is_the_naive_loop() -> None:
     true_N, a_N, b_N = three(np.random.default_rng(8), 40)
+    scorer = scorer_of(true_N)
     got = bootstrap.winner_corrected(
-        scorer_of(true_N), [[a_N, b_N]], take_highest, np.random.default_rng(9), num_replicates=200
+        scorer, [[of(scorer, a_N), of(scorer, b_N)]], take_highest, np.random.default_rng(9), num_replicates=200
     )
     counts_RN = bootstrap.resample_counts(40, 200, np.random.default_rng(9)).astype(int)
     picks, worths = [], []
@@ -191,10 +197,10 @@ def test_of_several_repeats_the_mean_is_chosen_by() -> None:
     """Two repeats of two candidates, each far better in one of them: the mean decides, in and out of the resample."""
     true_N = np.zeros(60, dtype=np.int64)
     right_N, wrong_N, half_N = true_N, true_N + 1, (np.arange(60) < 20).astype(np.int64)
-    answers = [[right_N, wrong_N], [wrong_N, half_N]]
-    got = bootstrap.winner_corrected(
-        scorer_of(true_N), answers, take_highest, np.random.default_rng(15), num_replicates=50
-    )
+    scorer = scorer_of(true_N)
+    right_NM, wrong_NM, half_NM = (of(scorer, x_N) for x_N in (right_N, wrong_N, half_N))
+    answers = [[right_NM, wrong_NM], [wrong_NM, half_NM]]
+    got = bootstrap.winner_corrected(scorer, answers, take_highest, np.random.default_rng(15), num_replicates=50)
     assert got.value == pytest.approx(0.5, abs=1e-12)
     assert got.shares == (1.0, 0.0)
 
@@ -211,11 +217,12 @@ def test_winner_corrected_takes_the_luck_out(num_candidates: int, lower: float) 
     accuracies = np.where(np.arange(num_candidates) < num_candidates // 2, 0.8 - lower, 0.8)
     apparent, corrected = [], []
     for _ in range(150):
-        answers_KN = list((rng.random((num_candidates, 200)) > accuracies[:, None]).astype(np.int64))
+        answers_KN = (rng.random((num_candidates, 200)) > accuracies[:, None]).astype(np.int64)
         scorer = scorer_of(np.zeros(200, dtype=np.int64))
-        values = [scorer.value(x_N) for x_N in answers_KN]
+        stats_KNM = [of(scorer, x_N) for x_N in answers_KN]
+        values = [scorer.value(x_NM) for x_NM in stats_KNM]
         truth = accuracies[int(np.argmax(values))]
-        found = bootstrap.winner_corrected(scorer, [answers_KN], take_highest, rng, num_replicates=100)
+        found = bootstrap.winner_corrected(scorer, [stats_KNM], take_highest, rng, num_replicates=100)
         apparent.append(max(values) - truth)
         corrected.append(found.value - truth)
     error = float(np.std(corrected)) / np.sqrt(150)
@@ -227,7 +234,9 @@ def test_ten_candidates_take_seconds() -> None:
     rng = np.random.default_rng(11)
     true_N = rng.integers(3, size=2_000)
     predicted_KN = [np.where(rng.random(2_000) < 0.8, true_N, 0) for _ in range(10)]
+    scorer = scorer_of(true_N, "macro-f1")
     start = time.perf_counter()
-    values_RK = bootstrap.resampled_values(scorer_of(true_N, "macro-f1"), predicted_KN, rng, num_resamples=2_000)
+    stats_KNM = [of(scorer, x_N) for x_N in predicted_KN]
+    values_RK = bootstrap.resampled_values(scorer, stats_KNM, rng, num_resamples=2_000)
     assert values_RK.shape == (2_000, 10)
     assert time.perf_counter() - start < 3

@@ -8,15 +8,18 @@ import pytest
 import statsmodels.api as sm
 from scipy import optimize, special, stats
 
+from tests.scoring import label_scorer
 from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.calibration import (
     COOLEST,
     HOTTEST,
+    Judged,
     abstention_threshold,
     assess,
     calibration_error,
     coverage_curve,
     fit_temperature,
+    judged,
     least_cost,
     mean_cost,
     reliability,
@@ -74,7 +77,7 @@ def test_rows_of_unknown_labels_say_nothing() -> None:
 
 
 def test_few_rows_leave_it_at_one() -> None:
-    """Where the truth is 1 it is moved in some 5 % of the draws; where it is not, by enough rows it always is."""
+    """Where the truth is 1 it is moved in some 5% of the draws; where it is not, by enough rows it always is."""
     moved = [fit_temperature(*drawn(40, 3, 1.0, seed)) != 1 for seed in range(200)]
     assert 0 < np.mean(moved) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
     assert np.mean([fit_temperature(*drawn(12, 3, 2.0, seed)) == 1 for seed in range(50)]) > 0.5
@@ -244,7 +247,7 @@ def test_no_threshold_where_nothing_can_be_shown() -> None:
 
 
 def test_the_promise_is_kept() -> None:
-    """A threshold whose true risk is above the one allowed comes out of at most 5 % of the draws."""
+    """A threshold whose true risk is above the one allowed comes out of at most 5% of the draws."""
     rng = np.random.default_rng(9)
     broken = 0
     for _ in range(1500):
@@ -298,12 +301,13 @@ def test_assess_puts_each_part_on_its_rows() -> None:
     logits_NC, true_N = drawn(800, 3, 2.0, seed=8)
     costs_CC = np.array([[0, 1, 4], [1, 0, 1], [1, 1, 0]], dtype=np.float64)
 
-    def answers(rows: slice) -> Answers:
-        calibrated_NC = special.softmax(logits_NC[rows] / 2.0, axis=1)
-        return Answers(predicted_N=logits_NC[rows].argmax(1), probabilities_NC=calibrated_NC)
+    def answers(rows: slice) -> Judged:
+        given = tuple(str(k) for k in logits_NC[rows].argmax(1))
+        found = Answers(given=given, probabilities_NC=special.softmax(logits_NC[rows] / 2.0, axis=1))
+        return judged(found, label_scorer("accuracy", true_N[rows], 3))
 
     dev, test = slice(0, 400), slice(400, 800)
-    found = assess(answers(dev), true_N[dev], answers(test), true_N[test], 2.0, costs_CC)
+    found = assess(answers(dev), answers(test), 2.0, costs_CC)
     right_N = logits_NC[test].argmax(1) == true_N[test]
     confident_N = special.softmax(logits_NC[test], axis=1).max(1)
     assert found.temperature == 2.0
@@ -317,4 +321,4 @@ def test_assess_puts_each_part_on_its_rows() -> None:
     given_N = least_cost(answers(test).probabilities_NC, costs_CC)
     expected = sum(costs_CC[t, a] for t, a in zip(true_N[test], given_N, strict=True)) / 400
     assert found.mean_error_cost == pytest.approx(expected)
-    assert assess(answers(dev), true_N[dev], answers(test), true_N[test], 2.0, None).mean_error_cost is None
+    assert assess(answers(dev), answers(test), 2.0, None).mean_error_cost is None

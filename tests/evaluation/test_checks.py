@@ -12,20 +12,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.scoring import label_scorer
+from tests.scoring import stats as of
 from tunewright.evaluation.bootstrap import interval
 from tunewright.evaluation.checks import CHECKS, Facts, expected_maximum, run_checks
 from tunewright.evaluation.decision import Entry, decide
-from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.metrics import IntArray
 from tunewright.evaluation.statistics import minimum_detectable_difference, wilson
-from tunewright.runs.comparison import (
-    Candidate,
-    Check,
-    Comparison,
-    Protocol,
-    Provenance,
-    SeedResult,
-    TaskSummary,
-)
+from tunewright.runs.comparison import Candidate, Check, Comparison, Protocol, Provenance, SeedResult, TaskSummary
 from tunewright.types import Notice
 
 N_TEST, N_DEV = 1_000, 2_000
@@ -60,12 +54,12 @@ def candidate(name: str, right: int, n: int = N_TEST, **changes: Any) -> Candida
 def facts(*candidates: Candidate, n: int = N_TEST, **changes: Any) -> Facts:
     """A comparison with nothing wrong, but for the changes; answers are those of `answers`."""
     candidates = candidates or tuple(candidate(name, right, n) for name, right in RIGHT.items())
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=np.zeros(n, dtype=np.int64), num_labels=2)
+    scorer = label_scorer("accuracy", np.zeros(n, dtype=np.int64), 2)
     rng = np.random.default_rng(0)
     entries = [
         Entry(
-            id=c.id, method=c.method, family=c.family, backbone=c.backbone, price=price, is_floor=not c.reads_text,
-            predicted_N=(given := answers(round(c.test.value * n), n)), test=interval(scorer, given, rng),
+            id=c.id, method=c.method, family=c.family, backbone=c.backbone, price=price, is_floor=c.is_floor,
+            stats_NM=(given := of(scorer, answers(round(c.test.value * n), n))), test=interval(scorer, given, rng),
         )
         for price, c in enumerate(candidates)
         if c.test is not None
@@ -174,7 +168,7 @@ def test_not_above_the_floor() -> None:
     found = failed("not-above-floor", facts(*weak))
     assert found.touches == ("probe", "bad")
     assert found.value == pytest.approx(100 * (0.3 - 0.5))
-    assert "Not shown to be better than majority, 50.0 %: probe, bad. Below chance, 50.0 %: bad." in found.sentence
+    assert "Not shown to be better than majority, 50.0%: probe, bad. Below chance, 50.0%: bad." in found.sentence
     assert passed("not-above-floor", facts()).value == pytest.approx(100 * (0.7 - 0.5))
 
 
@@ -262,5 +256,5 @@ def test_cut_texts() -> None:
 
     found = failed("cut-texts", facts(notices=cut(40, 101)))  # of two bases, the one that cuts more
     assert found.value == pytest.approx(100 * 101 / (7_000 + N_DEV + N_TEST))
-    assert "101 of 10000 texts were cut, 1.0 %" in found.sentence
+    assert "101 of 10000 texts were cut, 1.0%" in found.sentence
     assert passed("cut-texts", facts(notices=cut(100))).value == 1.0  # no more than the margin

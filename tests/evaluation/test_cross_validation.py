@@ -9,16 +9,23 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedKFold
 from statsmodels.stats.multitest import multipletests
 
+from tests.scoring import label_scorer
+from tests.scoring import stats as of
 from tunewright.errors import RunError
 from tunewright.evaluation.cross_validation import FoldEntry, decide_folds, fold_estimate, fold_values
-from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.metrics import IntArray, Scorer, StatsArray
 from tunewright.evaluation.reason import Verdict
 
 REPEATS, FOLDS, N = 2, 5, 200
 
 
 def scorer_of(true_N: IntArray, metric: str = "accuracy") -> Scorer:
-    return Scorer(metric=METRICS[metric], true_N=true_N, num_labels=3)
+    return label_scorer(metric, true_N, 3)
+
+
+def judged(true_N: IntArray, predicted_RN: IntArray, metric: str = "accuracy") -> StatsArray:
+    """Statistics of the answers of each repeat."""
+    return np.stack([of(scorer_of(true_N, metric), predicted_N) for predicted_N in predicted_RN])
 
 
 def folds_of(true_N: IntArray) -> IntArray:
@@ -30,13 +37,13 @@ def folds_of(true_N: IntArray) -> IntArray:
     return fold_RN
 
 
-def entry(name: str, predicted_RN: IntArray, price: float, *, is_floor: bool = False) -> FoldEntry:
+def entry(name: str, stats_RNM: StatsArray, price: float, *, is_floor: bool = False) -> FoldEntry:
     return FoldEntry(
         id=name,
         method=name,
         family="fine-tuning",
         backbone="base",
-        predicted_RN=predicted_RN,
+        stats_RNM=stats_RNM,
         price=price,
         is_floor=is_floor,
     )
@@ -64,7 +71,9 @@ def test_fold_values_are_the_naive_loop(metric: str) -> None:
             expected.append(
                 accuracy_score(y, x) if metric == "accuracy" else f1_score(y, x, average="macro", zero_division=0)
             )
-    assert fold_values(predicted_RN, fold_RN, scorer_of(true_N, metric)) == pytest.approx(expected, abs=1e-9)
+    assert fold_values(judged(true_N, predicted_RN, metric), fold_RN, scorer_of(true_N, metric)) == pytest.approx(
+        expected, abs=1e-9
+    )
 
 
 def test_pairs_are_the_corrected_t_under_holm() -> None:
@@ -73,11 +82,14 @@ def test_pairs_are_the_corrected_t_under_holm() -> None:
     true_N = truth(rng)
     fold_RN, scorer = folds_of(true_N), scorer_of(true_N)
     shares = {"a": 0.6, "b": 0.8, "c": 0.75}
-    entries = [entry(name, answers(rng, true_N, share), price) for price, (name, share) in enumerate(shares.items())]
+    entries = [
+        entry(name, judged(true_N, answers(rng, true_N, share)), price)
+        for price, (name, share) in enumerate(shares.items())
+    ]
     _, pairs = decide_folds(entries[::-1], scorer, fold_RN, rng, num_replicates=50)
     p_values = []
     for (a, b), pair in zip(combinations(entries, 2), pairs, strict=True):
-        d_J = fold_values(a.predicted_RN, fold_RN, scorer) - fold_values(b.predicted_RN, fold_RN, scorer)
+        d_J = fold_values(a.stats_RNM, fold_RN, scorer) - fold_values(b.stats_RNM, fold_RN, scorer)
         error = np.sqrt((1 / 10 + 1 / 4) * d_J.var(ddof=1))
         low, high = stats.t.interval(0.95, 9, loc=d_J.mean(), scale=error)
         assert (pair.a, pair.b) == (a.id, b.id)
@@ -91,14 +103,14 @@ def test_estimate_is_the_mean_with_the_t_interval() -> None:
     rng = np.random.default_rng(2)
     true_N = truth(rng)
     fold_RN, predicted_RN = folds_of(true_N), answers(rng, true_N, 0.8)
-    values_J = fold_values(predicted_RN, fold_RN, scorer_of(true_N))
+    values_J = fold_values(judged(true_N, predicted_RN), fold_RN, scorer_of(true_N))
     error = np.sqrt((1 / 10 + 1 / 4) * values_J.var(ddof=1))
-    found = fold_estimate(predicted_RN, fold_RN, scorer_of(true_N))
+    found = fold_estimate(judged(true_N, predicted_RN), fold_RN, scorer_of(true_N))
     low, high = stats.t.interval(0.95, 9, loc=values_J.mean(), scale=error)
     assert (found.value, found.low, found.high) == pytest.approx((values_J.mean(), low, high), abs=1e-9)
     assert found.n == N
     right_RN = np.broadcast_to(true_N, (REPEATS, N))
-    perfect = fold_estimate(right_RN, fold_RN, scorer_of(true_N))
+    perfect = fold_estimate(judged(true_N, right_RN), fold_RN, scorer_of(true_N))
     assert (perfect.value, perfect.high) == (1.0, 1.0)
 
 
@@ -110,7 +122,11 @@ def test_cheaper_within_the_margin_is_said_of_methods() -> None:
     cheap_RN[:, 0] = (true_N[0] + 1) % 3
     best_RN[:, 0] = true_N[0]
     floor_RN = np.zeros_like(best_RN)
-    entries = [entry("dear", best_RN, 2), entry("cheap", cheap_RN, 1), entry("floor", floor_RN, 0, is_floor=True)]
+    entries = [
+        entry("dear", judged(true_N, best_RN), 2),
+        entry("cheap", judged(true_N, cheap_RN), 1),
+        entry("floor", judged(true_N, floor_RN), 0, is_floor=True),
+    ]
     decision, _ = decide_folds(entries, scorer_of(true_N), fold_RN, rng, margin_points=3.0, num_replicates=100)
     assert (decision.best, decision.recommended, decision.verdict) == ("dear", "cheap", Verdict.CHEAPER)
     assert decision.reason.startswith("The method cheap is recommended: accuracy ")
@@ -128,7 +144,7 @@ def test_the_same_answers_are_not_shown_to_be_close_by_few_rows() -> None:
     best_RN = answers(rng, true_N, 0.8)
     worse_RN = np.where(np.arange(N) < 1, (true_N + 1) % 3, best_RN)
     best_RN = np.where(np.arange(N) < 1, true_N, best_RN)
-    entries = [entry("cheap", worse_RN, 1), entry("dear", best_RN, 2)]
+    entries = [entry("cheap", judged(true_N, worse_RN), 1), entry("dear", judged(true_N, best_RN), 2)]
     decision, (pair,) = decide_folds(entries, scorer_of(true_N), folds_of(true_N), rng, num_replicates=50)
     assert decision.recommended == "dear"
     assert pair.p_adjusted > 0.05
@@ -139,7 +155,10 @@ def test_nothing_works_and_no_candidate() -> None:
     true_N = truth(rng)
     floor_RN = np.zeros((REPEATS, N), dtype=np.int64)
     guess_RN = rng.integers(3, size=(REPEATS, N))
-    entries = [entry("majority", floor_RN, 0, is_floor=True), entry("guess", guess_RN, 1)]
+    entries = [
+        entry("majority", judged(true_N, floor_RN), 0, is_floor=True),
+        entry("guess", judged(true_N, guess_RN), 1),
+    ]
     decision, _ = decide_folds(entries, scorer_of(true_N), folds_of(true_N), rng, num_replicates=50)
     assert (decision.recommended, decision.verdict) == ("majority", Verdict.NOTHING_WORKS)
     with pytest.raises(RunError, match="no candidate was finished"):
@@ -150,13 +169,11 @@ def test_folds_that_agree_by_chance_are_no_surer_than_their_rows() -> None:
     """Half right in every fold against all right in every fold: no spread over folds, and yet a shown difference."""
     true_N = np.tile([0, 1], 50)
     fold_RN = np.repeat(np.arange(5), 20)[None]
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=true_N, num_labels=2)
-    answers = {"floor": np.zeros_like(true_N)[None], "all-right": true_N[None]}
+    scorer = label_scorer("accuracy", true_N, 2)
+    answers = {"floor": judged(true_N, np.zeros_like(true_N)[None]), "all-right": judged(true_N, true_N[None])}
     entries = [
-        FoldEntry(
-            id=name, method=name, family="no training", backbone="", predicted_RN=predicted_RN, price=k, is_floor=not k
-        )
-        for k, (name, predicted_RN) in enumerate(answers.items())
+        FoldEntry(id=name, method=name, family="no training", backbone="", stats_RNM=stats_RNM, price=k, is_floor=not k)
+        for k, (name, stats_RNM) in enumerate(answers.items())
     ]
     decision, (pair,) = decide_folds(entries, scorer, fold_RN, np.random.default_rng(0))
     error = np.std(true_N == 0) / 10  # of a difference that is 1 in half of the rows

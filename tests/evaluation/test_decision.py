@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.scoring import label_scorer
+from tests.scoring import stats as of
 from tunewright.errors import RunError
 from tunewright.evaluation.bootstrap import interval
 from tunewright.evaluation.cost import Prices
 from tunewright.evaluation.decision import Entry, choose, decide
-from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.metrics import IntArray, Scorer
 from tunewright.evaluation.reason import Verdict
 from tunewright.evaluation.statistics import score_lower_bound
 from tunewright.runs.comparison import Decision, Pair
@@ -23,12 +25,13 @@ NOT_ESTIMATED = Estimate(value=math.nan, low=math.nan, high=math.nan, n=0)
 
 
 def entry(name: str, predicted_N: IntArray, price: float, *, is_floor: bool = False) -> Entry:
+    """With the answers themselves; `judged` tells what they are worth."""
     return Entry(
         id=name,
         method=name,
         family="no training" if is_floor else "fine-tuning",
         backbone="base",
-        predicted_N=predicted_N,
+        stats_NM=predicted_N,
         price=price,
         test=NOT_ESTIMATED,
         is_floor=is_floor,
@@ -43,12 +46,18 @@ def right_on(rows: range | list[int], n: int, wrong: int = 1) -> IntArray:
 
 
 def zeros(n: int, metric: str = "accuracy") -> Scorer:
-    return Scorer(metric=METRICS[metric], true_N=np.zeros(n, dtype=np.int64), num_labels=2)
+    return label_scorer(metric, np.zeros(n, dtype=np.int64), 2)
+
+
+def judged(candidates: list[Entry], scorer: Scorer) -> list[Entry]:
+    """With the statistics of the answers."""
+    return [replace(c, stats_NM=of(scorer, c.stats_NM)) for c in candidates]
 
 
 def decided(candidates: list[Entry], scorer: Scorer, margin: float = 1.0) -> tuple[Decision, tuple[Pair, ...]]:
+    candidates = judged(candidates, scorer)
     draws = [np.random.default_rng(1) for _ in candidates]
-    tests = [interval(scorer, c.predicted_N, rng, num_resamples=500) for c, rng in zip(candidates, draws, strict=True)]
+    tests = [interval(scorer, c.stats_NM, rng, num_resamples=500) for c, rng in zip(candidates, draws, strict=True)]
     estimated = [replace(c, test=test) for c, test in zip(candidates, tests, strict=True)]
     return decide(estimated, scorer, np.random.default_rng(0), margin_points=margin, num_resamples=500)
 
@@ -66,8 +75,8 @@ def test_cheapest_shown_to_be_close_is_recommended() -> None:
     assert (decision.best, decision.recommended) == ("lora", "prefix")
     assert decision.verdict == Verdict.CHEAPER
     assert [item.id for item in decision.not_separated] == ["prefix", "full"]
-    assert "prefix is recommended: accuracy 89.9 % on 1000 test rows" in decision.reason
-    assert "lose less than 1 point against the highest measured, lora with 90.0 %" in decision.reason
+    assert "prefix is recommended: accuracy 89.9% on 1000 test rows" in decision.reason
+    assert "lose less than 1 point against the highest measured, lora with 90.0%" in decision.reason
     assert "0.67 times its price" in decision.reason
     assert "equal" not in decision.reason
 
@@ -157,7 +166,7 @@ def test_no_candidate_is_the_users_to_mend() -> None:
 def test_order_of_candidates_does_not_matter(metric: str) -> None:
     rng = np.random.default_rng(2)
     true_N = rng.integers(2, size=150)
-    scorer = Scorer(metric=METRICS[metric], true_N=true_N, num_labels=2)
+    scorer = label_scorer(metric, true_N, 2)
     candidates = [entry("floor", np.zeros(150, dtype=np.int64), 0, is_floor=True)]
     for name, accuracy, price in (("a", 0.8, 1), ("b", 0.82, 2), ("twin", 0.85, 2)):
         candidates.append(entry(name, np.where(rng.random(150) < accuracy, true_N, 1 - true_N), price))
@@ -227,7 +236,9 @@ def test_choose_is_the_naive_rule() -> None:
 def test_decision_records_the_prices_and_is_json() -> None:
     candidates = [entry("a", right_on(range(5), 10), 1)]
     prices = Prices(usd_per_petaflop=1.5)
-    decision, _ = decide(candidates, zeros(10), np.random.default_rng(0), num_resamples=100, prices=prices)
+    decision, _ = decide(
+        judged(candidates, zeros(10)), zeros(10), np.random.default_rng(0), num_resamples=100, prices=prices
+    )
     assert decision.prices == {
         "usd_per_petaflop": 1.5, "usd_per_gigabyte_month": 3.0, "requests_per_month": 100_000, "months": 12,
         "usd_per_hour": 0.08,
@@ -264,7 +275,7 @@ def test_regret_is_small() -> None:
     ours, theirs = [], []
     for _ in range(80):
         candidates = [entry(str(k), x_N, k) for k, x_N in enumerate(correlated(rng, 300))]
-        decision, pairs = decide(candidates, zeros(300), rng, num_resamples=200)
+        decision, pairs = decide(judged(candidates, zeros(300)), zeros(300), rng, num_resamples=200)
         assert decision.recommended is not None
         ours.append(max(ACCURACIES) - ACCURACIES[int(decision.recommended)])
         theirs.append(max(ACCURACIES) - ACCURACIES[cheapest_not_worse(decision, pairs)])
@@ -284,12 +295,12 @@ def test_corrected_value_is_at_most_the_measured_one() -> None:
 
 
 def test_twins_are_seldom_called_different() -> None:
-    """Two candidates of one accuracy: at most 5 % of 200 comparisons, and two standard errors, separate them."""
+    """Two candidates of one accuracy: at most 5% of 200 comparisons, and two standard errors, separate them."""
     rng = np.random.default_rng(7)
     separated = 0
     for _ in range(200):
         answers = (rng.random((2, 150)) > 0.8).astype(np.int64)
         candidates = [entry(str(k), x_N, k) for k, x_N in enumerate(answers)]
-        _, (pair,) = decide(candidates, zeros(150), rng, num_resamples=100)
+        _, (pair,) = decide(judged(candidates, zeros(150)), zeros(150), rng, num_resamples=100)
         separated += pair.p_adjusted < 0.05
     assert separated <= 200 * 0.05 + 2 * np.sqrt(200 * 0.05 * 0.95)

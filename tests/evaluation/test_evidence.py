@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.scoring import label_scorer
+from tests.scoring import stats as of
 from tunewright.evaluation.bootstrap import lower_bound, resampled_values
 from tunewright.evaluation.evidence import Entry, weigh
-from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.metrics import IntArray, Scorer
 from tunewright.evaluation.statistics import minimum_detectable_difference, rows_needed, score_lower_bound
 from tunewright.types import Estimate
 
@@ -21,10 +23,10 @@ def answers(rng: np.random.Generator, true_N: IntArray) -> list[IntArray]:
 ANY = Estimate(value=0.5, low=0.0, high=1.0, n=1)
 
 
-def entries_of(predicted_KN: list[IntArray]) -> list[Entry]:
+def entries_of(scorer: Scorer, predicted_KN: list[IntArray]) -> list[Entry]:
     return [
-        Entry(id=str(k), method="m", family="fine-tuning", backbone="b", predicted_N=predicted_N, price=k, test=ANY)
-        for k, predicted_N in enumerate(predicted_KN)
+        Entry(id=str(k), method="m", family="fine-tuning", backbone="b", stats_NM=stats_NM, price=k, test=ANY)
+        for k, stats_NM in enumerate(of(scorer, predicted_N) for predicted_N in predicted_KN)
     ]
 
 
@@ -32,8 +34,8 @@ def test_accuracy_has_score_bounds_in_both_directions() -> None:
     rng = np.random.default_rng(0)
     true_N = rng.integers(2, size=90)
     predicted_KN = answers(rng, true_N)
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=true_N, num_labels=2)
-    evidence = weigh(entries_of(predicted_KN), scorer, rng, 20_000)
+    scorer = label_scorer("accuracy", true_N, 2)
+    evidence = weigh(entries_of(scorer, predicted_KN), scorer, rng, 20_000)
     right_KN = [predicted_N == true_N for predicted_N in predicted_KN]
     for a, b in permutations(range(3), 2):
         wins, losses = int((right_KN[a] & ~right_KN[b]).sum()), int((right_KN[b] & ~right_KN[a]).sum())
@@ -47,11 +49,13 @@ def test_macro_f1_has_bootstrap_bounds_in_both_directions() -> None:
     rng = np.random.default_rng(1)
     true_N = (rng.random(60) < 0.15).astype(np.int64)
     predicted_KN = answers(rng, true_N)
-    scorer = Scorer(metric=METRICS["macro-f1"], true_N=true_N, num_labels=2)
-    evidence = weigh(entries_of(predicted_KN), scorer, np.random.default_rng(2), 400)
-    values_RK = resampled_values(scorer, predicted_KN, np.random.default_rng(2), num_resamples=400)
+    scorer = label_scorer("macro-f1", true_N, 2)
+    evidence = weigh(entries_of(scorer, predicted_KN), scorer, np.random.default_rng(2), 400)
+    values_RK = resampled_values(
+        scorer, [of(scorer, x_N) for x_N in predicted_KN], np.random.default_rng(2), num_resamples=400
+    )
     for a, b in permutations(range(3), 2):
-        gap = scorer.value(predicted_KN[a]) - scorer.value(predicted_KN[b])
+        gap = scorer.value(of(scorer, predicted_KN[a])) - scorer.value(of(scorer, predicted_KN[b]))
         bound = lower_bound(values_RK[:, a] - values_RK[:, b], gap, 60)
         assert gap - evidence.slack_KK[a, b] == pytest.approx(bound, abs=1e-9)
     a_P, b_P = [0, 0, 1], [1, 2, 2]
@@ -70,8 +74,8 @@ def test_open_candidates_and_detectable_difference_use_the_pairs_with_the_best()
     rng = np.random.default_rng(3)
     true_N = np.zeros(50, dtype=np.int64)
     predicted_KN = [(np.arange(50) < wrong).astype(np.int64) for wrong in (12, 9, 10)]
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=true_N, num_labels=2)
-    evidence = weigh(entries_of(predicted_KN), scorer, rng, 500)
+    scorer = label_scorer("accuracy", true_N, 2)
+    evidence = weigh(entries_of(scorer, predicted_KN), scorer, rng, 500)
     assert (evidence.best, evidence.floor, evidence.something_works) == (1, None, True)
     assert [item.id for item in evidence.not_separated] == ["2", "0"]
     for item, other in zip(evidence.not_separated, (2, 0), strict=True):
@@ -87,11 +91,11 @@ def test_an_interval_agrees_with_its_test() -> None:
     rng = np.random.default_rng(0)
     true_N = np.zeros(100, dtype=np.int64)
     all_right, four_wrong = true_N.copy(), (np.arange(100) < 4).astype(np.int64)
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=true_N, num_labels=2)
-    (pair,) = weigh(entries_of([four_wrong, all_right]), scorer, rng, 500).pairs
+    scorer = label_scorer("accuracy", true_N, 2)
+    (pair,) = weigh(entries_of(scorer, [four_wrong, all_right]), scorer, rng, 500).pairs
     assert pair.p_value == pytest.approx(0.125)
     assert pair.low < -0.08
     assert pair.high == pytest.approx(0.0, abs=0.005)
-    (same,) = weigh(entries_of([all_right, all_right]), scorer, rng, 500).pairs
+    (same,) = weigh(entries_of(scorer, [all_right, all_right]), scorer, rng, 500).pairs
     assert same.low == pytest.approx(-0.037, abs=0.001)
     assert same.high == pytest.approx(0.037, abs=0.001)

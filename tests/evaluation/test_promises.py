@@ -7,9 +7,11 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
+from tests.scoring import label_scorer
+from tests.scoring import stats as of
 from tunewright.evaluation.bootstrap import interval
 from tunewright.evaluation.decision import Entry, decide
-from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.metrics import IntArray
 from tunewright.evaluation.reason import Verdict
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.types import Estimate
@@ -18,12 +20,13 @@ NOT_ESTIMATED = Estimate(value=0.0, low=0.0, high=1.0, n=1)
 
 
 def entry(name: str, predicted_N: IntArray, price: float, *, is_floor: bool = False) -> Entry:
+    """With the answers themselves, or what they are worth; `verdict_on` judges answers."""
     return Entry(
         id=name,
         method=name,
         family="fine-tuning",
         backbone="base",
-        predicted_N=predicted_N,
+        stats_NM=predicted_N,
         price=price,
         test=NOT_ESTIMATED,
         is_floor=is_floor,
@@ -31,14 +34,15 @@ def entry(name: str, predicted_N: IntArray, price: float, *, is_floor: bool = Fa
 
 
 def verdict_on(entries: list[Entry], true_N: IntArray, metric: str, rng: np.random.Generator) -> tuple[str, str | None]:
-    scorer = Scorer(metric=METRICS[metric], true_N=true_N, num_labels=2)
-    estimated = [replace(e, test=interval(scorer, e.predicted_N, rng, num_resamples=50)) for e in entries]
+    scorer = label_scorer(metric, true_N, 2)
+    judged = [replace(e, stats_NM=of(scorer, e.stats_NM)) for e in entries]
+    estimated = [replace(e, test=interval(scorer, e.stats_NM, rng, num_resamples=50)) for e in judged]
     decision, _ = decide(estimated, scorer, rng, num_resamples=199, num_replicates=1)
     return decision.verdict, decision.recommended
 
 
 def test_methods_trained_on_shuffled_labels_do_not_beat_the_majority() -> None:
-    """Three real models of features that carry nothing, 200 data sets: at most 5 % are said to work, and its error."""
+    """Three real models of features that carry nothing, 200 data sets: at most 5% are said to work, and its error."""
     rng, wrong, draws = np.random.default_rng(0), 0, 200
     for _ in range(draws):
         label_N = (rng.random(260) < 0.4).astype(np.int64)
@@ -68,13 +72,14 @@ def test_answers_beside_the_question_do_not_beat_the_majority_in_macro_f1() -> N
 def test_one_method_entered_twice_is_seldom_called_better(num_rows: int) -> None:
     """Two seeds of one method, whose answers agree on most rows; and twice three seeds, for what is said of methods."""
     rng, artefacts, methods, draws = np.random.default_rng(2), 0, 0, 200
-    scorer = Scorer(metric=METRICS["accuracy"], true_N=np.zeros(num_rows, dtype=np.int64), num_labels=2)
+    scorer = label_scorer("accuracy", np.zeros(num_rows, dtype=np.int64), 2)
     for _ in range(draws):
         hardness_N = rng.normal(size=num_rows)
-        seeds_SN = list((hardness_N + 0.5 * rng.normal(size=(6, num_rows)) > 0.9).astype(np.int64))
-        entries = [entry("first", seeds_SN[0], 1), entry("second", seeds_SN[3], 1)]
+        seeds_SN = (hardness_N + 0.5 * rng.normal(size=(6, num_rows)) > 0.9).astype(np.int64)
+        seeds = [of(scorer, seed_N) for seed_N in seeds_SN]
+        entries = [entry("first", seeds[0], 1), entry("second", seeds[3], 1)]
         decision, pairs = decide(entries, scorer, rng, num_resamples=99, num_replicates=1)
-        (pair,) = compare_methods(pairs, {"first": seeds_SN[:3], "second": seeds_SN[3:]}, scorer, rng)
+        (pair,) = compare_methods(pairs, {"first": seeds[:3], "second": seeds[3:]}, scorer, rng)
         artefacts += decision.verdict == Verdict.BEST_SHOWN
         methods += pair.methods is not None and pair.methods.p_adjusted < 0.05
     assert max(artefacts, methods) <= stats.binom.ppf(0.977, draws, 0.05)

@@ -5,8 +5,10 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score
 
+from tests.scoring import label_scorer
+from tests.scoring import stats as of
 from tunewright.evaluation.bootstrap import resample_counts
-from tunewright.evaluation.metrics import METRICS, IntArray, Scorer
+from tunewright.evaluation.metrics import IntArray, Scorer, StatsArray
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.runs.comparison import MethodDifference, Pair
 
@@ -18,7 +20,7 @@ def pair(a: str, b: str) -> Pair:
 
 
 def scorer(n: int) -> Scorer:
-    return Scorer(metric=METRICS["accuracy"], true_N=np.zeros(n, dtype=np.int64), num_labels=2)
+    return label_scorer("accuracy", np.zeros(n, dtype=np.int64), 2)
 
 
 def draw(rng: np.random.Generator, n: int, shares: list[float]) -> list[IntArray]:
@@ -26,11 +28,18 @@ def draw(rng: np.random.Generator, n: int, shares: list[float]) -> list[IntArray
     return [(rng.random(n) >= share).astype(np.int64) for share in shares]
 
 
+def judged(scorer: Scorer, answers: dict[str, list[IntArray]]) -> dict[str, list[StatsArray]]:
+    """Statistics of the answers of each method's seeds."""
+    return {name: [of(scorer, seed_N) for seed_N in seeds] for name, seeds in answers.items()}
+
+
 def test_against_formulas() -> None:
     """The error over rows is that of a mean of independent rows; the rest is the t interval by hand; Holm over both."""
     rng, n = np.random.default_rng(0), 500
     answers = {"a": draw(rng, n, [0.9, 0.85, 0.88]), "b": draw(rng, n, [0.8, 0.82, 0.81]), "c": draw(rng, n, [0.8] * 3)}
-    found = compare_methods([pair("a", "b"), pair("b", "c")], answers, scorer(n), rng, num_resamples=20_000)
+    found = compare_methods(
+        [pair("a", "b"), pair("b", "c")], judged(scorer(n), answers), scorer(n), rng, num_resamples=20_000
+    )
     p_values = []
     for each in found:
         assert each.methods is not None
@@ -55,15 +64,20 @@ def test_other_metrics_have_their_error_from_resamples() -> None:
     rng, n = np.random.default_rng(3), 80
     true_N = (np.arange(n) % 3 == 0).astype(np.int64)
     noisy = {name: [np.where(rng.random(n) < p, true_N, 1 - true_N) for p in ps] for name, ps in SHARES.items()}
-    scorer = Scorer(metric=METRICS["macro-f1"], true_N=true_N, num_labels=2)
-    (found,) = compare_methods([pair("a", "b")], noisy, scorer, np.random.default_rng(4), num_resamples=200)
+    scorer = label_scorer("macro-f1", true_N, 2)
+    (found,) = compare_methods(
+        [pair("a", "b")], judged(scorer, noisy), scorer, np.random.default_rng(4), num_resamples=200
+    )
     counts_RN = resample_counts(n, 200, np.random.default_rng(4)).astype(int)
     means = []
     for counts_N in counts_RN:
         rows = np.repeat(np.arange(n), counts_N)
         values = {k: [f1_score(true_N[rows], x_N[rows], average="macro") for x_N in xs] for k, xs in noisy.items()}
         means.append(np.mean(np.subtract(values["a"][:2], values["b"])))
-    by_seed = [scorer.value(a) - scorer.value(b) for a, b in zip(noisy["a"][:2], noisy["b"], strict=True)]
+    by_seed = [
+        scorer.value(of(scorer, a)) - scorer.value(of(scorer, b))
+        for a, b in zip(noisy["a"][:2], noisy["b"], strict=True)
+    ]
     error = np.sqrt(np.var(by_seed, ddof=1) / 2 + np.var(means, ddof=1))
     assert found.methods is not None
     assert found.methods.p_value == pytest.approx(2 * stats.t.sf(abs(np.mean(by_seed)) / error, 1), rel=1e-6)
@@ -76,7 +90,7 @@ def test_one_seed_says_nothing() -> None:
     """A pair without two seeds on both sides stays as it is; the smaller number of seeds counts."""
     rng, n = np.random.default_rng(1), 100
     answers = {"a": draw(rng, n, [0.9]), "b": draw(rng, n, [0.8] * 2), "c": draw(rng, n, [0.7] * 3)}
-    found = compare_methods([pair("a", "b"), pair("b", "c")], answers, scorer(n), rng)
+    found = compare_methods([pair("a", "b"), pair("b", "c")], judged(scorer(n), answers), scorer(n), rng)
     assert found[0] == pair("a", "b")
     assert isinstance(found[1].methods, MethodDifference)
     assert found[1].methods.seeds == 2
@@ -84,13 +98,13 @@ def test_one_seed_says_nothing() -> None:
 
 
 def test_equal_methods_are_seldom_told_apart() -> None:
-    """Four methods of the same true value, seeds off by 2 points: any claim in at most 5 % of comparisons."""
+    """Four methods of the same true value, seeds off by 2 points: any claim in at most 5% of comparisons."""
     rng, n, repeats = np.random.default_rng(2), 300, 150
     names = ["a", "b", "c", "d"]
     pairs = [pair(x, y) for k, x in enumerate(names) for y in names[k + 1 :]]
     wrong = 0
     for _ in range(repeats):
         answers = {name: draw(rng, n, (0.8 + rng.normal(0, 0.02, size=3)).tolist()) for name in names}
-        found = compare_methods(pairs, answers, scorer(n), rng, num_resamples=200)
+        found = compare_methods(pairs, judged(scorer(n), answers), scorer(n), rng, num_resamples=200)
         wrong += any(each.methods is not None and each.methods.p_adjusted < 0.05 for each in found)
     assert wrong <= stats.binom.ppf(0.999, repeats, 0.05)

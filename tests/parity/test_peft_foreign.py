@@ -126,7 +126,7 @@ REFUSED: Mapping[str, Callable[[], peft.PeftConfig]] = {
     "VERA": lambda: peft.VeraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]),
     "prefix_projection": lambda: peft.PrefixTuningConfig(**PROMPT, prefix_projection=True, encoder_hidden_size=8),
     "use_dora": lambda: replace(peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]), use_dora=True),
-    "lora_embedding": lambda: peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"]),
+    "embed_tokens": lambda: peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"]),
     "score": lambda: peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=LENGTH),
 }
 
@@ -141,7 +141,7 @@ def test_kinds_that_are_not_run(word: str, tiny_decoder: GetDecoder, tiny_folder
         read_foreign(tmp_path, tiny_decoder("llama"))
 
 
-def test_bad_values(tiny_decoder: GetDecoder, tiny_folder: GetFolder, tmp_path: Path) -> None:
+def test_bad_values(tiny_decoder: GetDecoder, tmp_path: Path) -> None:
     """Not finite, without vectors, as wide as another base, longer than the context."""
     base = tiny_decoder("llama")
 

@@ -22,7 +22,7 @@ def expected(folders: list[str], model: str) -> dict[tuple[str, str], tuple[str,
         predictor = Predictor.load(Path(folder), model=model)
         for text in TEXTS:
             (answer,) = predictor.predict([Example(id="1", text=text)])
-            found[Path(folder).name, text] = (answer.label, answer.probabilities)
+            found[Path(folder).name, text] = (answer.answer, answer.probabilities)
     return found
 
 

@@ -33,7 +33,7 @@ def lora(task_folders: list[str], tiny_folder: Callable[[str], Path]) -> Predict
 
 def wanted(predictor: Predictor, text: str = TEXT) -> tuple[str, dict[str, float]]:
     (answer,) = predictor.predict([Example(id="1", text=text)])
-    return answer.label, dict(zip(predictor.labels, answer.probabilities, strict=True))
+    return answer.answer, dict(zip(predictor.labels, answer.probabilities, strict=True))
 
 
 def test_each_task_is_a_model(client: openai.OpenAI, task_folders: list[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tunewright.adapters.floors import CopiedInput, NearestTarget
 from tunewright.adapters.parts import (
     Calibration,
     Decoding,
@@ -36,6 +37,8 @@ PARTS: dict[str, type[Part]] = {
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
     "decoding": Decoding,
+    "copied_input": CopiedInput,
+    "nearest_target": NearestTarget,
 }
 """Field of `Adapter` -> kind of part. The first five change what the base computes, the rest turn it into answers."""
 
@@ -53,6 +56,8 @@ class BaseIdentity:
     sha256: str
     """Over names, shapes and values of all weights, and the pooling unless it is the mean."""
     tokenizer_sha256: str
+    stem: str = ""
+    """What its language model puts before the names of its modules, `transformer` or `model`, as PEFT's folders do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,8 @@ class Adapter:
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
     decoding: Decoding | None = None
+    copied_input: CopiedInput | None = None
+    nearest_target: NearestTarget | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     """Provenance in JSON values (task, method, parameters, scores); never read by the executor."""
 
@@ -101,6 +108,16 @@ class Adapter:
     def scores_phrases(self) -> bool:
         """Whether a label's logit is how likely its phrases are as the answer, not a matter of features."""
         return self.template is not None and self.verbalizer is not None
+
+    @property
+    def floor(self) -> CopiedInput | NearestTarget | None:
+        """The part that answers in texts without the base."""
+        return self.nearest_target if self.copied_input is None else self.copied_input
+
+    @property
+    def writes_text(self) -> bool:
+        """Whether it answers with texts and not with labels."""
+        return not self.labels
 
     @property
     def prefix_tokens(self) -> int:

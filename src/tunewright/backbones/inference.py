@@ -11,7 +11,7 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
-from tunewright.types import Example, Prediction
+from tunewright.types import Example, Prediction, whole_text
 
 BATCH_TOKENS = 4096
 """Tokens, padding included, of one batch while predicting."""
@@ -98,10 +98,56 @@ def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore
 
 
 def answer(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -> list[Prediction]:
-    """Label and calibrated probabilities of every row, from its text; in order."""
+    """Label and calibrated probabilities of every row, or its text; in order."""
+    if adapter.writes_text:
+        texts = write(adapter, examples, store)
+        return [Prediction(id=e.id, text=text) for e, text in zip(examples, texts, strict=True)]
     encodings = store.backbone.encode_for(examples, adapter)
     logits_NC = predict(adapter, encodings, store)
     # The label is that of the logits themselves: a division may round two of them to one.
     probabilities_NC = (logits_NC.double() / adapter.temperature).softmax(-1)
     rows = zip(examples, logits_NC.argmax(-1).tolist(), probabilities_NC.tolist(), strict=True)
     return [Prediction(id=e.id, label=adapter.labels[k], probabilities=tuple(p)) for e, k, p in rows]
+
+
+def write(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -> list[str]:
+    """The text with which the adapter answers each row; in order."""
+    store.between()
+    if adapter.floor is not None:
+        return adapter.floor.answers([whole_text(example) for example in examples])
+    return generate_texts(adapter, store.backbone.encode_for(examples, adapter), store)
+
+
+WRITTEN_ROWS = 64
+"""Rows that are written at a time."""
+
+
+def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> list[str]:
+    """What the adapter writes for every input, by its own decoding; draws do not hang on the neighbours."""
+    texts = [""] * len(encodings)
+    draws = adapter.decoding is not None and adapter.decoding.temperature > 0
+    for members in by_length([len(e.ids) for e in encodings]):
+        for start in range(0, len(members), WRITTEN_ROWS):
+            store.between()
+            some = members[start : start + WRITTEN_ROWS]
+            rows = [Row(encoding=encodings[k], adapter=adapter) for k in some]
+            generators = [torch.Generator().manual_seed(k) for k in some] if draws else None
+            for k, found in zip(some, store.backbone.generate(rows, generators), strict=True):
+                texts[k] = found.text.strip()
+    return texts
+
+
+def answer_losses(
+    adapter: Adapter, encodings: Sequence[Encoding], answers: Sequence[tuple[int, ...]], store: FeatureStore
+) -> list[float]:
+    """Cross entropy of each answer under the adapter in nats, summed over its tokens."""
+    losses = [0.0] * len(encodings)
+    lengths = [len(e.ids) + len(ids) + adapter.prefix_tokens for e, ids in zip(encodings, answers, strict=True)]
+    with torch.no_grad():
+        for members in by_length(lengths):
+            store.between()
+            rows = [Row(encoding=encodings[k], adapter=adapter) for k in members]
+            found = store.backbone.answer_log_probs(rows, [answers[k] for k in members])
+            for k, log_probs in zip(members, found, strict=True):
+                losses[k] = -float(log_probs.sum())
+    return losses

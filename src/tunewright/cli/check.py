@@ -8,7 +8,7 @@ import typer
 from tunewright.errors import ConfigError, RunError, unknown
 
 if TYPE_CHECKING:
-    from tunewright.evaluation.metrics import IntArray, Scorer
+    from tunewright.evaluation.metrics import IntArray, Scorer, StatsArray
     from tunewright.runs.record import RunRecord
 
 Minimum = tuple[str, float]
@@ -45,12 +45,12 @@ def check(
     choice = len(new.answers) if candidate is None else 1
     rulings = []
     for metric, value in minima:
-        scorer, answers_N = _judged(new, run, who, metric)
+        scorer, stats_NM = _judged(new, run, who, metric)
         if new.comparison.protocol.kind == "folds":
-            answers = _held_out(new, run, who)
-            rulings.append(gate.at_least_in_folds(scorer, *answers, value, num_chosen_from=choice))
+            held_out = _held_out(new, run, who, scorer)
+            rulings.append(gate.at_least_in_folds(scorer, *held_out, value, num_chosen_from=choice))
         else:
-            rulings.append(gate.at_least(scorer, answers_N, value, rng, num_chosen_from=choice))
+            rulings.append(gate.at_least(scorer, stats_NM, value, rng, num_chosen_from=choice))
     if not_worse_than is not None:
         old = read(not_worse_than)
         for each, path in ((new, run), (old, not_worse_than)):
@@ -59,9 +59,10 @@ def check(
         if _rows(new) != _rows(old):
             raise RunError(f"{run} and {not_worse_than} have different test rows. Give both the same --test file.")
         own = new.comparison.decision.margin if new.comparison.decision is not None else 0.0
-        scorer, new_N = _judged(new, run, who, new.comparison.task.metric)
-        old_N = _answers(old, not_worse_than, _who(old, not_worse_than, None), new.comparison.task.labels)
-        rulings.append(gate.not_worse(scorer, new_N, old_N, (own if points is None else points) / 100, rng))
+        scorer, new_NM = _judged(new, run, who, new.comparison.task.metric)
+        old_who = _who(old, not_worse_than, None)
+        old_NM = scorer.stats(_answers(old, not_worse_than, old_who, new.comparison.task.labels))
+        rulings.append(gate.not_worse(scorer, new_NM, old_NM, (own if points is None else points) / 100, rng))
     if new.comparison.protocol.kind == "folds":
         print("note: of the method, over models of several folds; what is shipped was itself not tested")
     outcome = gate.worst(rulings)
@@ -124,20 +125,26 @@ def _who(run: "RunRecord", folder: Path, wanted: str | None) -> str:
     return wanted
 
 
-def _rows(run: "RunRecord") -> dict[str, tuple[str, str | None, str | None]]:
-    return {row.id: (row.text, row.text_pair, row.label) for row in run.rows}
+def _rows(run: "RunRecord") -> dict[str, tuple[object, ...]]:
+    return {row.id: (row.text, row.text_pair, row.label, row.references) for row in run.rows}
 
 
-def _judged(run: "RunRecord", folder: Path, who: str, metric: str) -> tuple["Scorer", "IntArray"]:
-    """A metric with the run's true labels, and the candidate's answers."""
-    from tunewright.evaluation.metrics import row_scorer
+def _judged(run: "RunRecord", folder: Path, who: str, metric: str) -> tuple["Scorer", "StatsArray"]:
+    """A metric with what is right for the run's rows, and the candidate's answers.
 
-    labels = run.comparison.task.labels
-    return row_scorer(metric, labels, run.rows), _answers(run, folder, who, labels)
+    Raises:
+        ConfigError: A metric of other tasks.
+    """
+    from tunewright.evaluation.metrics import check_metric, row_scorer
+
+    task = run.comparison.task
+    check_metric(metric, task.kind)
+    scorer = row_scorer(metric, task.labels, run.rows)
+    return scorer, scorer.stats(_answers(run, folder, who, task.labels))
 
 
-def _held_out(run: "RunRecord", folder: Path, who: str) -> tuple["IntArray", "IntArray"]:
-    """Label index and fold of each row in each repeat [R, N].
+def _held_out(run: "RunRecord", folder: Path, who: str, scorer: "Scorer") -> tuple["StatsArray", "IntArray"]:
+    """Statistics [R, N, M] of the answers, and fold [R, N], of each row in each repeat.
 
     Raises:
         RunError: The folder does not hold them.
@@ -150,7 +157,7 @@ def _held_out(run: "RunRecord", folder: Path, who: str) -> tuple["IntArray", "In
 
     protocol, ids = run.comparison.protocol, [row.id for row in run.rows]
     folds = read_json(folder / "data.json").get("folds", {})
-    answers, numbers = [], []
+    stats, numbers = [], []
     for repeat in range(protocol.repeats):
         held_out = {row: j for j in range(protocol.folds) for row in folds.get(f"r{repeat}-f{j}", {}).get("test", ())}
         missing = [row for row in ids if row not in held_out]
@@ -158,23 +165,21 @@ def _held_out(run: "RunRecord", folder: Path, who: str) -> tuple["IntArray", "In
             raise RunError(f"{folder / 'data.json'} has no fold of {missing[0]}. Repeat the run or restore the file.")
         numbers.append([held_out[row] for row in ids])
         file = predictions_file(folder, who, repeat)
-        answers.append(read_answers(file, run.comparison.task.labels, ids).predicted_N)
-    return np.stack(answers), np.array(numbers)
+        stats.append(scorer.stats(read_answers(file, run.comparison.task.labels, ids).given))
+    return np.stack(stats), np.array(numbers)
 
 
-def _answers(run: "RunRecord", folder: Path, who: str, labels: tuple[str, ...]) -> "IntArray":
-    """Label index of each test row's answer.
+def _answers(run: "RunRecord", folder: Path, who: str, labels: tuple[str, ...]) -> list[str]:
+    """Each test row's answer.
 
     Raises:
         RunError: A row without an answer, or answered with a label of another task.
     """
-    from tunewright.evaluation.metrics import label_indices
-
     answers = run.answers[who]
     missing = [row.id for row in run.rows if row.id not in answers]
     if missing:
         raise RunError(f"{who} of {folder} has no answer to {missing[0]}. Repeat the run or restore its predictions.")
-    strange = sorted(set(answers.values()) - set(labels))
+    strange = sorted(set(answers.values()) - set(labels)) if labels else []
     if strange:
         raise RunError(f"{who} of {folder} answers {strange[0]!r}, which is no label here. Compare runs of one task.")
-    return label_indices(labels, (answers[row.id] for row in run.rows))
+    return [answers[row.id] for row in run.rows]

@@ -22,9 +22,12 @@ def compare(
     data: Annotated[str | None, typer.Argument(help=_about("data"), metavar="DATA")] = None,
     dev: Annotated[str | None, typer.Option(help=_about("dev"))] = None,
     test: Annotated[str | None, typer.Option(help=_about("test"))] = None,
+    task: Annotated[str | None, typer.Option(help=_about("task"))] = None,
     text: Annotated[str | None, typer.Option(help=_about("text"))] = None,
     text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
     label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
+    input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
+    target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
     descriptions: Annotated[str | None, typer.Option(help=_about("descriptions"))] = None,
     rows: Annotated[str | None, typer.Option(help=_about("rows"), metavar="N")] = None,
     model: Annotated[list[str] | None, typer.Option(help=_about("model"))] = None,

@@ -26,7 +26,7 @@ def read_examples(
     Args:
         path: The file.
         about: The adapter's provenance.
-        given: Role -> column of this file, None for the adapter's own. Without the role `label`, labels are not read.
+        given: Role -> column of this file, None for the adapter's own. Roles that are not in it are not read.
 
     Raises:
         DataError: The file cannot be used.
@@ -107,7 +107,7 @@ def write_answers(
     names = _free("predicted", table.columns), [_free(f"p_{label}", table.columns) for label in labels]
     given = typed_rows(table) if ending == ".jsonl" else table.rows
     rows = [
-        {**row, names[0]: p.label, **{n: round(v, 6) for n, v in zip(names[1], p.probabilities, strict=True)}}
+        {**row, names[0]: p.answer, **{n: round(v, 6) for n, v in zip(names[1], p.probabilities, strict=True)}}
         for row, p in zip(given, predictions, strict=True)
     ]
     text = _written(rows, ending)

@@ -1,4 +1,4 @@
-"""Which column is the text, its pair and the label: as given, else by name, else by rule; always said aloud."""
+"""Which column is the text, its pair and the label or target: as given, else by name, else by rule; always said."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tunewright.data.formats import clip
 from tunewright.data.tables import Table
 from tunewright.errors import DataError, unknown
-from tunewright.types import Notice
+from tunewright.types import Notice, TaskKind
 
 # fmt: off
 TEXT_NAMES = (
@@ -25,6 +25,18 @@ LABEL_NAMES = (
 )
 # fmt: on
 """As for the texts."""
+
+# fmt: off
+INPUT_NAMES = (
+    "input", "mr", "meaning_representation", "source", "src", "instruction", "article", "code", "dialogue", "context",
+    *(name for name in TEXT_NAMES if name != "input"),
+)
+TARGET_NAMES = (
+    "target", "ref", "reference", "human_reference", "output", "answer", "response", "completion", "summary",
+    "translation", "tgt", "highlights", "query_sql", "sql", "docstring", "answers",
+)
+# fmt: on
+"""As for texts and labels, where texts are generated."""
 
 PAIRS = (
     ("text", "text_pair"),
@@ -47,7 +59,12 @@ FEW = 100
 LONGEST = 1.5
 """By rule, the text column is this many times longer, on average, than any other."""
 
-_FLAGS = {"text": "--text", "text_pair": "--text-pair", "label": "--label"}
+_FLAGS = {"text": "--text", "text_pair": "--text-pair", "label": "--label", "target": "--target"}
+_ROLES: Mapping[TaskKind, Mapping[str, str]] = {
+    "classify": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
+    "generate": {"text": "--input", "text_pair": "--text-pair", "target": "--target"},
+}
+"""Role -> the flag that names its column."""
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
@@ -59,21 +76,24 @@ class Choice:
     how: str
 
 
-def find_columns(
-    table: Table, *, text: str | None = None, text_pair: str | None = None, label: str | None = None
-) -> tuple[dict[str, str], Notice]:
-    """Role (`text`, `text_pair`, `label`) -> column, and the sentence that says so.
+def find_columns(table: Table, kind: TaskKind = "classify", **given: str | None) -> tuple[dict[str, str], Notice]:
+    """Role (`text`, `text_pair`, `label` or `target`) -> column, and the sentence that says so.
 
     A name given wins; then names in use (`TEXT_NAMES`, `LABEL_NAMES`, `PAIRS`); then the rules: the text is the column
-    with the longest cells, the label the only one with few distinct values.
+    with the longest cells, the label the only one with few distinct values. Where texts are generated, the target is
+    the only other column with words.
+
+    Args:
+        table: The rows.
+        kind: Of the task.
+        given: Role -> column; None or absent for one that is to be found.
 
     Raises:
         DataError: Unknown column (nearest offered), one column for two roles, ambiguous, none found.
     """
-    given = {"text": text, "text_pair": text_pair, "label": label}
     chosen = {role: Choice(column=name, how="as given") for role, name in given.items() if name is not None}
-    check_columns(table, {role: choice.column for role, choice in chosen.items()})
-    return _said(_searched(table, chosen, _FLAGS))
+    check_columns(table, {role: choice.column for role, choice in chosen.items()}, _ROLES[kind])
+    return _said(_searched(table, chosen, _ROLES[kind]))
 
 
 def match_columns(
@@ -97,18 +117,17 @@ def match_columns(
     check_columns(table, {role: choice.column for role, choice in chosen.items()})
     if chosen.keys() == own.keys():
         return {role: chosen[role].column for role in own}, None
-    roles, said = _said(_searched(table, chosen, own))
+    roles, said = _said(_searched(table, chosen, {role: _FLAGS[role] for role in own}))
     check_columns(table, {role: roles.get(role, column) for role, column in own.items()})
     return roles, said
 
 
-def _searched(table: Table, chosen: dict[str, Choice], roles: Iterable[str]) -> dict[str, Choice]:
+def _searched(table: Table, chosen: dict[str, Choice], flags: Mapping[str, str]) -> dict[str, Choice]:
     """The choices with those of the other roles, by name or by rule."""
-    wanted = set(roles)
-    if "text_pair" in wanted and "text" not in chosen and "text_pair" not in chosen:
+    if "target" not in flags and "text_pair" in flags and "text" not in chosen and "text_pair" not in chosen:
         chosen |= _pair_by_name(_free(table, chosen))
     for role, find in _SEARCH:
-        choice = find(table, _free(table, chosen)) if role in wanted and role not in chosen else None
+        choice = find(table, _free(table, chosen), flags) if role in flags and role not in chosen else None
         if choice is not None:
             chosen[role] = choice
     return chosen
@@ -120,8 +139,13 @@ def _said(chosen: Mapping[str, Choice]) -> tuple[dict[str, str], Notice]:
     return roles, Notice(code="columns", message=f"Columns: {said}.", count=0)
 
 
-def check_columns(table: Table, roles: Mapping[str, str]) -> None:
+def check_columns(table: Table, roles: Mapping[str, str], flags: Mapping[str, str] = _FLAGS) -> None:
     """Refuses columns that the table does not have.
+
+    Args:
+        table: The rows.
+        roles: Role -> column.
+        flags: Role -> flag, for the message.
 
     Raises:
         DataError: Unknown column, with the nearest name; or one column for two roles.
@@ -129,7 +153,7 @@ def check_columns(table: Table, roles: Mapping[str, str]) -> None:
     for role, column in roles.items():
         if column not in table.columns:
             shown = [clip(name) for name in table.columns]
-            raise DataError(f"{table.path}: {unknown('column', column, shown, todo=f'Name it with {_FLAGS[role]}.')}")
+            raise DataError(f"{table.path}: {unknown('column', column, shown, todo=f'Name it with {flags[role]}.')}")
     if len(set(roles.values())) < len(roles):
         said = ", ".join(f"{role} = {column!r}" for role, column in roles.items())
         raise DataError(f"{table.path}: one column for two roles: {said}. Each must be another column. Change a flag.")
@@ -162,35 +186,47 @@ def _pair_by_name(free: list[str]) -> dict[str, Choice]:
     return {}
 
 
-def _text_by_name(table: Table, free: list[str]) -> Choice | None:
-    return _only(table, "text", _named(free, TEXT_NAMES), "by name")
+def _text_by_name(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
+    names = INPUT_NAMES if "target" in flags else TEXT_NAMES
+    return _only(table, "text", _named(free, names), "by name", flags)
 
 
-def _label_by_name(table: Table, free: list[str]) -> Choice | None:
-    return _only(table, "label", _named(free, LABEL_NAMES), "by name")
+def _label_by_name(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
+    return _only(table, "label", _named(free, LABEL_NAMES), "by name", flags)
 
 
-def _text_by_rule(table: Table, free: list[str]) -> Choice | None:
-    labels = set(_named(free, LABEL_NAMES))
-    lengths = {column: _mean_length(table, column) for column in free if column not in labels}
+def _target_by_name(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
+    return _only(table, "target", _named(free, TARGET_NAMES), "by name", flags)
+
+
+def _text_by_rule(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
+    answers = set(_named(free, TARGET_NAMES if "target" in flags else LABEL_NAMES))
+    lengths = {column: _mean_length(table, column) for column in free if column not in answers}
     lengths = {column: length for column, length in lengths.items() if length > 0 and not _is_numeric(table, column)}
     if not lengths:
-        raise _none_found(table, "text", "no column holds words")
+        raise _none_found(table, "text", "no column holds words", flags)
     longest = max(lengths.values())
     rivals = [column for column, length in lengths.items() if length * LONGEST > longest]
-    return _only(table, "text", rivals, f"by rule: the longest, {longest:.0f} characters on average")
+    return _only(table, "text", rivals, f"by rule: the longest, {longest:.0f} characters on average", flags)
 
 
-def _label_by_rule(table: Table, free: list[str]) -> Choice | None:
+def _label_by_rule(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
     distinct = {column: len(_values(table, column)) for column in free}
     most = min(FEW, len(table.rows) // 2)
     few = [column for column in free if 2 <= distinct[column] <= most]
     if not few:
-        raise _none_found(table, "label", f"none is called so, none has 2 to {most} distinct values")
-    return _only(table, "label", few, f"by rule: {distinct[few[0]]} distinct values")
+        raise _none_found(table, "label", f"none is called so, none has 2 to {most} distinct values", flags)
+    return _only(table, "label", few, f"by rule: {distinct[few[0]]} distinct values", flags)
 
 
-def _only(table: Table, role: str, candidates: Sequence[str], how: str) -> Choice | None:
+def _target_by_rule(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
+    worded = [column for column in free if _values(table, column) and not _is_numeric(table, column)]
+    if not worded:
+        raise _none_found(table, "target", "none is called so, no other column holds words", flags)
+    return _only(table, "target", worded, "by rule: the other column with words", flags)
+
+
+def _only(table: Table, role: str, candidates: Sequence[str], how: str, flags: Mapping[str, str]) -> Choice | None:
     """The one candidate, or none.
 
     Raises:
@@ -200,14 +236,14 @@ def _only(table: Table, role: str, candidates: Sequence[str], how: str) -> Choic
         shown = ", ".join(repr(clip(column)) for column in candidates)
         raise DataError(
             f"{table.path}: ambiguous {role} column. Got {len(candidates)} candidates: {shown}. "
-            f"Choose one with {_FLAGS[role]}."
+            f"Choose one with {flags[role]}."
         )
     return Choice(column=candidates[0], how=how) if candidates else None
 
 
-def _none_found(table: Table, role: str, why: str) -> DataError:
+def _none_found(table: Table, role: str, why: str, flags: Mapping[str, str]) -> DataError:
     shown = ", ".join(repr(clip(column)) for column in table.columns)
-    return DataError(f"{table.path}: no {role} column found: {why}. Columns: {shown}. Choose one with {_FLAGS[role]}.")
+    return DataError(f"{table.path}: no {role} column found: {why}. Columns: {shown}. Choose one with {flags[role]}.")
 
 
 def _values(table: Table, column: str) -> set[str]:
@@ -222,4 +258,11 @@ def _is_numeric(table: Table, column: str) -> bool:
     return all(_NUMBER.fullmatch(value.strip()) for value in _values(table, column))
 
 
-_SEARCH = (("text", _text_by_name), ("label", _label_by_name), ("text", _text_by_rule), ("label", _label_by_rule))
+_SEARCH = (
+    ("text", _text_by_name),
+    ("label", _label_by_name),
+    ("target", _target_by_name),
+    ("text", _text_by_rule),
+    ("label", _label_by_rule),
+    ("target", _target_by_rule),
+)

@@ -228,7 +228,10 @@ def nearly_shared_rows(given: Mapping[str, Sequence[Example]]) -> list[Notice]:
 
 
 def conflicting_labels(examples: Sequence[Example]) -> list[Notice]:
-    """Rows with the text of another row, but for case, punctuation and spaces, and a different label."""
+    """Rows with the text of another row, but for case, punctuation and spaces, and a different label.
+
+    Several targets of one input are no conflict: each is right.
+    """
     labels: dict[tuple[str, ...], set[str | None]] = {}
     keys = [_key(example) for example in examples]
     for key, example in zip(keys, examples, strict=True):

@@ -7,6 +7,9 @@ from tunewright.data.tables import Table
 from tunewright.errors import DataError
 from tunewright.types import Example
 
+_ANSWERS = {"label": "labels", "target": "targets"}
+"""Role of what is to be answered -> its name in an error."""
+
 SHOWN = 5
 """Row numbers named in an error."""
 
@@ -23,15 +26,15 @@ def to_examples(
 
     Args:
         table: The rows.
-        columns: Role (`text`, `text_pair`, `label`) -> column, as in `Dataset.columns`.
+        columns: Role (`text`, `text_pair`, `label`, `target`) -> column, as in `Dataset.columns`.
         source: First part of the ids, `<source>:<1-based row>`; the table's name when None.
-        labelled: False for rows that are to be predicted: the label column may be absent and is not read.
+        labelled: False for rows that are to be predicted: label and target may be absent and are not read.
         fields: Further columns to keep, which the table has.
 
     Raises:
         DataError: A column that the table lacks; missing or empty texts or labels, with count and first row numbers.
     """
-    wanted = {role: column for role, column in columns.items() if labelled or role != "label"}
+    wanted = {role: column for role, column in columns.items() if labelled or role not in _ANSWERS}
     check_columns(table, wanted)
     for role, column in wanted.items():
         _check_filled(table, role, column)
@@ -42,6 +45,8 @@ def to_examples(
             text=str(row[wanted["text"]]),
             text_pair=str(row[wanted["text_pair"]]) if "text_pair" in wanted else None,
             label=str(row[wanted["label"]]).strip() if "label" in wanted else None,
+            target=str(row[wanted["target"]]).strip() if "target" in wanted else None,
+            references=(str(row[wanted["target"]]).strip(),) if "target" in wanted else (),
             fields={column: str(row[column] or "") for column in fields},
         )
         for number, row in table.numbered()
@@ -51,7 +56,7 @@ def to_examples(
 def _check_filled(table: Table, role: str, column: str) -> None:
     missing = [number for number, row in table.numbered() if not _is_filled(row[column], role)]
     if missing:
-        what = "labels" if role == "label" else "texts"
+        what = _ANSWERS.get(role, "texts")
         shown = ", ".join(str(number) for number in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         raise DataError(
             f"{table.path}: missing {what} in column {column!r}: {len(missing)} of {len(table.rows)} rows "
@@ -60,5 +65,5 @@ def _check_filled(table: Table, role: str, column: str) -> None:
 
 
 def _is_filled(value: str | None, role: str) -> bool:
-    """A NaN is how some exports write a missing label; as a text it may be meant."""
-    return value is not None and value.strip() not in (("", "nan", "NaN") if role == "label" else ("",))
+    """A NaN is how some exports write a missing label or target; as a text it may be meant."""
+    return value is not None and value.strip() not in (("", "nan", "NaN") if role in _ANSWERS else ("",))

@@ -12,6 +12,7 @@ import numpy as np
 from tunewright.config import RunConfig
 from tunewright.data.load import Given, group_rows, limit_train, to_dataset
 from tunewright.data.splits import WEIGHTS, check_train, split_rows
+from tunewright.data.targets import by_input, limit_dev
 from tunewright.errors import ConfigError
 from tunewright.types import Dataset, Example, Splits
 
@@ -90,8 +91,10 @@ def _held_out(
     rows = split_rows([examples[row] for row in rest], [groups[row] for row in rest], _SEARCH, split_rng)
     check_train(examples, rows["train"], config.data)
     train, _ = limit_train(rows["train"], config.rows, rows_rng)
-    test = tuple(example for example, fold in zip(examples, folds, strict=True) if fold == number)
-    return Splits(train=train, dev=rows["dev"], test=test)
+    dev, test = rows["dev"], tuple(example for example, fold in zip(examples, folds, strict=True) if fold == number)
+    if config.task == "generate":
+        dev, test = limit_dev(by_input(dev))[0], by_input(test)
+    return Splits(train=train, dev=dev, test=test)
 
 
 def assign_folds(

@@ -35,6 +35,7 @@ from tunewright.data.splits import (
 )
 from tunewright.data.swaps import absent_terms, swapped_rows
 from tunewright.data.tables import empty_rows
+from tunewright.data.targets import by_input, can_split, check_inputs, check_targets, limit_dev, target_notices
 from tunewright.errors import DataError
 from tunewright.types import Dataset, Example, Notice, Splits, Task
 
@@ -44,7 +45,7 @@ Rows = Mapping[str, tuple[Example, ...]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
-    """The user's labelled rows as they came, before any split of ours."""
+    """The user's rows as they came, before any split of ours."""
 
     name: str
     rows: Rows
@@ -60,17 +61,20 @@ def read_rows(config: RunConfig) -> Given:
         DataError: The file, its columns, its texts or its labels cannot be used.
     """
     source = read_source(config)
-    columns, said = find_columns(
-        source.tables["train"], text=config.text, text_pair=config.text_pair, label=config.label
-    )
+    answers = {"label": config.label} if config.task == "classify" else {"target": config.target}
+    text = config.text if config.task == "classify" else config.input
+    columns, said = find_columns(source.tables["train"], config.task, text=text, text_pair=config.text_pair, **answers)
     judged = source.tables.get("test", source.tables["train"])
     fields = check_fields(parse_rules(config.slice), judged.columns, judged.path)
     rows = {
         split: to_examples(table, columns, source=source.prefix(split), fields=fields if table is judged else ())
         for split, table in source.tables.items()
     }
-    _check_all_labels(rows, config.data)
-    _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
+    if config.task == "generate":
+        check_targets(rows["train"], config.data)
+    else:
+        _check_all_labels(rows, config.data)
+        _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
     notices = (said, *source.notices, *empty_rows(source.tables.values()))
     return Given(name=source.name, rows=rows, columns=columns, notices=notices)
 
@@ -116,16 +120,47 @@ def to_dataset(
         DataError: So few rows that a single class is left.
         ConfigError: The label descriptions do not fit the labels.
     """
+    to_task = _generating if config.task == "generate" else _classifying
+    rows, task, noticed = to_task(given, rows, noticed, config, rng)
+    noticed += slice_rows(parse_rules(config.slice), rows["test"])[1]
+    return Dataset(
+        task=task,
+        splits=Splits(train=rows["train"], dev=rows["dev"], test=rows["test"]),
+        sha256=data_sha256(rows),
+        notices=(*given.notices, *noticed),
+        columns=given.columns,
+    )
+
+
+def _generating(
+    given: Given, rows: Rows, noticed: Sequence[Notice], config: RunConfig, rng: np.random.Generator
+) -> tuple[Rows, Task, list[Notice]]:
+    """A task of texts: every row trains, every input is judged once, against all that is right for it."""
+    train, limited = limit_train(rows["train"], config.rows, rng)
+    dev, cut = limit_dev(by_input(rows["dev"]))
+    judged = by_input(rows["test"])
+    task = Task(
+        name=given.name,
+        labels=(),
+        descriptions={},
+        metric=config.metric,
+        kind="generate",
+        paired="text_pair" in given.columns,
+    )
+    said = [*noticed, *target_notices(train, judged), *cut, *limited]
+    return {"train": train, "dev": dev, "test": judged}, task, said
+
+
+def _classifying(
+    given: Given, rows: Rows, noticed: Sequence[Notice], config: RunConfig, rng: np.random.Generator
+) -> tuple[Rows, Task, list[Notice]]:
+    """A task of labels."""
     labels = label_order(str(example.label) for split in ("train", "dev") for example in rows[split])
     noticed = [*noticed, *_label_notices(rows, labels), *_meaningless(labels, config.descriptions)]
     train, limited = limit_train(rows["train"], config.rows, rng)
     limited += _imbalance(train, config.metric)
-    rows = {**rows, "train": train}
     in_test = {str(example.label) for example in rows["test"]}
-    noticed += [
-        *slice_rows(parse_rules(config.slice), rows["test"])[1],
-        *absent_terms(swapped_rows(config.swap, rows["test"])),
-    ]
+    noticed += absent_terms(swapped_rows(config.swap, rows["test"]))
     if config.error_costs is not None:
         error_costs(labels, config.error_costs, also_known=in_test)
     task = Task(
@@ -135,13 +170,7 @@ def to_dataset(
         metric=config.metric,
         paired="text_pair" in given.columns,
     )
-    return Dataset(
-        task=task,
-        splits=Splits(train=rows["train"], dev=rows["dev"], test=rows["test"]),
-        sha256=data_sha256(rows),
-        notices=(*given.notices, *noticed, *limited),
-        columns=given.columns,
-    )
+    return {**rows, "train": train}, task, [*noticed, *limited]
 
 
 def _check_all_labels(given: Rows, path: str) -> None:
@@ -200,13 +229,18 @@ def group_rows(
         DataError: A class has too few different texts.
     """
     exact, near = exact_groups(examples), twin_groups(examples)
-    check_classes(examples, exact, splits, path, remedy)
-    scarce = scarce_classes(examples, near, len(splits))
-    if not scarce:
+    if examples[0].target is not None:
+        check_inputs(examples, exact, splits, path)
+        why = "" if can_split(near, len(splits)) else "too many inputs are near duplicates of each other"
+    else:
+        check_classes(examples, exact, splits, path, remedy)
+        scarce = scarce_classes(examples, near, len(splits))
+        why = f"class {quoted(scarce)} has hardly any other texts" if scarce else ""
+    if not why:
         return near, twin_notices(examples, near)
     num_near = len(set(exact)) - len(set(near))
     message = (
-        f"Near duplicates were not kept in one split, as class {quoted(scarce)} has hardly any other texts: {num_near} "
+        f"Near duplicates were not kept in one split, as {why}: {num_near} "
         "different texts nearly repeat another. They may stand on both sides of the split; scores on them flatter."
     )
     return exact, [Notice(code="near-duplicates-not-grouped", message=message, count=num_near)]
@@ -270,7 +304,7 @@ def limit_train(
         return train, []
     kept = limit_rows(train, rows, rng)
     classes, left = ({example.label for example in examples} for examples in (train, kept))
-    if len(left) < 2:
+    if len(left) < 2 <= len(classes):
         raise DataError(f"`rows` leaves a single class. Got {rows}. Allowed: {len(classes)}, one a class, or more.")
     message = f"{len(kept)} of {len(train)} training rows, sha256 {rows_sha256(kept)[:16]}"
     tail = f"; {len(classes) - len(left)} of {len(classes)} classes have none." if len(left) < len(classes) else "."
@@ -282,7 +316,7 @@ def test_sha256(dataset: Dataset) -> str:
 
     Over sorted texts and labels: a file's name and the order of its rows do not change what is judged.
     """
-    rows = sorted(json.dumps((row.text, row.text_pair, row.label)) for row in dataset.splits.test)
+    rows = sorted(json.dumps((row.text, row.text_pair, row.label, *row.references)) for row in dataset.splits.test)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
@@ -291,6 +325,6 @@ def data_sha256(rows: Rows) -> str:
     digest = hashlib.sha256()
     for split in WEIGHTS:
         for example in rows[split]:
-            record = (split, example.id, example.text, example.text_pair, example.label)
+            record = (split, example.id, example.text, example.text_pair, example.label, *example.references)
             digest.update(json.dumps(record).encode() + b"\n")
     return digest.hexdigest()

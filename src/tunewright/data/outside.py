@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tunewright.data.formats import Row, quoted
 from tunewright.data.tables import Table, read_table
 from tunewright.errors import ConfigError, DataError
-from tunewright.types import Example, Prediction
+from tunewright.types import Example, Prediction, Task
 
 ANSWER_NAMES = ("predicted", "prediction", "answer")
 """Columns of the answer; the first that is there."""
@@ -21,7 +21,7 @@ SUM_TOLERANCE = 0.01
 """What rounding may take from a sum of probabilities."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ROW_COLUMNS = ("id", "text", "text_pair", "label")
+_ROW_COLUMNS = ("id", "text", "text_pair", "label", "target", "references")
 """Of test.jsonl."""
 
 Key = tuple[str, ...]
@@ -60,7 +60,7 @@ def named_files(given: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
 
 
 def read_outside(
-    files: Mapping[str, str], rows: Sequence[Example], labels: Sequence[str], columns: Mapping[str, str]
+    files: Mapping[str, str], rows: Sequence[Example], task: Task, columns: Mapping[str, str]
 ) -> dict[str, tuple[Prediction, ...]]:
     """Name -> answers to the rows, in their order; without probabilities where the file has none.
 
@@ -69,7 +69,7 @@ def read_outside(
     Args:
         files: Name -> csv, tsv, jsonl or parquet file.
         rows: To be answered, each exactly once.
-        labels: Of the task.
+        task: Whether they are labels, and which.
         columns: Role -> column of the data.
 
     Raises:
@@ -79,7 +79,7 @@ def read_outside(
     faults: list[str] = []
     for name, path in files.items():
         try:
-            given = _Given(read_table(path), rows, columns, labels)
+            given = _Given(read_table(path), rows, columns, task)
         except DataError as error:
             faults.append(str(error))
             continue
@@ -98,13 +98,11 @@ class _Given:
         DataError: It has no column that names the rows, or none or several that may be the answer.
     """
 
-    def __init__(
-        self, table: Table, rows: Sequence[Example], columns: Mapping[str, str], labels: Sequence[str]
-    ) -> None:
-        self._labels = labels
+    def __init__(self, table: Table, rows: Sequence[Example], columns: Mapping[str, str], task: Task) -> None:
+        self._labels, self._kind = task.labels, task.kind
         keys = _key_columns(table, rows, columns)
         answer = _answer_column(table, keys, columns)
-        self._chances = [f"p_{label}" for label in labels if f"p_{label}" in table.columns]
+        self._chances = [f"p_{label}" for label in task.labels if f"p_{label}" in table.columns]
         lines: dict[Key, list[Row]] = {}
         for line in table.rows:
             if (line[answer] or "").strip():
@@ -121,7 +119,7 @@ class _Given:
             (
                 [row for row, found in self._answers.items() if not found],
                 f"{of} no answer%s. Each needs one: for a row that is left open, write the answer that would be given, "
-                "such as the most common label.",
+                "such as the most common label or the input itself.",
             ),
             (
                 [row for row, found in self._answers.items() if len(found) > 1],
@@ -135,7 +133,7 @@ class _Given:
         )
         faults = [f"{len(rows)} {sentence % _first(rows)}" for rows, sentence in said if rows]
         strange = [row for row, found in self._answers.items() if found - set(self._labels)]
-        if strange:
+        if strange and self._kind == "classify":
             got = quoted({answer for row in strange for answer in self._answers[row]} - set(self._labels))
             allowed = f"Allowed: {quoted(self._labels)}. Write the labels as in the data."
             faults.append(
@@ -166,9 +164,12 @@ class _Given:
 
     def predictions(self) -> tuple[Prediction, ...]:
         """One for each row, where there is no fault."""
+        given = {row: next(iter(found)) for row, found in self._answers.items()}
+        if self._kind == "generate":
+            return tuple(Prediction(id=row, text=text) for row, text in given.items())
         return tuple(
-            Prediction(id=row, label=next(iter(found)), probabilities=self._shares(self._lines[row][0]))
-            for row, found in self._answers.items()
+            Prediction(id=row, label=label, probabilities=self._shares(self._lines[row][0]))
+            for row, label in given.items()
         )
 
 
@@ -213,5 +214,5 @@ def _answer_column(table: Table, keys: Sequence[str], columns: Mapping[str, str]
 
 def answers_sha256(predictions: Iterable[Prediction]) -> str:
     """Hash of answers: a resumed run must have those it began with."""
-    lines = [json.dumps((each.id, each.label, each.probabilities)) for each in predictions]
+    lines = [json.dumps((each.id, each.answer, each.probabilities)) for each in predictions]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

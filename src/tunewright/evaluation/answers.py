@@ -1,4 +1,4 @@
-"""What a fit answered, as arrays: what everything else in this package judges.
+"""What a fit answered: what everything else in this package judges.
 
 Shapes: N rows, C labels.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tunewright.errors import RunError
-from tunewright.evaluation.metrics import UNKNOWN_LABEL, FloatArray, IntArray, label_indices
+from tunewright.evaluation.metrics import FloatArray
 from tunewright.files import read_lines
 
 
@@ -18,10 +18,10 @@ from tunewright.files import read_lines
 class Answers:
     """Answers to the rows of a split, in their order."""
 
-    predicted_N: IntArray
-    """Label indices."""
+    given: tuple[str, ...]
+    """Labels or texts."""
     probabilities_NC: FloatArray
-    """[N, 0] where an outside candidate gave none."""
+    """[N, 0] where texts were generated, or an outside candidate gave none."""
 
 
 def read_answers(file: Path, labels: Sequence[str], ids: Sequence[str]) -> Answers:
@@ -29,7 +29,7 @@ def read_answers(file: Path, labels: Sequence[str], ids: Sequence[str]) -> Answe
 
     Args:
         file: One prediction a line.
-        labels: Of the task.
+        labels: Of the task; none where answers are texts.
         ids: Of the rows that were asked, in their order.
 
     Raises:
@@ -38,8 +38,8 @@ def read_answers(file: Path, labels: Sequence[str], ids: Sequence[str]) -> Answe
     lines = read_lines(file)
     if [line.get("id") for line in lines] != list(ids):
         raise RunError(f"{file} does not answer the {len(ids)} rows of its split in order. Restore it, or repeat.")
-    predicted_N = label_indices(labels, (line["label"] for line in lines))
-    if (predicted_N == UNKNOWN_LABEL).any():
-        strange = lines[int((predicted_N == UNKNOWN_LABEL).argmax())]["label"]
+    given = tuple(line["label"] if labels else line["text"] for line in lines)
+    strange = next((each for each in given if each not in labels), None) if labels else None
+    if strange is not None:
         raise RunError(f"{file} answers {strange!r}, which is no label of the task. Restore it, or repeat the run.")
-    return Answers(predicted_N=predicted_N, probabilities_NC=np.array([line["probabilities"] for line in lines]))
+    return Answers(given=given, probabilities_NC=np.array([line["probabilities"] for line in lines]))

@@ -1,9 +1,10 @@
 """Intervals, paired differences and repeated choices by resampling the rows.
 
-Shapes: N rows, R resamples, K candidates. Every function takes a generator; candidates share their resamples, so that
-their differences are paired. Intervals are expanded percentiles (Hesterberg 2015, "What Teachers Should Know About the
-Bootstrap"): they stay inside [0, 1], keep the metric's asymmetry and never fail. BCa is undefined where all resamples
-agree, which for two candidates with the same answers is the rule.
+Shapes: N rows, R resamples, K candidates, M statistics of a row, which stand for its answer (see `metrics.Scorer`).
+Every function takes a generator; candidates share their resamples, so that their differences are paired. Intervals are
+expanded percentiles (Hesterberg 2015, "What Teachers Should Know About the Bootstrap"): they stay inside [0, 1], keep
+the metric's asymmetry and never fail. BCa is undefined where all resamples agree, which for two candidates with the
+same answers is the rule.
 """
 
 import math
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy import stats
 
-from tunewright.evaluation.metrics import CountArray, FloatArray, IntArray, Scorer
+from tunewright.evaluation.metrics import CountArray, FloatArray, IntArray, Scorer, StatsArray
 from tunewright.evaluation.statistics import LEVEL, ROUNDING, Difference, least_slack, score_lower_bound, wilson
 from tunewright.types import Estimate
 
@@ -57,17 +58,17 @@ def resample_counts(n: int, num_resamples: int, rng: Generator, groups: IntArray
 
 def _chunks(scorer: Scorer, num_resamples: int, rng: Generator) -> Iterator[CountArray]:
     """`resample_counts` in pieces of bounded memory."""
-    n = scorer.true_N.size
+    n = scorer.num_rows
     size = max(1, _CHUNK_COUNTS // n)
     for start in range(0, num_resamples, size):
         yield resample_counts(n, min(size, num_resamples - start), rng, scorer.groups_N)
 
 
 def resampled_values(
-    scorer: Scorer, predicted_KN: Sequence[IntArray], rng: Generator, *, num_resamples: int = NUM_RESAMPLES
+    scorer: Scorer, stats_KNM: Sequence[StatsArray], rng: Generator, *, num_resamples: int = NUM_RESAMPLES
 ) -> FloatArray:
     """The metric of every candidate on the same resamples: [R, K]."""
-    return np.concatenate([scorer.values(predicted_KN, counts_RN) for counts_RN in _chunks(scorer, num_resamples, rng)])
+    return np.concatenate([scorer.values(stats_KNM, counts_RN) for counts_RN in _chunks(scorer, num_resamples, rng)])
 
 
 def quantile(values_R: FloatArray, tail: float, n: int) -> float:
@@ -82,19 +83,18 @@ def quantile(values_R: FloatArray, tail: float, n: int) -> float:
 
 def interval(
     scorer: Scorer,
-    predicted_N: IntArray,
+    stats_NM: StatsArray,
     rng: Generator,
     *,
     level: float = LEVEL,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Estimate:
     """The metric's value with its interval: Wilson's for a proportion of independent rows, else by bootstrap."""
-    n = scorer.true_N.size
     if scorer.is_binomial:
-        return wilson(int((scorer.true_N == predicted_N).sum()), n, level=level)
-    values_R = resampled_values(scorer, [predicted_N], rng, num_resamples=num_resamples)[:, 0]
+        return wilson(int(stats_NM[:, 0].sum()), scorer.num_rows, level=level)
+    values_R = resampled_values(scorer, [stats_NM], rng, num_resamples=num_resamples)[:, 0]
     low, high = (quantile(values_R, tail, scorer.num_units) for tail in ((1 - level) / 2, (1 + level) / 2))
-    return Estimate(value=scorer.value(predicted_N), low=low, high=high, n=n)
+    return Estimate(value=scorer.value(stats_NM), low=low, high=high, n=scorer.num_rows)
 
 
 def difference(values_R: FloatArray, value: float, n: int, *, level: float = LEVEL) -> Difference:
@@ -123,17 +123,15 @@ def lower_bound(values_R: FloatArray, value: float, n: int, *, level: float = LE
     return min(quantile(values_R, 1 - level, n), value - least_slack(n, level=level))
 
 
-def score_bounds(scorer: Scorer, a_N: IntArray, b_N: IntArray, *, level: float = LEVEL) -> tuple[float, float]:
+def score_bounds(a_NM: StatsArray, b_NM: StatsArray, *, level: float = LEVEL) -> tuple[float, float]:
     """Lower and upper bound, each one-sided, of a proportion of `a` minus that of `b` on the same independent rows.
 
     Args:
-        scorer: Metric and true labels.
-        a_N: Answers.
-        b_N: Answers.
+        a_NM: Of answers under such a metric.
+        b_NM: Of others.
         level: Of each bound.
     """
-    assert scorer.is_binomial
-    (wins, losses), n = wins_losses(scorer, a_N, b_N), scorer.true_N.size
+    (wins, losses), n = wins_losses(a_NM, b_NM), len(a_NM)
     low, high = score_lower_bound(wins, losses, n, level=level), score_lower_bound(losses, wins, n, level=level)
     return float(low), -float(high)
 
@@ -143,15 +141,15 @@ def resampled_bounds(values_R: FloatArray, value: float, n: int, *, level: float
     return lower_bound(values_R, value, n, level=level), -lower_bound(-values_R, -value, n, level=level)
 
 
-def wins_losses(scorer: Scorer, a_N: IntArray, b_N: IntArray) -> tuple[int, int]:
-    """Rows that only `a` has right, and rows that only `b` has right."""
-    is_right_a, is_right_b = a_N == scorer.true_N, b_N == scorer.true_N
+def wins_losses(a_NM: StatsArray, b_NM: StatsArray) -> tuple[int, int]:
+    """Rows that only `a` has right, and rows that only `b` has right, under a metric that is a proportion."""
+    is_right_a, is_right_b = a_NM[:, 0] == 1, b_NM[:, 0] == 1
     return int((is_right_a & ~is_right_b).sum()), int((is_right_b & ~is_right_a).sum())
 
 
 def winner_corrected(
     scorer: Scorer,
-    answers: Sequence[Sequence[IntArray]],
+    answers: Sequence[Sequence[StatsArray]],
     choose: Callable[[FloatArray], IntArray],
     rng: Generator,
     *,
@@ -166,7 +164,7 @@ def winner_corrected(
 
     Args:
         scorer: What the candidates are judged by.
-        answers: Label indices [N] of each candidate in each repeat; its value is the mean over the repeats.
+        answers: Statistics of each candidate in each repeat; its value is the mean over the repeats.
         choose: Values [R, K] -> the index that each replicate chooses [R].
         rng: Source of randomness.
         num_replicates: R.
@@ -183,7 +181,7 @@ def winner_corrected(
     return Selection(value=float(worth_R.mean()) if worth_R.size else math.nan, shares=tuple(shares.tolist()))
 
 
-def _mean_values(scorer: Scorer, answers: Sequence[Sequence[IntArray]], weights_RN: CountArray) -> FloatArray:
+def _mean_values(scorer: Scorer, answers: Sequence[Sequence[StatsArray]], weights_RN: CountArray) -> FloatArray:
     """The metric on each resample [R, K], the mean over repeats."""
-    values_RK: FloatArray = np.mean([scorer.values(predicted_KN, weights_RN) for predicted_KN in answers], axis=0)
+    values_RK: FloatArray = np.mean([scorer.values(stats_KNM, weights_RN) for stats_KNM in answers], axis=0)
     return values_RK

@@ -5,15 +5,16 @@ The confidence of a row is the probability of its answer. Shapes: N rows, C labe
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
 from tunewright.evaluation.answers import Answers
-from tunewright.evaluation.metrics import UNKNOWN_LABEL, FloatArray, IntArray
+from tunewright.evaluation.metrics import UNKNOWN_LABEL, FloatArray, IntArray, Scorer, label_indices, true_indices
 from tunewright.evaluation.statistics import ALPHA, LEVEL, wilson
-from tunewright.runs.comparison import Bin, Calibration, Coverage
+from tunewright.runs.measurements import Bin, Calibration, Coverage
 
 BoolArray = NDArray[np.bool_]
 
@@ -28,7 +29,7 @@ _STEPS = 20
 def fit_temperature(logits_NC: FloatArray, true_N: IntArray) -> float:
     """The temperature of least negative log likelihood (Guo et al. 2017, section 4.2), in [COOLEST, HOTTEST].
 
-    1 where the rows are too few to show, by the likelihood ratio at the 5 % level, that it is not 1; and where it would
+    1 where the rows are too few to show, by the likelihood ratio at the 5% level, that it is not 1; and where it would
     raise the calibration error, as for votes of neighbours: a true label without a vote costs the likelihood so much
     that it would have every answer in doubt. Where every answer is right, no temperature is cold enough for the
     likelihood; the targets are then Platt's (1999, section 2.2): of n rows without an error, 1 in n + 2 may be one.
@@ -111,7 +112,7 @@ def _binnings(confidence_N: FloatArray, is_right_N: BoolArray) -> Iterator[Float
 def abstention_threshold(confidence_N: FloatArray, is_right_N: BoolArray) -> float | None:
     """The least confidence to answer at, so that the risk is shown to be at most half of what it is without abstaining.
 
-    "Shown" is an exact one-sided 95 % bound (Clopper and Pearson 1934). Thresholds are tried from the one with the
+    "Shown" is an exact one-sided 95% bound (Clopper and Pearson 1934). Thresholds are tried from the one with the
     fewest rows that could show it, downwards, until one fails: a fixed sequence, so that the level holds for all
     together (Angelopoulos et al. 2021, "Learn then Test", section 3). None where nothing is wrong or rows are too few.
     """
@@ -168,34 +169,53 @@ def mean_cost(answer_N: IntArray, true_N: IntArray, costs_CC: FloatArray) -> flo
     return float(np.where(true_N == UNKNOWN_LABEL, 1.0, costs_CC[true_N, answer_N]).mean())
 
 
-def assess(
-    dev: Answers, dev_true_N: IntArray, test: Answers, true_N: IntArray, temperature: float, costs_CC: FloatArray | None
-) -> Calibration:
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Judged:
+    """Answers with probabilities to rows of known labels."""
+
+    predicted_N: IntArray
+    """Label indices."""
+    true_N: IntArray
+    """Label indices."""
+    probabilities_NC: FloatArray
+
+    @property
+    def is_right(self) -> BoolArray:
+        """Whether each answer is right: [N]."""
+        is_right_N: BoolArray = self.predicted_N == self.true_N
+        return is_right_N
+
+    def confidence(self, probabilities_NC: FloatArray) -> FloatArray:
+        """The probability of each answer: [N]."""
+        return probabilities_NC[np.arange(self.predicted_N.size), self.predicted_N]
+
+
+def judged(answers: Answers, scorer: Scorer) -> Judged:
+    """Answers of labels with what is right."""
+    predicted_N = label_indices(scorer.labels, answers.given)
+    return Judged(predicted_N=predicted_N, true_N=true_indices(scorer), probabilities_NC=answers.probabilities_NC)
+
+
+def assess(dev: Judged, test: Judged, temperature: float, costs_CC: FloatArray | None) -> Calibration:
     """All of the above for one artefact: the threshold from dev, everything else on test.
 
     Args:
         dev: Answers with calibrated probabilities.
-        dev_true_N: Label indices.
         test: As `dev`.
-        true_N: Label indices.
         temperature: By which the logits were divided.
         costs_CC: As for `least_cost`.
     """
     raw_NC = tempered(test.probabilities_NC, 1 / temperature)
-    is_right_N = test.predicted_N == true_N
-    confidence_N = _confidence(test.predicted_N, test.probabilities_NC)
-    threshold = abstention_threshold(_confidence(dev.predicted_N, dev.probabilities_NC), dev.predicted_N == dev_true_N)
+    threshold = abstention_threshold(dev.confidence(dev.probabilities_NC), dev.is_right)
+    confidence_N, is_right_N = test.confidence(test.probabilities_NC), test.is_right
     cheapest_N = None if costs_CC is None else least_cost(test.probabilities_NC, costs_CC)
+    costs = None if cheapest_N is None or costs_CC is None else mean_cost(cheapest_N, test.true_N, costs_CC)
     return Calibration(
         temperature=temperature,
-        error_before=calibration_error(_confidence(test.predicted_N, raw_NC), is_right_N),
+        error_before=calibration_error(test.confidence(raw_NC), is_right_N),
         error=calibration_error(confidence_N, is_right_N),
         bins=reliability(confidence_N, is_right_N),
         threshold=threshold,
         curve=coverage_curve(confidence_N, is_right_N, threshold),
-        mean_error_cost=None if cheapest_N is None or costs_CC is None else mean_cost(cheapest_N, true_N, costs_CC),
+        mean_error_cost=costs,
     )
-
-
-def _confidence(predicted_N: IntArray, probabilities_NC: FloatArray) -> FloatArray:
-    return probabilities_NC[np.arange(predicted_N.size), predicted_N]

@@ -108,28 +108,30 @@ def duplicates_across_splits(facts: Facts) -> Finding:
 
 
 def not_above_floor(facts: Facts) -> Finding:
-    """Whether each candidate that reads the text is shown to be better than one that does not, and is above chance.
+    """Whether each candidate is shown to be better than the best floor, and is above chance where that is known.
 
     Without a floor it is to be shown better than chance. The value is the smallest lead, in points.
     """
-    chance, readers = facts.comparison.task.chance, [c for c in facts.measured if c.reads_text]
+    chance, readers = facts.comparison.task.chance, [c for c in facts.measured if not c.is_floor]
     if not readers:
         return Finding(None, "No candidate reads the text.")
-    floor = next((c for c in facts.measured if not c.reads_text), None)
+    floor = next((c for c in facts.measured if c.is_floor), None)
     least = chance if floor is None else _value(floor)
+    if least is None:
+        return Finding(None, "No floor was measured: choose copy-input and nearest-target too.", False)
     name = f"{'chance' if floor is None else floor.id}, {percent(least)}"
-    below = [c.id for c in readers if _value(c) < chance]
+    below = [c.id for c in readers if chance is not None and _value(c) < chance]
     failed = tuple(c.id for c in readers if c.id in below or not _is_above(c, floor, facts.comparison))
     sentence = f"Every candidate that reads the text is shown to be better than {name}."
     if failed:
         sentence = f"Not shown to be better than {name}: {', '.join(failed)}."
-        sentence += f" Below chance, {percent(chance)}: {', '.join(below)}." if below else ""
+        sentence += f" Below chance, {percent(0.0 if chance is None else chance)}: {', '.join(below)}." if below else ""
     return Finding(100 * (min(map(_value, readers)) - least), sentence, not failed, failed)
 
 
 def _is_above(candidate: Candidate, floor: Candidate | None, comparison: Comparison) -> bool:
     if floor is None:
-        return candidate.test is not None and candidate.test.low > comparison.task.chance
+        return candidate.test is not None and candidate.test.low > (comparison.task.chance or 0.0)
     pair = next((p for p in comparison.pairs if {p.a, p.b} == {candidate.id, floor.id}), None)
     return pair is not None and pair.p_adjusted < statistics.ALPHA and _value(candidate) > _value(floor)
 
@@ -141,7 +143,7 @@ def dev_reused(facts: Facts) -> Finding:
     inequality). Only what looked at dev once a trial is counted; choices that follow earlier scores may be luckier
     (Blum and Hardt 2015, "The Ladder", section 1).
     """
-    chosen = [c for c in facts.measured if c.dev is not None and c.reads_text]
+    chosen = [c for c in facts.measured if c.dev is not None and not c.is_floor]
     if not chosen:
         return Finding(None, "Nothing was chosen on dev rows.")
     looks = {c.id: c.trials + len(c.seeds) for c in chosen}
@@ -221,7 +223,7 @@ def cut_texts(facts: Facts) -> Finding:
     count = max((notice.count for notice in facts.found("cut-texts")), default=0)
     total = task.n_train + task.n_dev + task.n_test
     value, margin = 100 * count / total, 1.0 if decision is None else decision.margin
-    sentence = "No text was cut." if count == 0 else f"{count} of {total} texts were cut, {value:.1f} %."
+    sentence = "No text was cut." if count == 0 else f"{count} of {total} texts were cut, {value:.1f}%."
     return Finding(value, sentence, value <= margin)
 
 

@@ -1,6 +1,7 @@
 """Which method to take where every row was answered by models that were not trained on it.
 
-Shapes: N rows, R repeats, F folds, J = R x F, K candidates, cheapest first. The figures are about methods, not about an
+Shapes: N rows, R repeats, F folds, J = R x F, K candidates, cheapest first, M statistics of a
+row. The figures are about methods, not about an
 artefact: each fold has a model of its own.
 """
 
@@ -17,7 +18,7 @@ from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.cost import Prices
 from tunewright.evaluation.decision import check, conclude
 from tunewright.evaluation.evidence import Duel, Evidence, Standing, gather
-from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
+from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, StatsArray
 from tunewright.runs.comparison import Decision, Pair
 from tunewright.types import Estimate
 
@@ -26,25 +27,25 @@ from tunewright.types import Estimate
 class FoldEntry(Standing):
     """A candidate of a cross-validation."""
 
-    predicted_RN: IntArray
-    """Label indices: every row answered once in each repeat, by the model of the folds it is not in."""
+    stats_RNM: StatsArray
+    """Every row was answered once in each repeat, by the model of the folds it is not in."""
 
 
 def fold_estimate(
-    predicted_RN: IntArray, fold_RN: IntArray, scorer: Scorer, *, level: float = statistics.LEVEL
+    stats_RNM: StatsArray, fold_RN: IntArray, scorer: Scorer, *, level: float = statistics.LEVEL
 ) -> Estimate:
     """The mean metric of a method over folds, with the interval of the corrected resampled t.
 
     Args:
-        predicted_RN: Out-of-fold label indices.
+        stats_RNM: Of out-of-fold answers.
         fold_RN: Fold of each row in each repeat, from 0; the same number of folds in each.
-        scorer: Metric and true labels.
+        scorer: Metric, and what is right.
         level: Of the interval.
     """
-    values_J = fold_values(predicted_RN, fold_RN, scorer)
-    least_error = _row_error(_scores(predicted_RN, scorer))
+    values_J = fold_values(stats_RNM, fold_RN, scorer)
+    least_error = _row_error(_scores(stats_RNM, scorer))
     found = statistics.corrected_resampled_t(values_J, _test_to_train(fold_RN), least_error=least_error, level=level)
-    n = scorer.true_N.size
+    n = scorer.num_rows
     return Estimate(value=found.value, low=max(0.0, found.low), high=min(1.0, found.high), n=n)
 
 
@@ -65,7 +66,7 @@ def decide_folds(
 
     Args:
         entries: Finished candidates, in any order, with distinct ids.
-        scorer: Metric and true labels of all rows.
+        scorer: Metric, and what is right of all rows.
         fold_RN: Fold of each row in each repeat, from 0; the same number of folds in each.
         rng: Source of randomness of the repeated choice.
         margin_points: Points, out of 100, that a cheaper method may lose.
@@ -81,13 +82,13 @@ def decide_folds(
     return decided, evidence.pairs
 
 
-def fold_values(predicted_RN: IntArray, fold_RN: IntArray, scorer: Scorer) -> FloatArray:
+def fold_values(stats_RNM: StatsArray, fold_RN: IntArray, scorer: Scorer) -> FloatArray:
     """The metric on each fold of each repeat: [J]."""
     num_folds = int(fold_RN.max()) + 1
     values = []
-    for predicted_N, fold_N in zip(predicted_RN, fold_RN, strict=True):
+    for stats_NM, fold_N in zip(stats_RNM, fold_RN, strict=True):
         is_in_FN = (fold_N == np.arange(num_folds)[:, None]).astype(np.float32)
-        values.append(scorer.values([predicted_N], is_in_FN)[:, 0])
+        values.append(scorer.values([stats_NM], is_in_FN)[:, 0])
     values_J = np.concatenate(values)
     assert np.isfinite(values_J).all(), "a fold without rows"
     return values_J
@@ -95,28 +96,28 @@ def fold_values(predicted_RN: IntArray, fold_RN: IntArray, scorer: Scorer) -> Fl
 
 def weigh_folds(entries: Sequence[FoldEntry], scorer: Scorer, fold_RN: IntArray) -> Evidence:
     """Compares all pairs on the same folds; arguments as in `decide_folds`."""
-    values = {entry.id: fold_values(entry.predicted_RN, fold_RN, scorer) for entry in entries}
+    values = {entry.id: fold_values(entry.stats_RNM, fold_RN, scorer) for entry in entries}
     ordered = sorted(entries, key=lambda entry: (entry.price, -float(values[entry.id].mean()), entry.id))
     values_KJ = np.array([values[entry.id] for entry in ordered])
-    scores_KN = np.array([_scores(entry.predicted_RN, scorer) for entry in ordered])
+    scores_KN = np.array([_scores(entry.stats_RNM, scorer) for entry in ordered])
     ratio = _test_to_train(fold_RN)
     duels = [_duel((a, b), values_KJ, scores_KN, ratio) for a, b in combinations(range(len(ordered)), 2)]
     return gather(
         ordered,
         duels,
         statistics.holm([duel.measured.p_value for duel in duels]),
-        answers=list(np.stack([entry.predicted_RN for entry in ordered], axis=1)),
-        estimates=[fold_estimate(entry.predicted_RN, fold_RN, scorer) for entry in ordered],
+        answers=list(np.stack([entry.stats_RNM for entry in ordered], axis=1)),
+        estimates=[fold_estimate(entry.stats_RNM, fold_RN, scorer) for entry in ordered],
         values_K=values_KJ.mean(axis=1),
         scorer=scorer,
         num_folds=int(fold_RN.max()) + 1,
     )
 
 
-def _scores(predicted_RN: IntArray, scorer: Scorer) -> FloatArray:
+def _scores(stats_RNM: StatsArray, scorer: Scorer) -> FloatArray:
     """What each row adds to the metric, on average over repeats [N]; zeros where the metric is no mean over rows."""
-    is_right_RN = predicted_RN == scorer.true_N
-    return is_right_RN.mean(axis=0) if scorer.metric.is_proportion else np.zeros(scorer.true_N.size)
+    is_mean = scorer.metric.is_mean
+    return stats_RNM[:, :, 0].mean(axis=0, dtype=np.float64) if is_mean else np.zeros(scorer.num_rows)
 
 
 def _row_error(scores_N: FloatArray) -> float:

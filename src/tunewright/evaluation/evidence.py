@@ -1,6 +1,6 @@
 """What the rows say about the candidates: every pair of them.
 
-Shapes: N rows, R resamples, K candidates, cheapest first, P pairs of them.
+Shapes: N rows, R resamples, K candidates, cheapest first, P pairs of them, M statistics of a row.
 """
 
 import math
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 
 from tunewright.evaluation import bootstrap, max_t, statistics
-from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
+from tunewright.evaluation.metrics import FloatArray, Scorer, StatsArray
 from tunewright.evaluation.statistics import Difference
 from tunewright.runs.comparison import NotSeparated, Pair
 from tunewright.types import Estimate, Family
@@ -28,15 +28,15 @@ class Standing:
     price: float
     """US dollars for 1000 requests."""
     is_floor: bool = False
-    """True for a candidate that does not read the text."""
+    """True for a candidate that answers without a base; see `Candidate.is_floor`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Entry(Standing):
     """A finished candidate: its shipped artefact on the test rows."""
 
-    predicted_N: IntArray
-    """Label indices."""
+    stats_NM: StatsArray
+    """Of its answers."""
     test: Estimate
     """Metric with its interval."""
 
@@ -49,7 +49,7 @@ class Duel:
     b: int
     measured: Difference
     slack_ab: float
-    """How far below the difference of a from b its one-sided 95 % lower bound lies."""
+    """How far below the difference of a from b its one-sided 95% lower bound lies."""
     slack_ba: float
     disagreement: float
     """As in `statistics.rows_needed`."""
@@ -60,8 +60,8 @@ class Evidence:
     """What the rows say about the candidates, cheapest first."""
 
     entries: Sequence[Standing]
-    answers: Sequence[Sequence[IntArray]]
-    """Label indices [N] of each entry in each repeat; one repeat for test rows."""
+    answers: Sequence[Sequence[StatsArray]]
+    """Statistics of each entry in each repeat; one repeat for test rows."""
     estimates: Sequence[Estimate]
     """Metric of each entry with its interval."""
     metric: str
@@ -74,7 +74,7 @@ class Evidence:
     """P-value of each pair, adjusted for all pairs."""
     disagreement_KK: FloatArray
     slack_KK: FloatArray
-    """[i, j]: how far below the difference of i from j its one-sided 95 % lower bound lies."""
+    """[i, j]: how far below the difference of i from j its one-sided 95% lower bound lies."""
 
     @property
     def best(self) -> int:
@@ -151,20 +151,20 @@ def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resam
 
     Args:
         candidates: In any order; the evidence sorts them from cheap to dear.
-        scorer: Metric and true labels of the test rows.
+        scorer: Metric, and what is right of the test rows.
         rng: Source of randomness.
         num_resamples: Of the bootstrap, or sign flips.
     """
-    entries = sorted(candidates, key=lambda entry: (entry.price, -scorer.value(entry.predicted_N), entry.id))
-    predicted_KN = [entry.predicted_N for entry in entries]
-    values_K = np.array([scorer.value(predicted_N) for predicted_N in predicted_KN])
+    entries = sorted(candidates, key=lambda entry: (entry.price, -scorer.value(entry.stats_NM), entry.id))
+    stats_KNM = [entry.stats_NM for entry in entries]
+    values_K = np.array([scorer.value(stats_NM) for stats_NM in stats_KNM])
     compare = _by_counts if scorer.is_binomial else _by_resamples
-    duels, adjusted_P = compare(scorer, predicted_KN, values_K, rng, num_resamples)
+    duels, adjusted_P = compare(scorer, stats_KNM, values_K, rng, num_resamples)
     return gather(
         entries,
         duels,
         np.maximum(adjusted_P, [duel.measured.p_value for duel in duels]),
-        answers=[predicted_KN],
+        answers=[stats_KNM],
         estimates=[entry.test for entry in entries],
         values_K=values_K,
         scorer=scorer,
@@ -176,7 +176,7 @@ def gather(
     duels: Sequence[Duel],
     adjusted_P: Sequence[float] | FloatArray,
     *,
-    answers: Sequence[Sequence[IntArray]],
+    answers: Sequence[Sequence[StatsArray]],
     estimates: Sequence[Estimate],
     values_K: FloatArray,
     scorer: Scorer,
@@ -188,10 +188,10 @@ def gather(
         entries: Cheapest first.
         duels: All pairs of them, a < b.
         adjusted_P: P-value of each pair, adjusted for all.
-        answers: Label indices [N] of each entry in each repeat.
+        answers: Statistics of each entry in each repeat.
         estimates: Metric of each entry with its interval.
         values_K: Metric of each entry.
-        scorer: Metric and true labels.
+        scorer: Metric, and what is right.
         num_folds: Of a cross-validation; None for test rows.
     """
     adjusted_KK, disagreement_KK, slack_KK = np.ones((3, len(entries), len(entries)))
@@ -205,7 +205,7 @@ def gather(
         answers=answers,
         estimates=estimates,
         metric=scorer.metric.name,
-        num_rows=scorer.true_N.size,
+        num_rows=scorer.num_rows,
         num_folds=num_folds,
         values_K=values_K,
         pairs=tuple(
@@ -218,12 +218,12 @@ def gather(
 
 
 def _by_counts(
-    scorer: Scorer, predicted_KN: Sequence[IntArray], values_K: FloatArray, rng: Generator, num_flips: int
+    scorer: Scorer, stats_KNM: Sequence[StatsArray], values_K: FloatArray, rng: Generator, num_flips: int
 ) -> tuple[list[Duel], FloatArray]:
     """All pairs by the rows that one of the two alone has right: the score interval agrees with McNemar's test."""
-    n = scorer.true_N.size
-    is_right_KN = np.asarray(predicted_KN) == scorer.true_N
-    pairs = np.triu_indices(len(predicted_KN), 1)
+    n = scorer.num_rows
+    is_right_KN = np.stack([stats_NM[:, 0] for stats_NM in stats_KNM]) == 1
+    pairs = np.triu_indices(len(stats_KNM), 1)
     wins_KK = np.rint(is_right_KN.astype(np.float64) @ ~is_right_KN.T).astype(np.int64)
     wins_P, losses_P = wins_KK[pairs], wins_KK.T[pairs]
     levels = np.array([[[statistics.LEVEL]], [[(1 + statistics.LEVEL) / 2]]])
@@ -248,17 +248,17 @@ def _by_counts(
 
 
 def _by_resamples(
-    scorer: Scorer, predicted_KN: Sequence[IntArray], values_K: FloatArray, rng: Generator, num_resamples: int
+    scorer: Scorer, stats_KNM: Sequence[StatsArray], values_K: FloatArray, rng: Generator, num_resamples: int
 ) -> tuple[list[Duel], FloatArray]:
     """All pairs on shared resamples."""
-    values_RK = bootstrap.resampled_values(scorer, predicted_KN, rng, num_resamples=num_resamples)
-    a_P, b_P = np.triu_indices(len(predicted_KN), 1)
+    values_RK = bootstrap.resampled_values(scorer, stats_KNM, rng, num_resamples=num_resamples)
+    a_P, b_P = np.triu_indices(len(stats_KNM), 1)
     values_RP, values_P = values_RK[:, a_P] - values_RK[:, b_P], values_K[a_P] - values_K[b_P]
     duels = []
     for a, b, values_R, value in zip(a_P.tolist(), b_P.tolist(), values_RP.T, values_P.tolist(), strict=True):
         measured = bootstrap.difference(values_R, value, scorer.num_units)
         low, high = bootstrap.resampled_bounds(values_R, value, scorer.num_units)
-        disagreement = scorer.true_N.size * measured.standard_error**2 + value**2
+        disagreement = scorer.num_rows * measured.standard_error**2 + value**2
         slack_ab, slack_ba = value - low, high - value
         duels.append(Duel(a=a, b=b, measured=measured, slack_ab=slack_ab, slack_ba=slack_ba, disagreement=disagreement))
     return duels, max_t.by_resamples(values_RP, values_P, scorer.num_units)

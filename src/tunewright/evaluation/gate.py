@@ -1,7 +1,7 @@
 """A gate for continuous integration: do the test rows show what is required of a candidate?
 
-Shapes: N rows, R repeats of a cross-validation. Every verdict is by one-sided 95 % bounds: what they show is passed,
-what they exclude fails, and what lies between cannot be told by these rows.
+Shapes: N rows, R repeats of a cross-validation, M statistics of a row. Every verdict is by one-sided 95% bounds: what
+they show is passed, what they exclude fails, and what lies between cannot be told by these rows.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from numpy.random import Generator
 
 from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.cross_validation import fold_estimate
-from tunewright.evaluation.metrics import IntArray, Scorer
+from tunewright.evaluation.metrics import IntArray, Scorer, StatsArray
 from tunewright.types import Estimate
 
 
@@ -34,35 +34,35 @@ class Ruling:
 
 
 def at_least(
-    scorer: Scorer, predicted_N: IntArray, minimum: float, rng: Generator, *, num_chosen_from: int = 1
+    scorer: Scorer, stats_NM: StatsArray, minimum: float, rng: Generator, *, num_chosen_from: int = 1
 ) -> Ruling:
     """Whether the metric is shown to be at least `minimum`.
 
     Args:
-        scorer: Metric and true labels.
-        predicted_N: The candidate's answers.
+        scorer: Metric, and what is right.
+        stats_NM: Of the candidate's answers.
         minimum: Between 0 and 1.
         rng: Of the bootstrap, where the metric is no proportion.
         num_chosen_from: Candidates that this one was chosen from on the same rows: the luckiest of many has to show
             more (Bonferroni).
     """
-    found = bootstrap.interval(scorer, predicted_N, rng, level=_two_sided(num_chosen_from))
+    found = bootstrap.interval(scorer, stats_NM, rng, level=_two_sided(num_chosen_from))
     return _required(scorer, found, minimum, num_chosen_from)
 
 
 def at_least_in_folds(
-    scorer: Scorer, predicted_RN: IntArray, fold_RN: IntArray, minimum: float, *, num_chosen_from: int = 1
+    scorer: Scorer, stats_RNM: StatsArray, fold_RN: IntArray, minimum: float, *, num_chosen_from: int = 1
 ) -> Ruling:
     """Whether the mean of a method over folds is shown to be at least `minimum`, by the corrected resampled t.
 
     Args:
-        scorer: Metric and true labels of all rows.
-        predicted_RN: Out-of-fold answers in each repeat.
+        scorer: Metric, and what is right for all rows.
+        stats_RNM: Of out-of-fold answers in each repeat.
         fold_RN: Fold of each row, from 0.
         minimum: As for `at_least`.
         num_chosen_from: Likewise.
     """
-    found = fold_estimate(predicted_RN, fold_RN, scorer, level=_two_sided(num_chosen_from))
+    found = fold_estimate(stats_RNM, fold_RN, scorer, level=_two_sided(num_chosen_from))
     return _required(scorer, found, minimum, num_chosen_from)
 
 
@@ -79,34 +79,34 @@ def _required(scorer: Scorer, found: Estimate, minimum: float, num_chosen_from: 
         Outcome.UNDECIDED: f"not told apart from {minimum:g} by {found.n} rows",
     }[outcome]
     chosen = f", adjusted for a choice of {num_chosen_from}" if num_chosen_from > 1 else ""
-    bounds = f"one-sided 95 % bounds {found.low:.4f} and {found.high:.4f}{chosen}"
+    bounds = f"one-sided 95% bounds {found.low:.4f} and {found.high:.4f}{chosen}"
     return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {found.value:.4f} ({bounds}): {said}")
 
 
-def not_worse(scorer: Scorer, new_N: IntArray, old_N: IntArray, margin: float, rng: Generator) -> Ruling:
+def not_worse(scorer: Scorer, new_NM: StatsArray, old_NM: StatsArray, margin: float, rng: Generator) -> Ruling:
     """Whether `new` is shown to lose at most `margin` against `old` on the same rows (non-inferiority).
 
     Args:
-        scorer: Metric and true labels.
-        new_N: Answers of the candidate.
-        old_N: Answers of what it replaces.
+        scorer: Metric, and what is right.
+        new_NM: Of the answers of the candidate.
+        old_NM: Of those of what it replaces.
         margin: In units of the metric.
         rng: Of the bootstrap.
     """
-    difference = scorer.value(new_N) - scorer.value(old_N)
+    difference = scorer.value(new_NM) - scorer.value(old_NM)
     if scorer.is_binomial:
-        low, high = bootstrap.score_bounds(scorer, new_N, old_N)
+        low, high = bootstrap.score_bounds(new_NM, old_NM)
     else:
-        values_RK = bootstrap.resampled_values(scorer, [new_N, old_N], rng)
+        values_RK = bootstrap.resampled_values(scorer, [new_NM, old_NM], rng)
         low, high = bootstrap.resampled_bounds(values_RK[:, 0] - values_RK[:, 1], difference, scorer.num_units)
     outcome = _outcome(low > -margin, high < -margin)
     points = 100 * margin
     said = {
         Outcome.PASSED: f"shown to lose less than {points:g} points",
         Outcome.FAILED: f"shown to lose more than {points:g} points",
-        Outcome.UNDECIDED: f"{scorer.true_N.size} rows cannot tell whether it loses more than {points:g} points",
+        Outcome.UNDECIDED: f"{scorer.num_rows} rows cannot tell whether it loses more than {points:g} points",
     }[outcome]
-    bounds = f"one-sided 95 % bounds {100 * low:+.2f} and {100 * high:+.2f}"
+    bounds = f"one-sided 95% bounds {100 * low:+.2f} and {100 * high:+.2f}"
     return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {100 * difference:+.2f} points ({bounds}): {said}")
 
 

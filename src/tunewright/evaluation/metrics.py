@@ -1,25 +1,32 @@
-"""Metrics of classification, on one set of rows or on many resamples of it at once.
+"""Metrics: what each row adds to some sums, and what those sums are worth, for many resamples of the rows at once.
 
-Shapes: N rows, R resamples, C labels. Labels are indices; a true index of -1 is a label that the task does not know.
+Shapes: N rows, R resamples, K candidates, C labels, M statistics of a row: sums of these are all a metric needs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.errors import ConfigError, unknown
+from tunewright.evaluation import texts
 from tunewright.registry import table
-from tunewright.types import Example
+from tunewright.types import Example, Task, TaskKind
 
 UNKNOWN_LABEL = -1
-"""True index of a row whose label is none of the task's: every answer to it is wrong."""
+"""Index of a label that is none of the task's: every answer to such a row is wrong."""
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 CountArray = NDArray[np.float32]
 """Whole numbers as float32, for the speed of the matrix product; sums are exact below 2**24 rows."""
+StatsArray = NDArray[Any]
+"""Statistics of each row, [N, M]: whole numbers of any width, or float64."""
+
+References = Sequence[tuple[str, ...]]
+"""For each row all answers that are right."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,84 +34,141 @@ class Metric:
     """A number between 0 and 1 that says how good the answers are; more is better."""
 
     name: str
-    chance: Callable[[Sequence[int], int], float]
-    """(rows per label, all rows) -> the best value that is reached without reading the texts."""
-    resampled: Callable[[IntArray, IntArray, int, CountArray], FloatArray]
-    """(true_N, predicted_N, num_labels, weights_RN) -> values_R; NaN for a resample without rows."""
-    is_proportion: bool
-    """True where the value is a share of right rows, not a ratio of sums."""
+    kind: TaskKind
+    """Of the tasks it judges."""
+    stats: Callable[[Sequence[str], References, Sequence[str]], StatsArray]
+    """(answers, references, labels of the task) -> what each row adds to the sums [N, M]."""
+    of_sums: Callable[[FloatArray, FloatArray], FloatArray]
+    """(sums [R, M], rows [R]) -> values [R]; NaN for a resample without rows."""
+    is_mean: bool = False
+    """True where the value is the mean of the rows' only statistic."""
+    is_proportion: bool = False
+    """True where that statistic is 1 for a right row and 0 for a wrong one."""
+    chance: Callable[[Sequence[int], int], float] | None = None
+    """(rows per label, all rows) -> the best value that is reached without reading the texts; None where unknown."""
 
-    @overload
-    def value(self, true_N: IntArray, predicted_N: IntArray, num_labels: int, weights_RN: None = None) -> float: ...
-
-    @overload
-    def value(self, true_N: IntArray, predicted_N: IntArray, num_labels: int, weights_RN: CountArray) -> FloatArray: ...
-
-    def value(
-        self, true_N: IntArray, predicted_N: IntArray, num_labels: int, weights_RN: CountArray | None = None
-    ) -> float | FloatArray:
-        """The value on the rows, or one value for each resample of them.
+    def values(self, stats_NM: StatsArray, weights_RN: CountArray) -> FloatArray:
+        """One value for each resample of the rows: [R].
 
         Args:
-            true_N: Label indices, `UNKNOWN_LABEL` where the task does not know the label.
-            predicted_N: Label indices in [0, num_labels).
-            num_labels: Labels of the task.
-            weights_RN: How often each resample holds each row; None for each row once.
+            stats_NM: Of the answers.
+            weights_RN: How often each resample holds each row.
         """
-        assert true_N.shape == predicted_N.shape, "one prediction for each row"
-        assert true_N.size < 2**24, "more rows than float32 counts"
-        if weights_RN is None:
-            once_RN = np.ones((1, true_N.size), dtype=np.float32)
-            return float(self.resampled(true_N, predicted_N, num_labels, once_RN)[0])
-        return self.resampled(true_N, predicted_N, num_labels, weights_RN.astype(np.float32, copy=False))
+        assert len(stats_NM) < 2**24, "more rows than float32 counts"
+        exact = np.float32 if stats_NM.dtype.kind != "f" or stats_NM.dtype == np.float32 else np.float64
+        weights_RN = weights_RN.astype(np.float32, copy=False)
+        sums_RM = weights_RN.astype(exact, copy=False) @ stats_NM.astype(exact, copy=False)
+        return self.of_sums(sums_RM, weights_RN.sum(axis=1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Scorer:
-    """A metric with the true labels of some rows: all that answers are judged by."""
+    """A metric with what is right for some rows: all that answers are judged by."""
 
     metric: Metric
-    true_N: IntArray
-    num_labels: int
+    references: References
+    labels: Sequence[str] = ()
+    """Of the task; none where texts are generated."""
     groups_N: IntArray | None = None
     """Group of each row; rows of a group are drawn together (cluster bootstrap). None: rows are independent."""
 
     @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(self.references)
+
+    @property
     def num_units(self) -> int:
         """What is drawn independently: rows, or groups of them."""
-        return self.true_N.size if self.groups_N is None else np.unique(self.groups_N).size
+        return self.num_rows if self.groups_N is None else np.unique(self.groups_N).size
 
     @property
     def is_binomial(self) -> bool:
         """True where right rows are independent draws, so that exact methods for proportions apply."""
         return self.metric.is_proportion and self.groups_N is None
 
-    def value(self, predicted_N: IntArray) -> float:
+    def part(self, rows: IntArray) -> "Scorer":
+        """The same for some of the rows."""
+        return Scorer(
+            metric=self.metric,
+            references=[self.references[k] for k in rows.tolist()],
+            labels=self.labels,
+            groups_N=None if self.groups_N is None else self.groups_N[rows],
+        )
+
+    def stats(self, answers: Sequence[str]) -> StatsArray:
+        """What each answer adds to the metric's sums [N, M]: made once, it stands for the answers from here on."""
+        assert len(answers) == self.num_rows, "one answer for each row"
+        return self.metric.stats(answers, self.references, self.labels)
+
+    def value(self, stats_NM: StatsArray) -> float:
         """The metric of these answers."""
-        return self.metric.value(self.true_N, predicted_N, self.num_labels)
+        return float(self.metric.values(stats_NM, np.ones((1, self.num_rows), dtype=np.float32))[0])
 
-    def values(self, predicted_KN: Sequence[IntArray], weights_RN: CountArray) -> FloatArray:
+    def values(self, stats_KNM: Sequence[StatsArray], weights_RN: CountArray) -> FloatArray:
         """The metric of each candidate's answers on each resample: [R, K]."""
-        values_KR = [self.metric.value(self.true_N, row_N, self.num_labels, weights_RN) for row_N in predicted_KN]
-        return np.stack(values_KR, axis=1)
+        return np.stack([self.metric.values(stats_NM, weights_RN) for stats_NM in stats_KNM], axis=1)
 
 
-def _accuracy(true_N: IntArray, predicted_N: IntArray, _: int, weights_RN: CountArray) -> FloatArray:
-    """Share of rows answered right."""
-    right_R = weights_RN @ (true_N == predicted_N).astype(np.float32)
-    return _ratio(right_R, weights_RN.sum(axis=1))
+def check_metric(name: str, kind: TaskKind) -> None:
+    """Refuses a metric that is not known, or is of other tasks.
+
+    Raises:
+        ConfigError: With those that are allowed.
+    """
+    allowed = [metric.name for metric in METRICS.values() if metric.kind == kind]
+    if name not in allowed:
+        raise ConfigError(unknown("metric", name, allowed))
 
 
-def _macro_f1(true_N: IntArray, predicted_N: IntArray, num_labels: int, weights_RN: CountArray) -> FloatArray:
-    """Mean F1 over the labels that occur as truth or as prediction in the resample.
+def label_indices(labels: Sequence[str], given: Iterable[str | None]) -> IntArray:
+    """Index of each given label among those of the task; `UNKNOWN_LABEL` for one that is not among them."""
+    index = {label: k for k, label in enumerate(labels)}
+    return np.array([UNKNOWN_LABEL if name is None else index.get(name, UNKNOWN_LABEL) for name in given], np.int64)
+
+
+def row_scorer(metric: str, labels: Sequence[str], examples: Iterable[Example]) -> Scorer:
+    """The metric of this name with what is right for these rows."""
+    found = METRICS[metric]
+    rights = [(str(e.label),) if found.kind == "classify" else e.references for e in examples]
+    return Scorer(metric=found, references=rights, labels=labels)
+
+
+def task_scorer(task: Task, examples: Iterable[Example]) -> Scorer:
+    """The task's metric with what is right for these rows."""
+    return row_scorer(task.metric, task.labels, examples)
+
+
+def true_indices(scorer: Scorer) -> IntArray:
+    """Label index of each row, `UNKNOWN_LABEL` where the task does not know the label."""
+    return label_indices(scorer.labels, (right[0] for right in scorer.references))
+
+
+def _right(answers: Sequence[str], references: References, _: Sequence[str]) -> StatsArray:
+    """1 for an answer that is right to the letter."""
+    return np.array([[given in right] for given, right in zip(answers, references, strict=True)], np.float32)
+
+
+def _hits(answers: Sequence[str], references: References, labels: Sequence[str]) -> StatsArray:
+    """For each label whether it was answered and right, then how often it occurs as truth or answer: [N, 2C]."""
+    is_true_NC = label_indices(labels, (right[0] for right in references))[:, None] == np.arange(len(labels))
+    is_given_NC = label_indices(labels, answers)[:, None] == np.arange(len(labels))
+    occurs_NC = is_true_NC.astype(np.int8) + is_given_NC
+    return np.concatenate([is_true_NC & is_given_NC, occurs_NC], axis=1, dtype=np.int8)
+
+
+def _mean(sums_RM: FloatArray, rows_R: FloatArray) -> FloatArray:
+    """Of the only statistic."""
+    return _ratio(sums_RM[:, 0], rows_R)
+
+
+def _macro_f1(sums_RM: FloatArray, _: FloatArray) -> FloatArray:
+    """Mean F1 over the labels that occur as truth or as answer in the resample.
 
     As scikit-learn's `f1_score(average="macro", zero_division=0)` over those labels. A row with an unknown true label
-    counts as a false positive of the predicted label; "unknown" is no class of its own.
+    counts as a false positive of the answer; "unknown" is no class of its own.
     """
-    is_true_NC = true_N[:, None] == np.arange(num_labels)
-    is_predicted_NC = predicted_N[:, None] == np.arange(num_labels)
-    hits_RC = weights_RN @ (is_true_NC & is_predicted_NC).astype(np.float32)
-    occurrences_RC = weights_RN @ (is_true_NC.astype(np.float32) + is_predicted_NC)
+    hits_RC, occurrences_RC = np.split(sums_RM, 2, axis=1)
     f1_RC = np.nan_to_num(_ratio(2 * hits_RC, occurrences_RC))
     return _ratio(f1_RC.sum(axis=1), np.count_nonzero(occurrences_RC, axis=1))
 
@@ -129,19 +193,17 @@ def _one_in_labels(counts_C: Sequence[int], _: int) -> float:
     return 1 / sum(count > 0 for count in counts_C)
 
 
-def label_indices(labels: Sequence[str], given: Iterable[str | None]) -> IntArray:
-    """Index of each given label among those of the task; `UNKNOWN_LABEL` for one that is not among them."""
-    index = {label: k for k, label in enumerate(labels)}
-    return np.array([UNKNOWN_LABEL if name is None else index.get(name, UNKNOWN_LABEL) for name in given], np.int64)
-
-
-def row_scorer(metric: str, labels: Sequence[str], examples: Iterable[Example]) -> Scorer:
-    """The metric of this name with the true labels of these rows."""
-    true_N = label_indices(labels, (example.label for example in examples))
-    return Scorer(metric=METRICS[metric], true_N=true_N, num_labels=len(labels))
-
-
 METRICS = table(
-    Metric(name="accuracy", chance=_largest_share, resampled=_accuracy, is_proportion=True),
-    Metric(name="macro-f1", chance=_one_in_labels, resampled=_macro_f1, is_proportion=False),
-)
+    Metric(
+        name="accuracy", kind="classify", stats=_right, of_sums=_mean, is_mean=True, is_proportion=True,
+        chance=_largest_share,
+    ),
+    Metric(name="macro-f1", kind="classify", stats=_hits, of_sums=_macro_f1, chance=_one_in_labels),
+    Metric(name="rouge-l", kind="generate", stats=texts.rouge_l, of_sums=_mean, is_mean=True),
+    Metric(name="bleu", kind="generate", stats=texts.bleu_stats, of_sums=texts.bleu),
+    Metric(name="chrf", kind="generate", stats=texts.chrf_stats, of_sums=texts.chrf),
+    Metric(name="token-f1", kind="generate", stats=texts.token_f1, of_sums=_mean, is_mean=True),
+    Metric(
+        name="exact-match", kind="generate", stats=texts.exact_match, of_sums=_mean, is_mean=True, is_proportion=True
+    ),
+)  # fmt: skip

@@ -1,6 +1,6 @@
 """What seeds and rows together say of methods, apart from what rows say of the shipped artefacts.
 
-Shapes: N rows, S seeds, R resamples.
+Shapes: N rows, S seeds, R resamples, M statistics of a row.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.random import Generator
 
 from tunewright.evaluation import bootstrap, statistics
-from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer
+from tunewright.evaluation.metrics import FloatArray, Scorer, StatsArray
 from tunewright.evaluation.statistics import Difference
 from tunewright.runs.comparison import MethodDifference, Pair
 
@@ -23,7 +23,7 @@ RowError = Callable[[Pair, int], float]
 
 def compare_methods(
     pairs: Sequence[Pair],
-    answers: Mapping[str, Sequence[IntArray]],
+    answers: Mapping[str, Sequence[StatsArray]],
     scorer: Scorer,
     rng: Generator,
     *,
@@ -36,16 +36,16 @@ def compare_methods(
 
     Args:
         pairs: Of candidates.
-        answers: Candidate -> label indices [N] that each of its seeds answered, in the order of the seeds.
-        scorer: Metric and true labels.
+        answers: Candidate -> statistics of what each of its seeds answered, in the order of the seeds.
+        scorer: Metric, and what is right.
         rng: Source of randomness.
         num_resamples: R, for the error over rows.
     """
-    several = {name: np.asarray(seeds) for name, seeds in answers.items() if len(seeds) >= _LEAST}
+    several = {name: np.stack(seeds) for name, seeds in answers.items() if len(seeds) >= _LEAST}
     able = [pair for pair in pairs if pair.a in several and pair.b in several]
     if not able:
         return tuple(pairs)
-    measured = {name: np.array([scorer.value(seed_N) for seed_N in seeds_SN]) for name, seeds_SN in several.items()}
+    measured = {name: np.array([scorer.value(seed_NM) for seed_NM in seeds_SNM]) for name, seeds_SNM in several.items()}
     row_error = (
         _by_counts(several, scorer) if scorer.is_binomial else _by_resamples(several, scorer, rng, num_resamples)
     )
@@ -62,9 +62,9 @@ def compare_methods(
     return tuple(dataclasses.replace(pair, methods=spoken.get((pair.a, pair.b))) for pair in pairs)
 
 
-def _by_counts(several: Mapping[str, IntArray], scorer: Scorer) -> RowError:
+def _by_counts(several: Mapping[str, StatsArray], scorer: Scorer) -> RowError:
     """Standard error, over independent rows, of the mean difference of so many seeds of a pair."""
-    is_right = {name: seeds_SN == scorer.true_N for name, seeds_SN in several.items()}
+    is_right = {name: seeds_SNM[:, :, 0] == 1 for name, seeds_SNM in several.items()}
     index = {name: k for k, name in enumerate(several)}
 
     @cache
@@ -76,16 +76,16 @@ def _by_counts(several: Mapping[str, IntArray], scorer: Scorer) -> RowError:
         a, b = index[pair.a], index[pair.b]
         covariance_KK = covariance_of(num_seeds)
         variance = covariance_KK[a, a] + covariance_KK[b, b] - 2 * covariance_KK[a, b]
-        return math.sqrt(max(0.0, float(variance)) / scorer.true_N.size)
+        return math.sqrt(max(0.0, float(variance)) / scorer.num_rows)
 
     return error
 
 
-def _by_resamples(several: Mapping[str, IntArray], scorer: Scorer, rng: Generator, num_resamples: int) -> RowError:
+def _by_resamples(several: Mapping[str, StatsArray], scorer: Scorer, rng: Generator, num_resamples: int) -> RowError:
     """The same by bootstrap, for any metric and for groups of rows."""
-    flat = [seed_N for seeds_SN in several.values() for seed_N in seeds_SN]
+    flat = [seed_NM for seeds_SNM in several.values() for seed_NM in seeds_SNM]
     values_RF = bootstrap.resampled_values(scorer, flat, rng, num_resamples=num_resamples)
-    ends = np.cumsum([len(seeds_SN) for seeds_SN in several.values()])[:-1]
+    ends = np.cumsum([len(seeds_SNM) for seeds_SNM in several.values()])[:-1]
     resampled = dict(zip(several, np.split(values_RF, ends, axis=1), strict=True))
 
     def error(pair: Pair, num_seeds: int) -> float:

@@ -1,9 +1,8 @@
 """Where a candidate is worse than elsewhere: the metric on parts of the rows, and answers that hang on a term.
 
-Shapes: N rows, R resamples.
+Shapes: N rows, R resamples, M statistics of a row.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,9 +10,9 @@ import numpy as np
 from numpy.random import Generator
 
 from tunewright.evaluation import bootstrap
-from tunewright.evaluation.metrics import IntArray, Scorer
+from tunewright.evaluation.metrics import IntArray, Scorer, StatsArray
 from tunewright.evaluation.statistics import ALPHA, LEVEL, wilson
-from tunewright.runs.comparison import Flips, Gap, Slice
+from tunewright.runs.measurements import Flips, Gap, Slice
 from tunewright.types import Estimate
 
 Members = Mapping[str, IntArray]
@@ -21,7 +20,7 @@ Members = Mapping[str, IntArray]
 
 
 def by_slice(
-    scorer: Scorer, predicted_N: IntArray, slicings: Sequence[Members], rng: Generator
+    scorer: Scorer, stats_NM: StatsArray, slicings: Sequence[Members], rng: Generator
 ) -> tuple[tuple[Slice, ...], tuple[Gap, ...]]:
     """The metric on every slice, and for each slicing how far its worst slice is from all other rows.
 
@@ -29,21 +28,21 @@ def by_slice(
     whichever is picked, its interval is one of that many, which all hold together (Bonferroni).
 
     Args:
-        scorer: Metric and true labels.
-        predicted_N: Answers.
+        scorer: Metric, and what is right.
+        stats_NM: Of the answers.
         slicings: The slices of each column or rule; none is empty or holds all rows.
         rng: Source of randomness.
     """
-    level = 1 - ALPHA / max(1, sum(_num_comparisons(members, scorer.true_N.size) for members in slicings))
+    level = 1 - ALPHA / max(1, sum(_num_comparisons(members, scorer.num_rows) for members in slicings))
     slices, gaps = list[Slice](), list[Gap]()
     for members in slicings:
         found = [
-            Slice(rule=rule, value=bootstrap.interval(_part(scorer, rows), predicted_N[rows], rng))
+            Slice(rule=rule, value=bootstrap.interval(scorer.part(rows), stats_NM[rows], rng))
             for rule, rows in members.items()
         ]
         worst = min(found, key=lambda each: (each.value.value, -each.value.n)).rule
         slices += found
-        gaps.append(_gap(scorer, predicted_N, worst, members[worst], level, rng))
+        gaps.append(_gap(scorer, stats_NM, worst, members[worst], level, rng))
     return tuple(slices), tuple(gaps)
 
 
@@ -52,15 +51,10 @@ def _num_comparisons(members: Members, num_rows: int) -> int:
     return 1 if len(members) == 2 and sum(rows.size for rows in members.values()) == num_rows else len(members)
 
 
-def _part(scorer: Scorer, rows: IntArray) -> Scorer:
-    groups_N = None if scorer.groups_N is None else scorer.groups_N[rows]
-    return dataclasses.replace(scorer, true_N=scorer.true_N[rows], groups_N=groups_N)
-
-
-def _gap(scorer: Scorer, predicted_N: IntArray, rule: str, inside: IntArray, level: float, rng: Generator) -> Gap:
+def _gap(scorer: Scorer, stats_NM: StatsArray, rule: str, inside: IntArray, level: float, rng: Generator) -> Gap:
     """The metric of some rows minus that of all others, of which none is drawn with them."""
-    outside = np.setdiff1d(np.arange(predicted_N.size), inside)
-    parts = [(_part(scorer, rows), predicted_N[rows]) for rows in (inside, outside)]
+    outside = np.setdiff1d(np.arange(scorer.num_rows), inside)
+    parts = [(scorer.part(rows), stats_NM[rows]) for rows in (inside, outside)]
     if scorer.is_binomial:
         return _newcombe(rule, *(bootstrap.interval(part, answers, rng, level=level) for part, answers in parts))
     values_R = np.subtract(*(bootstrap.resampled_values(part, [answers], rng)[:, 0] for part, answers in parts))
@@ -78,13 +72,13 @@ def _newcombe(rule: str, a: Estimate, b: Estimate) -> Gap:
     return Gap(rule=rule, difference=difference, low=low, high=high)
 
 
-def flips(terms: Sequence[str], before_N: IntArray, after_N: IntArray) -> Flips:
+def flips(terms: Sequence[str], before: Sequence[str], after: Sequence[str]) -> Flips:
     """How often answers change when two terms are swapped, with Wilson's interval.
 
     Args:
         terms: The two.
-        before_N: Answers to the rows that hold one of them.
-        after_N: Answers to the same rows with the terms swapped.
+        before: Answers to the rows that hold one of them.
+        after: Answers to the same rows with the terms swapped.
     """
-    changed = int((before_N != after_N).sum())
-    return Flips(terms=tuple(terms), rows=before_N.size, flipped=wilson(changed, before_N.size, level=LEVEL))
+    changed = sum(one != other for one, other in zip(before, after, strict=True))
+    return Flips(terms=tuple(terms), rows=len(before), flipped=wilson(changed, len(before), level=LEVEL))

@@ -1,12 +1,14 @@
 """The methods: one file and one line of the table each."""
 
 from tunewright.methods import (
+    copy_input,
     few_shot,
     full,
     gradual_unfreezing,
     linear_probe,
     lora,
     majority,
+    nearest_target,
     p_tuning,
     prefix,
     soft_prompt,
@@ -16,6 +18,8 @@ from tunewright.registry import table
 
 METHODS = table(
     majority.METHOD,
+    copy_input.METHOD,
+    nearest_target.METHOD,
     zero_shot.METHOD,
     few_shot.METHOD,
     soft_prompt.METHOD,

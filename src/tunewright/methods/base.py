@@ -8,9 +8,10 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
-from tunewright.training.loop import Rows, Settings
+from tunewright.training.loop import Settings
+from tunewright.training.objective import Rows
 from tunewright.training.optim import Rates
-from tunewright.types import Example, Family, Params, Scalar, Task
+from tunewright.types import Example, Family, Params, Scalar, Task, TaskKind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +96,19 @@ class Method:
     """Epochs, as a multiple of what is usual for the task."""
     refuses: Callable[[Backbone], str | None] = lambda _backbone: None
     """Why a base cannot be used, or None."""
+    kinds: tuple[TaskKind, ...] = ("classify",)
+    """Of tasks that it answers."""
+    runs_base: bool = True
+    """False for a floor, which answers without the base."""
+
+    def refusal(self, backbone: Backbone, task: Task) -> str | None:
+        """Why it cannot answer this task on this base, or None."""
+        if task.kind not in self.kinds:
+            return "it chooses labels, not texts" if task.kind == "generate" else "it answers with texts, not labels"
+        if task.kind == "generate" and self.runs_base and backbone.identity.kind != "decoder":
+            kind = backbone.identity.kind
+            return f"{backbone.identity.name} is an {kind} and writes no text; give a decoder with --model"
+        return self.refuses(backbone)
 
 
 def settings(method: Method, params: Params, material: Material) -> Settings:

@@ -7,18 +7,23 @@ from tunewright.adapters.parts import DemonstrationPool, Template, Verbalizer
 from tunewright.backbones.answers import unit
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material, Method, Space
+from tunewright.methods.writing import shown, written
 from tunewright.methods.zero_shot import calibrated, fitting
-from tunewright.prompts.templates import prompt, with_demonstrations
+from tunewright.prompts.templates import prompt
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
-from tunewright.types import Example, Params
+from tunewright.prompts.writing import INSTRUCTIONS, demonstrated
+from tunewright.types import Example, Params, whole_text
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """Some training rows before every row, run once; or all of them as a pool with their features."""
+    if material.task.kind == "generate":
+        template = INSTRUCTIONS[str(params["template"])]
+        return material.adapter(**written(material, shown(material, template, int(params["shots"]), rng)))
     if material.backbone.writes:
-        return _shown(material, params, rng)
+        return _answered(material, params, rng)
     pool = DemonstrationPool(
-        texts=tuple(e.text if e.text_pair is None else f"{e.text}\n{e.text_pair}" for e in material.examples),
+        texts=tuple(whole_text(e) for e in material.examples),
         labels_N=material.rows.labels_N,
         vectors_ND=unit(material.store(material.rows.encodings)),
         num_neighbours=int(params["neighbours"]),
@@ -27,20 +32,21 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     return material.adapter(demonstrations=pool)
 
 
-def _shown(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
+def _answered(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """As many of the drawn rows as leave half of the context to the row and its answer."""
-    fixed, row = prompt(material.task, str(params["template"]))
-    frame, room = Template(fixed="", row=row), material.backbone.max_tokens // 2
+    template = prompt(material.task, str(params["template"]))
+    fill, base = Template(fixed="", row=template[1]).fill, material.backbone
     drawn = draw(material, int(params["shots"]), rng, by_label=params["choice"] == "stratified")
-    shown = [f"{frame.fill(e.text, e.text_pair)} {in_words(str(e.label))}" for e in drawn]
-    while shown and len(material.backbone.token_ids(with_demonstrations(fixed, shown))) > room:
-        shown.remove(max(shown, key=len))
+    rows = [(fill(e.text, e.text_pair), in_words(str(e.label))) for e in drawn]
+    while rows and len(base.token_ids(demonstrated(template, rows)[0])) > base.max_tokens // 2:
+        rows.remove(max(rows, key=lambda row: len(row[0])))
+    fixed, row = demonstrated(template, rows)
     groups = label_phrases(material.task, "name", TEMPLATES["bare"])
     adapter = material.adapter(
-        template=Template(fixed=with_demonstrations(fixed, shown), row=row),
+        template=Template(fixed=fixed, row=row),
         verbalizer=Verbalizer(phrases=groups, scale=1.0),
     )
-    return calibrated(adapter, material, params).with_about({"shots": len(shown)})
+    return calibrated(adapter, material, params).with_about({"shots": len(rows)})
 
 
 def draw(material: Material, count: int, rng: np.random.Generator, *, by_label: bool) -> list[Example]:
@@ -60,6 +66,8 @@ def draw(material: Material, count: int, rng: np.random.Generator, *, by_label: 
 
 def space(material: Material) -> Space:
     """How many rows are shown, which, and under which words; or how many vote, and how much more the nearer count."""
+    if material.task.kind == "generate":
+        return {"shots": Choice(options=(4, 2, 8, 16)), "template": Choice(options=tuple(INSTRUCTIONS))}
     most = max(1, len(material.examples) // 2)
     if material.backbone.writes:
         return {
@@ -80,4 +88,5 @@ METHOD = Method(
     serves="keys and values of the examples, run once; or a search among N vectors",
     place=place,
     space=space,
+    kinds=("classify", "generate"),
 )

@@ -28,4 +28,5 @@ METHOD = Method(
     serves="nothing: the model is not run",
     place=place,
     space=space,
+    runs_base=False,
 )

@@ -14,9 +14,11 @@ from tunewright.adapters.parts import Calibration, Template, Verbalizer
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material, Method, Space
+from tunewright.methods.writing import written
 from tunewright.prompts.calibration import zero_points
 from tunewright.prompts.templates import PROMPTS, prompt
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
+from tunewright.prompts.writing import INSTRUCTIONS
 from tunewright.types import Example, Params
 
 _SCALE = 20.0
@@ -26,7 +28,12 @@ NOTHING_SAID = ("N/A", "", "[MASK]")
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """The phrases of every label and, if asked, zero points that set the labels' mean share on the training texts."""
+    """The phrases of every label and, if asked, zero points that set the labels' mean share on the training texts.
+
+    Where texts are generated, the template alone.
+    """
+    if material.task.kind == "generate":
+        return material.adapter(**written(material, INSTRUCTIONS[str(params["template"])]))
     if not material.backbone.writes:
         groups = label_phrases(material.task, str(params["words"]), TEMPLATES[str(params["template"])])
         return calibrated(material.adapter(verbalizer=Verbalizer(phrases=groups, scale=_SCALE)), material, params)
@@ -76,6 +83,8 @@ def _shares(material: Material, params: Params) -> torch.Tensor:
 def space(material: Material) -> Space:
     """Templates, which words of a label, and whether to set zero points."""
     task = material.task
+    if task.kind == "generate":
+        return {"template": Choice(options=tuple(INSTRUCTIONS))}
     described = any(task.descriptions[label] != in_words(label) for label in task.labels)
     if material.backbone.writes:
         return {
@@ -98,4 +107,5 @@ METHOD = Method(
     serves="one pass of the bare base; C directions, or a prefix, are kept",
     place=place,
     space=space,
+    kinds=("classify", "generate"),
 )

@@ -1,14 +1,15 @@
-"""What the candidates answered on the test rows: one's confusion and classes, and where they disagree."""
+"""What the candidates answered on the test rows: one's confusion and classes, where they disagree, what they wrote."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from tunewright.evaluation.texts import rouge_l
 from tunewright.types import Example
 
 Answers = Mapping[str, str]
-"""Row id -> label."""
+"""Row id -> label or text."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,3 +102,52 @@ def _disagreement(row: Example, answers: Mapping[str, Answers]) -> Disagreement:
         for label, _ in counts.most_common()
     )
     return Disagreement(row=row, answers=grouped, pairs=sum(a * b for a, b in combinations(counts.values(), 2)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Text:
+    """What some candidates wrote."""
+
+    text: str
+    score: float
+    """ROUGE-L with the nearest reference, whatever the task's metric: it is one that a single row has."""
+    candidates: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """All that was written for a test row."""
+
+    row: Example
+    texts: tuple[Text, ...]
+    """The nearest to a reference first."""
+
+    @property
+    def spread(self) -> float:
+        """From the farthest to the nearest."""
+        return self.texts[0].score - self.texts[-1].score
+
+
+def written(rows: Sequence[Example], answers: Mapping[str, Answers], limit: int = 50) -> list[Written]:
+    """The rows on which texts are of the most different worth; in file order where equal.
+
+    Args:
+        rows: Test rows with their references.
+        answers: Candidate -> its answers.
+        limit: At most so many.
+    """
+    found = [_written(row, answers) for row in rows if row.references]
+    return sorted((item for item in found if len(item.texts) > 1), key=lambda item: -item.spread)[:limit]
+
+
+def _written(row: Example, answers: Mapping[str, Answers]) -> Written:
+    by_text: dict[str, list[str]] = {}
+    for candidate, by_row in answers.items():
+        if row.id in by_row:
+            by_text.setdefault(by_row[row.id], []).append(candidate)
+    scores_N = rouge_l(list(by_text), [row.references] * len(by_text), ())
+    texts = [
+        Text(text=text, score=float(score), candidates=tuple(by))
+        for (text, by), (score,) in zip(by_text.items(), scores_N.reshape(-1, 1).tolist(), strict=True)
+    ]
+    return Written(row=row, texts=tuple(sorted(texts, key=lambda each: -each.score)))

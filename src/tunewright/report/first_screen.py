@@ -94,7 +94,7 @@ def _headline(run: RunRecord) -> tuple[str, str]:
     if decision is None:
         return "Nothing to recommend", "No candidate was finished"
     if winner is None and decision.verdict == Verdict.NOTHING_WORKS:
-        return "Nothing learned is shown to work", "And what does not read the text fails the requirements"
+        return "Nothing learned is shown to work", "And the floor fails the requirements"
     if winner is None:
         return "No candidate meets what is required", decision.verdict
     name = text.line(winner.id)
@@ -169,7 +169,12 @@ def _find_out(comparison: Comparison, decision: Decision) -> Step:
     """What to do where nothing learned is shown to work."""
     names = {decision.best, decision.recommended}
     needed = next((item.rows_needed for item in decision.not_separated if item.id in names), None)
-    if needed is None:
+    if needed is None and not comparison.task.labels:
+        advice = Markup(
+            "Ship nothing that was learned. Read some texts below by hand: can the target be told from the input?"
+            " Give a larger base or more training rows, and repeat:"
+        )
+    elif needed is None:
         advice = Markup(
             "Ship nothing that was learned. Read some rows by hand: are the labels right, and can they be told from the"
             " text? Say what each label means with <code>--descriptions</code>, add training rows, and repeat:"

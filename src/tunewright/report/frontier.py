@@ -62,7 +62,7 @@ def frontier(run: RunRecord) -> list[Panel]:
 def _panel(run: RunRecord, axis: Axis, measured: Sequence[Candidate]) -> Panel:
     marks = [mark for candidate in measured for mark in _mark(candidate, axis, is_chosen=candidate == run.winner)]
     chance = run.comparison.task.chance
-    levels = [Level(name=f"chance {100 * chance:.1f}%", value=chance)]
+    levels = [] if chance is None else [Level(name=f"chance {100 * chance:.1f}%", value=chance)]
     return Panel(
         key=axis.key,
         name=axis.name,

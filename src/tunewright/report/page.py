@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from altair.utils.schemapi import debug_mode
@@ -133,6 +133,8 @@ def _drawings(run: RunRecord) -> dict[str, Any]:
         "calibration": _calibration(run),
         "slices": _slices(comparison),
         "disagreements": _fitting(answers.disagreements(run.rows, _readers(run), limit=_MOST_ROWS)),
+        "written": _fitting(answers.written(run.rows, run.answers, limit=_MOST_ROWS)),
+        "most_references": 3,
         "first_rows": 10,
         "short": text.SHORT,
         "whole_limit": text.WHOLE,
@@ -144,14 +146,19 @@ def _drawings(run: RunRecord) -> dict[str, Any]:
 
 def _readers(run: RunRecord) -> dict[str, answers.Answers]:
     """Answers of the candidates that read the text: one that does not would dissent on every row."""
-    return {c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and c.reads_text}
+    return {c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and not c.is_floor}
 
 
-def _fitting(found: Sequence[answers.Disagreement]) -> list[answers.Disagreement]:
+_Item = TypeVar("_Item", bound=answers.Disagreement | answers.Written)
+
+
+def _fitting(found: Sequence[_Item]) -> list[_Item]:
     """The first of the rows, as many as the page has room for."""
     kept, left = [], _MOST_CHARACTERS
     for item in found:
-        texts = (part for part in (item.row.text, item.row.text_pair) if part is not None)
+        texts = [part for part in (item.row.text, item.row.text_pair, *item.row.references) if part is not None]
+        if isinstance(item, answers.Written):
+            texts += [each.text for each in item.texts]
         left -= sum(len(Markup.escape(part[: text.WHOLE]).encode("utf-8", "replace")) for part in texts)
         if left < 0:
             break

@@ -10,7 +10,7 @@ from numpy.random import default_rng
 
 from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.evidence import Entry, weigh
-from tunewright.evaluation.metrics import UNKNOWN_LABEL, Scorer, label_indices, row_scorer
+from tunewright.evaluation.metrics import Scorer, row_scorer
 from tunewright.report.first_screen import turned
 from tunewright.runs.comparison import Candidate, Pair
 from tunewright.runs.record import RunRecord
@@ -75,7 +75,7 @@ def _height(change: Change) -> float:
 def _unpaired(old: RunRecord, new: RunRecord) -> str:
     """Why the runs cannot be paired; empty where they can."""
     tasks = old.comparison.task, new.comparison.task
-    rows = [{row.id: (row.text, row.text_pair, row.label) for row in run.rows} for run in (old, new)]
+    rows = [{row.id: (row.text, row.text_pair, row.label, row.references) for row in run.rows} for run in (old, new)]
     kinds = {run.comparison.protocol.kind for run in (old, new)}
     reasons = {
         f"they were judged by {tasks[0].metric} and by {tasks[1].metric}": tasks[0].metric != tasks[1].metric,
@@ -106,11 +106,12 @@ def _entry(side: str, run: RunRecord, candidate: Candidate | None, asked: RunRec
     if candidate is None or candidate.test is None or candidate.id not in run.answers:
         return None
     answers = run.answers[candidate.id]
-    predicted_N = label_indices(asked.comparison.task.labels, (answers.get(row.id) for row in asked.rows))
-    if (predicted_N == UNKNOWN_LABEL).any():
+    given, labels = [answers.get(row.id, "") for row in asked.rows], asked.comparison.task.labels
+    if any(row.id not in answers for row in asked.rows) or (labels and set(given) - set(labels)):
         return None
-    test = dataclasses.replace(candidate.test, value=scorer.value(predicted_N))
+    stats_NM = scorer.stats(given)
+    test = dataclasses.replace(candidate.test, value=scorer.value(stats_NM))
     return Entry(
         id=side, method=candidate.method, family=candidate.family, backbone=candidate.backbone,
-        predicted_N=predicted_N, price=0.0, test=test,
+        stats_NM=stats_NM, price=0.0, test=test,
     )  # fmt: skip

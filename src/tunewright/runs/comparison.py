@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tunewright.errors import RunError
 from tunewright.files import read_json, write_json
+from tunewright.runs.measurements import Calibration, Flips, Gap, Retention, Slice
 from tunewright.runs.schema import read_as, to_plain
 from tunewright.types import Estimate, Family, Params, TaskKind
 
@@ -19,8 +20,8 @@ FILE_NAME = "comparison.json"
 
 Status = Literal["ok", "skipped", "failed"]
 
-READERS = frozenset({"head", "verbalizer", "demonstrations"})
-"""Parts of which a candidate needs one to read the text at all."""
+READERS = frozenset({"head", "verbalizer", "demonstrations", "decoding"})
+"""Parts of which a candidate needs one to read the text at all, or to write one of its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +32,8 @@ class TaskSummary:
     kind: TaskKind
     metric: str
     labels: tuple[str, ...]
-    chance: float
-    """The metric's best value without reading the texts, on the test rows."""
+    chance: float | None
+    """The metric's best value without reading the texts, on the test rows; None where texts are generated."""
     n_train: int
     n_dev: int
     n_test: int
@@ -94,94 +95,6 @@ class Cost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Coverage:
-    """What is answered, and how well, when answers below a threshold are left to somebody else."""
-
-    threshold: float
-    """Least probability of an answer that is given."""
-    coverage: float
-    """Share of the rows answered."""
-    risk: float
-    """Share of wrong answers among those."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Bin:
-    """Rows of a reliability diagram: about as sure of their answers."""
-
-    confidence: float
-    """Mean probability of the answers."""
-    accuracy: Estimate
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Calibration:
-    """Whether probabilities mean what they say, on the test rows."""
-
-    temperature: float
-    """Logits are divided by it; fitted on dev (Guo et al. 2017, section 4.2)."""
-    error_before: float
-    """Expected calibration error without the temperature."""
-    error: float
-    """And with it."""
-    bins: tuple[Bin, ...] = ()
-    """Those of `error`, the least sure first."""
-    threshold: float | None = None
-    """Abstain below it: chosen on dev."""
-    curve: tuple[Coverage, ...] = ()
-    """Risk against coverage on test."""
-    mean_error_cost: float | None = None
-    """Mean cost of an answer under the user's cost matrix, when the answer of least expected cost is given."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Slice:
-    """The metric on some of the test rows."""
-
-    rule: str
-    """`lang=de` or `len>200`."""
-    value: Estimate
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gap:
-    """The worst slice of a column or rule against all other rows."""
-
-    rule: str
-    difference: float
-    """Its metric minus that of the rows outside it."""
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Flips:
-    """How often swapping a pair of terms changes the answer."""
-
-    terms: tuple[str, ...]
-    """The two."""
-    rows: int
-    """Test rows that hold one of them."""
-    flipped: Estimate
-    """Share of those whose answer changes."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Retention:
-    """What the base forgets on a reference text of the user's, of the shipped artefact; nats per token."""
-
-    base: float | None = None
-    """Mean loss of the bare base; None where it was not measured."""
-    attached: float | None = None
-    """How much it rises with the adapter."""
-    detached: float | None = None
-    """And once the adapter is taken off again: 0, or the base was changed."""
-    tokens: int = 0
-    reason: str | None = None
-    """Why it was not measured."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
     """One method on one base: what came of it, or why nothing did."""
 
@@ -220,9 +133,9 @@ class Candidate:
         return self.shipped_seed if self.shipped_seed is not None else next((s.seed for s in self.seeds), None)
 
     @property
-    def reads_text(self) -> bool:
-        """False for a floor, whose answers do not depend on the text."""
-        return self.family == "outside" or bool(READERS & set(self.parts))
+    def is_floor(self) -> bool:
+        """True where no base reads the text: one label for all, the input itself, the nearest training row's target."""
+        return self.family != "outside" and not READERS & set(self.parts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,6 +32,8 @@ class Trial:
     epochs: int
     num_tokens: int
     reason: str
+    needed_s: float | None = None
+    """Seconds that it was seen to take at least, where it was cut for that before its time was over."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""

@@ -34,8 +34,8 @@ class RunRecord:
     rows: tuple[Example, ...]
     """The test rows."""
     answers: Mapping[str, Mapping[str, str]]
-    """Candidate -> row id -> label, of its shipped artefact or, in folds, of the first repeat; without those that
-    stored nothing."""
+    """Candidate -> row id -> label or text, of its shipped artefact or, in folds, of the first repeat; without those
+    that stored nothing."""
 
     @property
     def test_sha256(self) -> str:
@@ -107,6 +107,8 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
             text=row["text"],
             text_pair=row.get("text_pair"),
             label=row.get("label"),
+            target=row.get("target"),
+            references=tuple(row.get("references", ())),
             fields=dict(row.get("fields", {})),
         )
     except KeyError as error:
@@ -116,9 +118,9 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
 
 
 def _answers(run_dir: Path, candidate: Candidate) -> dict[str, str]:
-    """Row id -> label by the seed that is judged; empty where nothing is stored."""
+    """Row id -> label or text by the seed that is judged; empty where nothing is stored."""
     seed = candidate.judged_seed
     if seed is None:
         return {}
     lines = _lines(predictions_file(run_dir, candidate.id, seed))
-    return {str(line.get("id")): str(line.get("label")) for line in lines}
+    return {str(line.get("id")): str(line.get("label") if line.get("text") is None else line["text"]) for line in lines}

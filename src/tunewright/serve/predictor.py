@@ -14,8 +14,7 @@ from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.backbones.kinds import open_backbone
 from tunewright.errors import AdapterError, DataError
 from tunewright.evaluation import bootstrap
-from tunewright.evaluation.metrics import METRICS, label_indices, row_scorer
-from tunewright.registry import lookup
+from tunewright.evaluation.metrics import check_metric, row_scorer
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.types import Estimate, Example, Prediction
 
@@ -57,11 +56,11 @@ class Predictor:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Class names, in the order of the probabilities."""
+        """Class names, in the order of the probabilities; none where it writes texts."""
         return self.adapter.labels
 
     def predict(self, rows: Sequence[str | Example]) -> list[Prediction]:
-        """Label and probabilities of each row, in order.
+        """Label and probabilities of each row, or its text; in order.
 
         Args:
             rows: Texts, or examples where there are pairs.
@@ -98,16 +97,20 @@ class Predictor:
         return sum(encoding.num_cut > 0 for encoding in self.encode(examples))
 
     def evaluate(self, examples: Sequence[Example], *, metric: str | None = None) -> Estimate:
-        """The metric on labelled rows, with a 95 % interval.
+        """The metric on rows whose answers are known, with a 95% interval.
 
         Args:
-            examples: With labels; one the adapter does not know counts as wrong.
+            examples: With labels, of which one the adapter does not know counts as wrong; or with references.
             metric: The task's own when absent.
+
+        Raises:
+            ConfigError: No such metric, or one of other tasks.
         """
         name = str(self.adapter.about.get("metric", "accuracy")) if metric is None else metric
-        scorer = row_scorer(lookup(METRICS, "metric", name).name, self.labels, examples)
-        predicted_N = label_indices(self.labels, (p.label for p in self.predict(examples)))
-        return bootstrap.interval(scorer, predicted_N, generator("evaluate", name))
+        check_metric(name, "generate" if self.adapter.writes_text else "classify")
+        scorer = row_scorer(name, self.labels, examples)
+        stats_NM = scorer.stats([each.answer for each in self.predict(examples)])
+        return bootstrap.interval(scorer, stats_NM, generator("evaluate", name))
 
 
 def dtype_of(adapter: Adapter, path: Path) -> torch.dtype:

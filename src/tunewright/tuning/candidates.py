@@ -11,13 +11,14 @@ from tunewright.data.labels import error_costs
 from tunewright.data.rules import parse_rules, slice_rows
 from tunewright.data.swaps import swapped_rows
 from tunewright.evaluation import bootstrap, calibration
-from tunewright.evaluation.answers import Answers, read_answers
-from tunewright.evaluation.metrics import Scorer, row_scorer
+from tunewright.evaluation.answers import read_answers
+from tunewright.evaluation.metrics import Scorer, StatsArray, task_scorer
 from tunewright.evaluation.requirements import unmet
 from tunewright.evaluation.slices import by_slice, flips
-from tunewright.runs.comparison import Calibration, Candidate, Cost, Flips, Gap, Retention, SeedResult, Slice, Status
+from tunewright.runs.comparison import Candidate, Cost, SeedResult, Status
 from tunewright.runs.fits import refits
 from tunewright.runs.folder import adapter_folder, predictions_file
+from tunewright.runs.measurements import Calibration, Flips, Gap, Retention, Slice
 from tunewright.runtime import generator
 from tunewright.tuning.choice import num_resamples
 from tunewright.tuning.effort import Effort, Entrant
@@ -32,8 +33,11 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
     """A candidate that was measured."""
     entrant, best = finalist.entrant, finalist.shipped
     adapter = folder.load(adapter_folder(session.out, entrant.id, best.seed))
-    dev_scorer = row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.dev)
-    slices, gaps = _slices(session, finalist, dataset, scorer)
+    dev_scorer = task_scorer(dataset.task, dataset.splits.dev)
+    stats = [None if answers is None else scorer.stats(answers.given) for answers in finalist.test]
+    test_NM = stats[finalist.refits.index(best)]
+    assert test_NM is not None, "a finalist's shipped artefact has answered"
+    slices, gaps = _slices(session, finalist, dataset, scorer, test_NM)
     found = Candidate(
         id=entrant.id,
         method=entrant.method,
@@ -47,13 +51,13 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
             SeedResult(
                 seed=r.seed,
                 dev=r.dev,
-                test=None if answers is None else scorer.value(answers.predicted_N),
+                test=None if stats_NM is None else scorer.value(stats_NM),
                 shipped=r is best,
             )
-            for r, answers in zip(finalist.refits, finalist.test, strict=True)
+            for r, stats_NM in zip(finalist.refits, stats, strict=True)
         ),
-        dev=_estimate(session, dev_scorer, finalist.dev, entrant.id, "dev"),
-        test=_estimate(session, scorer, finalist.shipped_test, entrant.id, "test"),
+        dev=_estimate(session, dev_scorer, dev_scorer.stats(finalist.dev.given), entrant.id, "dev"),
+        test=_estimate(session, scorer, test_NM, entrant.id, "test"),
         cost=_cost(session, finalist, adapter, dataset),
         calibration=_calibration(session, finalist, adapter, dev_scorer, scorer, dataset),
         slices=slices,
@@ -77,20 +81,22 @@ def _retention(session: Session, entrant: Entrant, adapter: Adapter) -> Retentio
 
 def _calibration(
     session: Session, finalist: Finalist, adapter: Adapter, dev_scorer: Scorer, scorer: Scorer, dataset: Dataset
-) -> Calibration:
+) -> Calibration | None:
+    if dataset.task.kind == "generate":
+        return None
     path = session.config.error_costs
     in_test = {str(row.label) for row in dataset.splits.test}
     costs_CC = None if path is None else error_costs(dataset.task.labels, path, also_known=in_test)
-    dev, test = finalist.dev, finalist.shipped_test
-    return calibration.assess(dev, dev_scorer.true_N, test, scorer.true_N, adapter.temperature, costs_CC)
+    dev, test = calibration.judged(finalist.dev, dev_scorer), calibration.judged(finalist.shipped_test, scorer)
+    return calibration.assess(dev, test, adapter.temperature, costs_CC)
 
 
 def _slices(
-    session: Session, finalist: Finalist, dataset: Dataset, scorer: Scorer
+    session: Session, finalist: Finalist, dataset: Dataset, scorer: Scorer, test_NM: StatsArray
 ) -> tuple[tuple[Slice, ...], tuple[Gap, ...]]:
     slicings, _ = slice_rows(parse_rules(session.config.slice), dataset.splits.test)
     rng = generator(session.config.seed, "slices", finalist.entrant.id)
-    return by_slice(scorer, finalist.shipped_test.predicted_N, slicings, rng)
+    return by_slice(scorer, test_NM, slicings, rng)
 
 
 def flips_of(session: Session, finalist: Finalist, rows: Sequence[Example]) -> tuple[Flips, ...]:
@@ -100,19 +106,19 @@ def flips_of(session: Session, finalist: Finalist, rows: Sequence[Example]) -> t
         return ()
     file = predictions_file(session.out, finalist.entrant.id, finalist.shipped.seed, "swapped")
     ids = [row.id for swap in swaps for row in swap.rows]
-    after_N = read_answers(file, session.workshop(finalist.entrant).material.task.labels, ids).predicted_N
-    before_N = finalist.shipped_test.predicted_N
+    after = read_answers(file, session.workshop(finalist.entrant).material.task.labels, ids).given
+    before = finalist.shipped_test.given
     ends = np.cumsum([len(swap.rows) for swap in swaps])
     return tuple(
-        flips(swap.terms, before_N[list(swap.positions)], after_N[end - len(swap.rows) : end])
+        flips(swap.terms, [before[k] for k in swap.positions], after[end - len(swap.rows) : end])
         for swap, end in zip(swaps, ends.tolist(), strict=True)
     )
 
 
-def _estimate(session: Session, scorer: Scorer, answers: Answers, candidate: str, split: str) -> Estimate:
+def _estimate(session: Session, scorer: Scorer, stats_NM: StatsArray, candidate: str, split: str) -> Estimate:
     rng = generator(session.config.seed, "interval", candidate, split)
     resamples = num_resamples(session, len(session.entrants))
-    return bootstrap.interval(scorer, answers.predicted_N, rng, num_resamples=resamples)
+    return bootstrap.interval(scorer, stats_NM, rng, num_resamples=resamples)
 
 
 def _cost(session: Session, finalist: Finalist, adapter: Adapter, dataset: Dataset) -> Cost:

@@ -63,7 +63,7 @@ def _nobody(session: Session, chosen: Decision, measured: Sequence[Candidate], *
         verdict = Verdict.NOTHING_WORKS.value
         reason = (
             f"Nothing is recommended: of the candidates that meet the requirements none is shown to be better than "
-            f"{chosen.recommended}, which does not read the text and fails them itself."
+            f"{chosen.recommended}, the floor, which fails them itself."
         )
     return dataclasses.replace(
         chosen,
@@ -80,21 +80,21 @@ def rehearse_s(scorer: Scorer, num_candidates: int, rng: Generator) -> float:
     """Seconds that the decision will take: measured with few resamples on made-up answers.
 
     Args:
-        scorer: Metric and true labels of the test rows.
+        scorer: Metric, and what is right for the test rows.
         num_candidates: That may take part.
         rng: Makes up the answers.
     """
     scale = bootstrap.NUM_RESAMPLES / _REHEARSED
-    answers_KN = [rng.permutation(scorer.true_N) for _ in range(max(2, num_candidates))]
+    right = [right[0] for right in scorer.references]
+    orders_KN = [rng.permutation(len(right)).tolist() for _ in range(max(2, num_candidates))]
+    stats_KNM = [scorer.stats([right[k] for k in order_N]) for order_N in orders_KN]
     start = time.monotonic()
-    bootstrap.interval(scorer, answers_KN[0], rng, num_resamples=_REHEARSED)
+    bootstrap.interval(scorer, stats_KNM[0], rng, num_resamples=_REHEARSED)
     interval_s = time.monotonic() - start
-    same = Estimate(value=0.5, low=0.0, high=1.0, n=scorer.true_N.size)
+    same = Estimate(value=0.5, low=0.0, high=1.0, n=scorer.num_rows)
     entries = [
-        decision.Entry(
-            id=str(k), method="", family="no training", backbone="", predicted_N=answers_N, price=k, test=same
-        )
-        for k, answers_N in enumerate(answers_KN)
+        decision.Entry(id=str(k), method="", family="no training", backbone="", stats_NM=stats_NM, price=k, test=same)
+        for k, stats_NM in enumerate(stats_KNM)
     ]
     start = time.monotonic()
     decision.decide(entries, scorer, rng, num_resamples=_REHEARSED)
@@ -115,7 +115,7 @@ def rehearse(session: Session, scorer: Scorer) -> None:
     if clock.left_s <= 0:
         session.journal.note(f"budget spent before the search began, after {clock.elapsed_s:.0f} s: loading")
         return
-    pace.num_test = scorer.true_N.size
+    pace.num_test = scorer.num_rows
     for name, workshop in session.workshops.items():
         pace.num_dev = len(workshop.dev_examples)
         _time_base(session, name, workshop)

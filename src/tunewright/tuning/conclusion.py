@@ -12,7 +12,7 @@ from tunewright.data.load import test_sha256
 from tunewright.errors import RunError
 from tunewright.evaluation import decision
 from tunewright.evaluation.checks import Facts, run_checks
-from tunewright.evaluation.metrics import UNKNOWN_LABEL, IntArray, Scorer, row_scorer
+from tunewright.evaluation.metrics import UNKNOWN_LABEL, Scorer, StatsArray, task_scorer, true_indices
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.files import read_json
 from tunewright.runs.comparison import (
@@ -50,7 +50,7 @@ def conclude(
         started: When the run began, ISO 8601.
         command: What was typed.
     """
-    scorer = row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.test)
+    scorer = task_scorer(dataset.task, dataset.splits.test)
     finalists = read_finalists(session.out, session.entrants, effort, dataset)
     done = [f.entrant for f in finalists]
     measured = [
@@ -60,10 +60,10 @@ def conclude(
         for finalist in finalists
     ]
     missing = [unfinished(session, e, effort) for e in (*session.entrants, *refused) if e not in done]
-    answers = {f.entrant.id: [None if each is None else each.predicted_N for each in f.test] for f in finalists}
+    answers = {f.entrant.id: [None if each is None else scorer.stats(each.given) for each in f.test] for f in finalists}
     for name, given in outside.stored(session, dataset).items():
         measured.append(outside.entered(session, name, given, scorer))
-        answers[name] = [given.predicted_N]
+        answers[name] = [scorer.stats(given.given)]
     chosen, pairs = _decide(session, measured, answers, scorer)
     chosen = None if chosen is None else name_missing(chosen, missing)
     result = assemble(
@@ -103,7 +103,7 @@ def assemble(
         command: What was typed.
     """
     return Comparison(
-        task=_task(dataset, row_scorer(dataset.task.metric, dataset.task.labels, dataset.splits.test)),
+        task=_task(dataset, task_scorer(dataset.task, dataset.splits.test)),
         backbones=tuple(_backbone(name, workshop) for name, workshop in session.workshops.items()),
         candidates=tuple(candidates),
         pairs=tuple(decided[1]),
@@ -129,8 +129,8 @@ def facts(session: Session, efforts: Sequence[Effort], dataset: Dataset, result:
     return Facts(
         comparison=result,
         notices=dataset.notices,
-        train_labels={str(row.label) for row in dataset.splits.train},
-        test_labels=[str(row.label) for row in dataset.splits.test],
+        train_labels={row.label for row in dataset.splits.train if row.label is not None},
+        test_labels=[row.label for row in dataset.splits.test if row.label is not None],
         spent=_spent(session, efforts),
         unit="seconds" if efforts[0].trials is None else "trials",
     )
@@ -158,7 +158,7 @@ def name_missing(chosen: Decision, missing: Sequence[Candidate]) -> Decision:
 def _decide(
     session: Session,
     measured: Sequence[Candidate],
-    answers: Mapping[str, Sequence[IntArray | None]],
+    answers: Mapping[str, Sequence[StatsArray | None]],
     scorer: Scorer,
 ) -> tuple[Decision | None, tuple[Pair, ...]]:
     if not measured:
@@ -176,36 +176,44 @@ def _decide(
     return chosen, compare_methods(pairs, known, scorer, generator(session.config.seed, "methods"))
 
 
-def _entry(candidate: Candidate, answers: Sequence[IntArray | None]) -> decision.Entry:
-    """As the decision sees it: an unknown price is the dearest. `answers` are those of each seed."""
+def _entry(candidate: Candidate, answers: Sequence[StatsArray | None]) -> decision.Entry:
+    """As the decision sees it: an unknown price is the dearest. `answers` are the statistics of each seed's."""
     assert candidate.test is not None
-    shipped_N = answers[[seed.shipped for seed in candidate.seeds].index(True)]
-    assert shipped_N is not None, "a measured candidate's shipped artefact has answered"
+    shipped_NM = answers[[seed.shipped for seed in candidate.seeds].index(True)]
+    assert shipped_NM is not None, "a measured candidate's shipped artefact has answered"
     return decision.Entry(
         id=candidate.id,
         method=candidate.method,
         family=candidate.family,
         backbone=candidate.backbone,
-        predicted_N=shipped_N,
+        stats_NM=shipped_NM,
         price=math.inf if candidate.cost.price is None else candidate.cost.price,
         test=candidate.test,
-        is_floor=not candidate.reads_text,
+        is_floor=candidate.is_floor,
     )
 
 
 def _task(dataset: Dataset, scorer: Scorer) -> TaskSummary:
     task, splits = dataset.task, dataset.splits
-    counts = np.bincount(scorer.true_N[scorer.true_N != UNKNOWN_LABEL], minlength=len(task.labels))
     return TaskSummary(
         name=task.name,
         kind=task.kind,
         metric=task.metric,
         labels=task.labels,
-        chance=scorer.metric.chance(counts.tolist(), scorer.true_N.size),
+        chance=_chance(scorer),
         n_train=len(splits.train),
         n_dev=len(splits.dev),
         n_test=len(splits.test),
     )
+
+
+def _chance(scorer: Scorer) -> float | None:
+    """What the metric reaches without reading the texts, where that is known."""
+    if scorer.metric.chance is None:
+        return None
+    true_N = true_indices(scorer)
+    counts = np.bincount(true_N[true_N != UNKNOWN_LABEL], minlength=len(scorer.labels))
+    return scorer.metric.chance(counts.tolist(), scorer.num_rows)
 
 
 def _backbone(name: str, workshop: Workshop) -> BackboneSummary:

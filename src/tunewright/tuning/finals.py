@@ -119,8 +119,9 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
 
 
 def _calibrated(adapter: Adapter, trained: Trained, labels_N: Tensor) -> Adapter:
-    """The adapter with the temperature that its answers to the dev rows ask for."""
-    assert trained.dev_logits_NC is not None
+    """The adapter with the temperature that its answers to the dev rows ask for; one that writes texts as it is."""
+    if trained.dev_logits_NC is None:
+        return adapter
     return adapter.with_temperature(fit_temperature(trained.dev_logits_NC.double().numpy(), labels_N.numpy()))
 
 

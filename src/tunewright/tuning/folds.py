@@ -19,12 +19,13 @@ from tunewright.adapters import folder
 from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.checks import run_checks
 from tunewright.evaluation.cross_validation import FoldEntry, decide_folds, fold_estimate
-from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, row_scorer
+from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, StatsArray, task_scorer
 from tunewright.evaluation.statistics import wilson
 from tunewright.files import dump_lines, write_text
-from tunewright.runs.comparison import Candidate, Comparison, Decision, Flips, Pair, SeedResult
+from tunewright.runs.comparison import Candidate, Comparison, Decision, Pair, SeedResult
 from tunewright.runs.fits import Refit, refits, shipped
 from tunewright.runs.folder import adapter_folder, fold_folder, predictions_file
+from tunewright.runs.measurements import Flips
 from tunewright.runtime import generator
 from tunewright.tuning import conclusion, outside
 from tunewright.tuning.candidates import finished, flips_of, judged, unfinished
@@ -56,19 +57,19 @@ def cross_validate(
     for workshop in stage.session.workshops.values():  # all rows at once: the same batches in a resumed run
         workshop.material.store(workshop.material.backbone.encode(rows, workshop.material.max_tokens))
     stages = [_run_fold(stage, plan, position, out) for position in range(len(plan.folds))]
-    scorer = row_scorer(task.metric, task.labels, rows)
+    scorer = task_scorer(task, rows)
     fold_RN = _in_order(plan, [np.full(len(fold.splits.test), fold.number) for fold in plan.folds])
     held_out = _held_out(stages, plan)
     for held in held_out:
         _write(held, plan, out)
     session = dataclasses.replace(stage.session, out=out)
     measured = [_candidate(held, stages, plan, fold_RN, scorer) for held in held_out]
-    entries = [_entry(candidate, held.predicted_RN) for candidate, held in zip(measured, held_out, strict=True)]
+    entries = [_entry(candidate, held.stats(scorer)) for candidate, held in zip(measured, held_out, strict=True)]
     for name, given in outside.stored(session, plan.dataset).items():
-        given_RN = np.tile(given.predicted_N, (plan.protocol.repeats, 1))
-        entered, test = outside.entered(session, name, given, scorer), fold_estimate(given_RN, fold_RN, scorer)
+        given_RNM = np.tile(scorer.stats(given.given), (plan.protocol.repeats, 1, 1))
+        entered, test = outside.entered(session, name, given, scorer), fold_estimate(given_RNM, fold_RN, scorer)
         measured.append(judged(session, dataclasses.replace(entered, test=test)))
-        entries.append(_entry(measured[-1], given_RN))
+        entries.append(_entry(measured[-1], given_RNM))
     missing = _missing(stages, held_out)
     chosen, pairs = _decide(session, measured, entries, scorer, fold_RN)
     searched = [each.effort for each in stages]
@@ -177,8 +178,13 @@ class HeldOut:
     entrant: Entrant
     finalists: Sequence[Finalist]
     """Of each fold [J]."""
-    predicted_RN: IntArray
+    given_RN: NDArray[np.object_]
+    """Labels or texts."""
     probabilities_RNC: FloatArray
+
+    def stats(self, scorer: Scorer) -> StatsArray:
+        """Of the answers of each repeat: [R, N, M]."""
+        return np.stack([scorer.stats(given_N) for given_N in self.given_RN.tolist()])
 
 
 def _held_out(stages: Sequence[Stage], plan: Plan) -> list[HeldOut]:
@@ -189,7 +195,7 @@ def _held_out(stages: Sequence[Stage], plan: Plan) -> list[HeldOut]:
         HeldOut(
             entrant=entrant,
             finalists=(mine := [finalists[entrant.id] for finalists in by_fold]),
-            predicted_RN=_in_order(plan, [f.shipped_test.predicted_N for f in mine]),
+            given_RN=_in_order(plan, [np.array(f.shipped_test.given, dtype=object) for f in mine]),
             probabilities_RNC=_in_order(plan, [f.shipped_test.probabilities_NC for f in mine]),
         )
         for entrant in stages[0].session.entrants
@@ -208,11 +214,11 @@ def _in_order(plan: Plan, values_J: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 def _write(held: HeldOut, plan: Plan, out: Path) -> None:
     """The answers to all rows, a file for each repeat."""
-    labels, rows = plan.dataset.task.labels, plan.dataset.splits.test
-    for repeat, answers_N in enumerate(zip(held.predicted_RN.tolist(), held.probabilities_RNC.tolist(), strict=True)):
+    rows, answer = plan.dataset.splits.test, "label" if plan.dataset.task.kind == "classify" else "text"
+    for repeat, answers_N in enumerate(zip(held.given_RN.tolist(), held.probabilities_RNC.tolist(), strict=True)):
         predictions = [
-            Prediction(id=row.id, label=labels[k], probabilities=tuple(p))
-            for row, k, p in zip(rows, *answers_N, strict=True)
+            Prediction(id=row.id, probabilities=tuple(p), **{answer: given})
+            for row, given, p in zip(rows, *answers_N, strict=True)
         ]
         write_text(predictions_file(out, held.entrant.id, repeat), dump_lines(map(asdict, predictions)))
 
@@ -221,22 +227,22 @@ def _candidate(held: HeldOut, stages: Sequence[Stage], plan: Plan, fold_RN: IntA
     """A candidate that answered every row; what it takes to serve is that of its model in the first fold."""
     first = stages[0]
     splits = dataclasses.replace(first.dataset.splits, test=plan.dataset.splits.test)
-    answers = Answers(predicted_N=held.predicted_RN[0], probabilities_NC=held.probabilities_RNC[0])
+    answers = Answers(given=tuple(held.given_RN[0].tolist()), probabilities_NC=held.probabilities_RNC[0])
     trials = [trial for finalist in held.finalists for trial in finalist.trials]
     finalist = dataclasses.replace(held.finalists[0], trials=trials, test=[answers])
     candidate = finished(first.session, finalist, dataclasses.replace(plan.dataset, splits=splits), scorer)
-    num_folds = plan.protocol.folds
+    num_folds, stats_RNM = plan.protocol.folds, held.stats(scorer)
     devs = [finalist.shipped.dev for finalist in held.finalists]
     seeds = tuple(
         SeedResult(
             seed=repeat,
             dev=fmean(devs[repeat * num_folds :][:num_folds]),
-            test=scorer.value(predicted_N),
+            test=scorer.value(stats_NM),
             shipped=False,
         )
-        for repeat, predicted_N in enumerate(held.predicted_RN)
+        for repeat, stats_NM in enumerate(stats_RNM)
     )
-    test = fold_estimate(held.predicted_RN, fold_RN, scorer)
+    test = fold_estimate(stats_RNM, fold_RN, scorer)
     pooled = dataclasses.replace(
         candidate,
         seeds=seeds,
@@ -287,13 +293,13 @@ def _missing(stages: Sequence[Stage], held_out: Sequence[HeldOut]) -> list[Candi
     return list(found.values())
 
 
-def _entry(candidate: Candidate, predicted_RN: IntArray) -> FoldEntry:
+def _entry(candidate: Candidate, stats_RNM: StatsArray) -> FoldEntry:
     return FoldEntry(
         id=candidate.id,
         method=candidate.method,
         family=candidate.family,
         backbone=candidate.backbone,
-        predicted_RN=predicted_RN,
+        stats_RNM=stats_RNM,
         price=math.inf if candidate.cost.price is None else candidate.cost.price,
-        is_floor=not candidate.reads_text,
+        is_floor=candidate.is_floor,
     )

@@ -13,6 +13,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,9 +27,9 @@ from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
 from tunewright.data.rules import parse_rules
 from tunewright.data.swaps import swapped_rows
-from tunewright.errors import ConfigError, RunError, unknown
+from tunewright.errors import ConfigError, RunError
 from tunewright.evaluation.cost import time_limit_s
-from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.metrics import check_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods import METHODS
@@ -124,10 +125,10 @@ def _check_settings(config: RunConfig) -> None:
     """
     faults: list[str] = []
     faults += _refused(
-        lambda: choose("method", config.methods, tuple(METHODS)), lambda: outside.files(config.predictions)
+        lambda: choose("method", config.methods, tuple(METHODS)),
+        lambda: outside.files(config.predictions),
+        lambda: check_metric(config.metric, config.task),
     )
-    if config.metric not in METRICS:
-        faults.append(unknown("metric", config.metric, METRICS))
     if len(set(config.model)) < len(config.model):
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
     elif len({Path(name).name for name in config.model}) < len(config.model):
@@ -139,11 +140,7 @@ def _check_settings(config: RunConfig) -> None:
         lambda: read_reference(config.retention),
         lambda: parse_rules(config.slice),
         lambda: swapped_rows(config.swap, ()),
-        *(
-            lambda path=path: read_labelled(path)
-            for path in (config.descriptions, config.error_costs)
-            if path is not None
-        ),
+        *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),
     )
     if faults:
         raise ConfigError(faults)

@@ -36,7 +36,7 @@ def read(given: Sequence[str], dataset: Dataset) -> dict[str, tuple[Prediction, 
     Raises:
         ConfigError: With every fault of every file.
     """
-    return read_outside(files(given), dataset.splits.test, dataset.task.labels, dataset.columns)
+    return read_outside(files(given), dataset.splits.test, dataset.task, dataset.columns)
 
 
 def store(out: Path, found: Mapping[str, Sequence[Prediction]]) -> None:
@@ -64,7 +64,7 @@ def entered(session: Session, name: str, answers: Answers, scorer: Scorer) -> Ca
         scorer: Of the test rows.
     """
     rng = generator(session.config.seed, "interval", name, "test")
-    test = bootstrap.interval(scorer, answers.predicted_N, rng)
+    test = bootstrap.interval(scorer, scorer.stats(answers.given), rng)
     found = Candidate(
         id=name,
         method="outside",

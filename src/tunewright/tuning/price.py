@@ -1,6 +1,7 @@
 """What a candidate costs to find, train and serve: modelled from its parts and its base, and timed here."""
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Row
+from tunewright.backbones.inference import write
 from tunewright.evaluation import cost
 from tunewright.evaluation.cost import Prices
 from tunewright.runs.comparison import Latency
@@ -69,16 +71,21 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         num_tuning_tokens: All other trials and refits trained on.
     """
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
-    total = sum(len(e.ids) for e in encodings)
+    total = sum(len(e.ids) for e in encodings) + sum(map(len, workshop.material.rows.answers))
     tokens = total / max(1, len(encodings))
     extra = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
     own = sum(t.numel() for part in mixing for t in part.tensors().values())
-    runs = backbone.num_computing if adapter.needs_features else 0
+    runs = backbone.num_computing if adapter.needs_features or adapter.decoding is not None else 0
     serving = cost.serving_flops(backbone_parameters=runs, adapter_parameters=own, tokens=tokens, extra_tokens=extra)
     if adapter.demonstrations is not None:
         pool_rows, dimensions = adapter.demonstrations.vectors_ND.shape
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
+    if adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
+        written = sum(map(len, workshop.material.rows.answers)) / max(1, len(encodings))
+        serving += cost.FORWARD * written * backbone.word_embeddings.numel()
+    if adapter.nearest_target is not None:
+        serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
         factor, once, by_token = _training_factor(adapter), 0.0, 1.0
     else:
@@ -105,7 +112,7 @@ def _training_factor(adapter: Adapter) -> int:
 def latency(
     adapter: Adapter, examples: Sequence[Example], workshop: Workshop, *, allowed_s: float = float("inf")
 ) -> tuple[Latency, ...]:
-    """Wall-clock milliseconds of a call, from texts to logits, for each size of a batch.
+    """Wall-clock milliseconds of a call, from texts to logits or texts, for each size of a batch.
 
     Args:
         adapter: What is served.
@@ -124,15 +131,18 @@ def latency(
 def _timed(
     adapter: Adapter, examples: Sequence[Example], workshop: Workshop, batch: int, stop: float
 ) -> Latency | None:
-    backbone, rows = workshop.material.backbone, itertools.cycle(examples)
+    store, rows = workshop.material.store, itertools.cycle(examples)
     fewest, most = _CALLS[batch]
-    times_ms: list[float] = []
+    backbone, times_ms = store.backbone, list[float]()
     begun = time.perf_counter()
     while len(times_ms) <= most:
         texts = list(itertools.islice(rows, batch))
         start = time.perf_counter()
-        encodings = backbone.encode_for(texts, adapter)
-        backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
+        if adapter.writes_text:
+            write(adapter, texts, store)
+        else:
+            encodings = backbone.encode_for(texts, adapter)
+            backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
         end = time.perf_counter()
         times_ms.append(1000 * (end - start))
         is_enough = len(times_ms) > fewest and (end - begun > _TIMED_S or _is_settled(times_ms[1:]))
@@ -147,4 +157,4 @@ def _timed(
 
 def _is_settled(times_ms: Sequence[float]) -> bool:
     """Whether more calls would tell little more."""
-    return float(np.std(times_ms, ddof=1)) <= _SETTLED * float(np.mean(times_ms)) * len(times_ms) ** 0.5
+    return float(np.std(times_ms, ddof=1)) <= _SETTLED * float(np.mean(times_ms)) * math.sqrt(len(times_ms))

@@ -41,12 +41,29 @@ class Plan:
 
 def faults(config: RunConfig) -> list[str]:
     """Settings without effect, a line each."""
+    found = _of_other_tasks(config)
     has_folds = config.folds is not None and config.folds > 1
     if has_folds and config.error_costs is not None:
-        return ["`error_costs` needs one model and its test rows; folds have a model each. Give --folds 1."]
-    if config.repeats == 1 or has_folds:
-        return []
-    return [f"`repeats` needs folds to repeat. Got {config.repeats}. Add --folds {FOLDS}, or leave it out."]
+        found.append("`error_costs` needs one model and its test rows; folds have a model each. Give --folds 1.")
+    elif config.repeats > 1 and not has_folds:
+        found.append(f"`repeats` needs folds to repeat. Got {config.repeats}. Add --folds {FOLDS}, or leave it out.")
+    return found
+
+
+_OF_LABELS = ("text", "label", "descriptions", "error_costs", "swap")
+_OF_TEXTS = ("input", "target")
+
+
+def _of_other_tasks(config: RunConfig) -> list[str]:
+    """Settings that only another kind of task has."""
+    names = _OF_TEXTS if config.task == "classify" else _OF_LABELS
+    instead = {"text": " The column of the input is --input.", "label": " The column of the answer is --target."}
+    todo = "Add --task generate, or leave it out." if config.task == "classify" else "Leave it out."
+    return [
+        f"`{name}` has no use with --task {config.task}. Got {getattr(config, name)!r}. {todo}{instead.get(name, '')}"
+        for name in names
+        if getattr(config, name) is not None
+    ]
 
 
 def make_plan(config: RunConfig, given: Given) -> Plan:
@@ -71,6 +88,8 @@ def make_plan(config: RunConfig, given: Given) -> Plan:
 def _choose(config: RunConfig, given: Given) -> tuple[int, str | None]:
     """The number of folds, 1 for a single split, and what is to be said of it."""
     rows = given.rows["train"]
+    if config.task == "generate":
+        return 1, None  # what rows can show of a text's quality is not known beforehand, and folds write for hours
     if len(given.rows) > 1 or scarce_classes(rows, exact_groups(rows), FOLDS):
         return 1, None
     weights, counts = list(WEIGHTS.values()), Counter(row.label for row in rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
-from tunewright.evaluation.metrics import METRICS, row_scorer
+from tunewright.evaluation.metrics import METRICS, task_scorer
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Method, Range
 from tunewright.runs.fits import refits, trials
@@ -57,8 +57,7 @@ class Stage:
         """Searches and refits, or goes on with that."""
         for workshop in self.session.workshops.values():
             workshop.material.store.between = self.session.clock.check
-        task = self.dataset.task
-        rehearse(self.session, row_scorer(task.metric, task.labels, self.dataset.splits.test))
+        rehearse(self.session, task_scorer(self.dataset.task, self.dataset.splits.test))
         if not refits(self.session.out):  # once finalists are refitted, time a kill gave back must not change them
             run_search(self.session, self.effort)
         finals.refit(self.session, self.effort)
@@ -116,7 +115,10 @@ def open_stage(
 
 
 def _methods(config: RunConfig) -> list[Method]:
-    return [METHODS[name] for name in choose("method", config.methods, tuple(METHODS))]
+    """The methods that were asked for; all of them are those that answer this kind of task."""
+    fitting = [name for name, method in METHODS.items() if config.task in method.kinds]
+    names = choose("method", config.methods, fitting if "all" in config.methods else tuple(METHODS))
+    return [METHODS[name] for name in names]
 
 
 def _prepare(
@@ -134,9 +136,10 @@ def _entrants(methods: Sequence[Method], workshops: dict[str, Workshop]) -> tupl
     unable: list[Entrant] = []
     for base, workshop in workshops.items():
         for method in methods:
-            reason, space = method.refuses(workshop.material.backbone), dict[str, Range | Choice]()
+            material, space = workshop.material, dict[str, Range | Choice]()
+            reason = method.refusal(material.backbone, material.task)
             try:
-                space |= {} if reason is not None else method.space(workshop.material)
+                space |= {} if reason is not None else method.space(material)
             except OutOfTime:
                 reason = "the budget has no time for the features of its training rows; raise --budget or set --rows"
             if workshop.start is not None:
