@@ -28,6 +28,7 @@ from tunewright.methods.base import Choice, Material, Method, Range
 from tunewright.runtime import generator
 from tunewright.training.loop import trainable_count
 from tunewright.training.loss import cross_entropy
+from tunewright.training.objective import Exam
 from tunewright.tuning.attempt import Workshop, attempt, prepare
 from tunewright.types import Params
 
@@ -55,6 +56,7 @@ def workshop(base: Backbone, num_train: int = 15) -> Workshop:
 def improving(shop: Workshop) -> Workshop:
     """Each epoch counts as better than the one before, so that the last is kept."""
     ever = iter(range(1000))
+    assert isinstance(shop.exam, Exam)
     return replace(shop, exam=replace(shop.exam, score=lambda *_: float(next(ever))))
 
 

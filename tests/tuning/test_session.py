@@ -111,10 +111,10 @@ def test_who_was_too_slow_for_a_share_is_tried_again_when_the_rest_left_enough(t
 
 def test_a_trial_that_cannot_end_in_time_is_told_by_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four seconds to place it, then 10 for an epoch of 20 steps: 53.5 s for five of them, 23.5 for two."""
-    for allowed_s, least, told in ((44.0, 5, 53.5), (45.0, 5, None), (19.0, 2, 23.5), (20.0, 2, None)):
+    for allowed_s, epochs, told in ((53.0, 5, 53.5), (54.0, 5, None), (23.0, 2, 23.5), (24.0, 2, None)):
         now = 100.0
         monkeypatch.setattr(time, "monotonic", lambda: now)  # noqa: B023
-        foresight = Foresight(least_epochs=least, allowed_s=allowed_s)
+        foresight = Foresight(epochs=epochs, allowed_s=allowed_s)
         now += 2 + 2
         found = None
         for step in range(1, 20):

@@ -22,7 +22,8 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """The head, and from the top as many layers as it is time for, each slower than the one above by `layer_decay`."""
     assert adapter.weights is not None
     heights = _heights(adapter.weights.values)
-    thawed = int(progress / _THAWED_AT * (1 + max(heights.values())))
+    least = 1 if adapter.head is None else 0  # without a head it is the top layer that begins
+    thawed = max(least, int(progress / _THAWED_AT * (1 + max(heights.values()))))
     decay = float(params["layer_decay"])
     rates = {f"weights.{name}": decay**height for name, height in heights.items() if height < thawed}
     return {**rates, **head_rates(adapter, HEAD_RATE)}

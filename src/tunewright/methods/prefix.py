@@ -7,7 +7,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix
 from tunewright.backbones.backbone import Backbone
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import answering, head_rates, lengths, noise, start_vectors, word_embeddings
+from tunewright.methods.heads import answering, head_rates, inits, lengths, noise, start_vectors, word_embeddings
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -55,7 +55,7 @@ def space(material: Material) -> Space:
         "length": lengths((20, 10, 5, 50), material),
     }
     if material.backbone.cache_of(word_embeddings(material)[:1]) is not None:
-        space["init"] = Choice(options=("labels", "vocabulary", NOISE))
+        space["init"] = Choice(options=(*inits(material).options, NOISE))
     return space
 
 

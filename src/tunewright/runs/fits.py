@@ -33,7 +33,7 @@ class Trial:
     num_tokens: int
     reason: str
     needed_s: float | None = None
-    """Seconds that it was seen to take at least, where it was cut for that before its time was over."""
+    """Seconds that it was expected to take by its pace, where it was cut."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
 from tunewright.backbones.base import Dropout, Encoding, Row
-from tunewright.backbones.inference import FeatureStore, answer_losses, generate_texts, predict, readings
+from tunewright.backbones.inference import FeatureStore, answer_losses, generate_texts, predict, readings, writer
 from tunewright.training.loss import balanced_weights, cross_entropy
 from tunewright.types import DevScore
 
@@ -180,7 +180,7 @@ class Writing:
     def loss(self, part: Sequence[int]) -> Tensor:
         """Cross entropy in nats."""
         rows = [Row(encoding=self._rows.encodings[k], adapter=self._adapter) for k in part]
-        log_probs = self._store.backbone.answer_log_probs(rows, [self._rows.answers[k] for k in part])
+        log_probs = writer(self._store.backbone).answer_log_probs(rows, [self._rows.answers[k] for k in part])
         return -torch.cat(log_probs).sum()
 
     def examine(self, epoch: int) -> tuple[DevScore, Tensor | None]:

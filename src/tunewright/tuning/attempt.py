@@ -92,14 +92,13 @@ def label_rows(task: Task, backbone: Backbone, examples: Sequence[Example], limi
 
 def text_rows(_task: Task, backbone: Backbone, examples: Sequence[Example], limit: int) -> Rows:
     """Tokenised rows with the tokens of their targets, which an encoder does not write."""
-    after = Template(fixed=PLAIN[0], row=PLAIN[1])
-    answers = _targets(backbone, examples, after) if isinstance(backbone, Decoder) else ()
+    after, most = Template(fixed=PLAIN[0], row=PLAIN[1]), backbone.max_tokens // 2
+    answers = _targets(backbone, examples, after, most) if isinstance(backbone, Decoder) else ()
     return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.zeros(0, dtype=torch.long), answers=answers)
 
 
-def _targets(base: Decoder, examples: Sequence[Example], template: Template) -> list[tuple[int, ...]]:
-    """Tokens of the targets after a template, cut where they would take more than half of the context."""
-    most = base.max_tokens // 2
+def _targets(base: Decoder, examples: Sequence[Example], template: Template, most: int) -> list[tuple[int, ...]]:
+    """Tokens of the targets after a template, cut to so many."""
     return [base.encode_answer(str(e.target), after=template.row, ends=True)[:most] for e in examples]
 
 
@@ -215,14 +214,14 @@ def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam | TextExam
 
 
 def _framed(workshop: Workshop, adapter: Adapter, exam: TextExam) -> tuple[Rows, TextExam]:
-    """Train rows and exam as the adapter's template has them, with room for the longest target."""
+    """Train rows and exam as the adapter's template has them; targets end where its decoding would end them."""
     material, base = workshop.material, workshop.material.backbone
-    template = adapter.template
-    if template is None or not isinstance(base, Decoder):
+    template, decoding = adapter.template, adapter.decoding
+    if template is None or decoding is None or not isinstance(base, Decoder):
         return material.rows, exam
     found = []
     for examples in (material.examples, workshop.dev_examples):
-        answers = _targets(base, examples, template)
-        encodings = base.encode_for(examples, adapter, max(map(len, answers)))
+        answers = _targets(base, examples, template, decoding.max_new_tokens)
+        encodings = base.encode_for(examples, adapter)
         found.append(replace(material.rows, encodings=encodings, answers=answers))
     return found[0], replace(exam, rows=found[1])

@@ -87,7 +87,7 @@ class Effort:
         return [t for t in self.of(entrant) if t.status != "cut"]
 
     def too_slow(self, entrants: Sequence[Entrant]) -> dict[str, float]:
-        """Candidates of which a single trial was cut, as it was seen to take too long -> seconds it takes at least."""
+        """Candidates of which a single trial was cut -> seconds it was expected to take."""
         only = {e.id: mine[0] for e in entrants if len(mine := self.of(e)) == 1}
         return {name: trial.needed_s for name, trial in only.items() if trial.needed_s is not None}
 

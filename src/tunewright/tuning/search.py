@@ -71,7 +71,8 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
     watch = Watch(session, entrant, step)
     allowed_s = session.trial_s(effort, entrant)
     how = settings(METHODS[entrant.method], proposal.params, session.workshop(entrant).material)
-    foresight = Foresight(least_epochs=min(how.epochs, how.patience + 1), allowed_s=allowed_s)
+    earliest = min(how.epochs, how.patience + 1)
+    foresight = Foresight(epochs=(earliest + how.epochs) / 2, allowed_s=allowed_s)
 
     def observe(epochs: float, score: DevScore | None) -> str | None:
         stop = watch(epochs, score)
@@ -91,7 +92,7 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
         return as_trial(entrant, number, proposal, None, time.monotonic() - start)  # another candidate may fit
     session.note_memory(entrant, outcome)
     trial = as_trial(entrant, number, proposal, outcome.trained, outcome.seconds)
-    return replace(trial, needed_s=round(foresight.needed_s, 3)) if trial.reason == TOO_SLOW else trial
+    return replace(trial, needed_s=foresight.needed_s) if trial.status == "cut" else trial
 
 
 _STATUSES: dict[str, TrialStatus] = {PRUNED: "pruned", OUT_OF_TIME: "cut", TOO_SLOW: "cut"}

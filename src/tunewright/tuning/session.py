@@ -29,6 +29,11 @@ def price_list(config: RunConfig) -> PriceList:
     return read_prices(config.prices, requests_per_day=config.requests_per_day, months=config.months)
 
 
+def _refit_s(trial_s: float) -> float:
+    """Seconds to reserve for a refit; where it takes about one, what else the machine does is no small share."""
+    return max(_REFIT_SLACK * trial_s, trial_s + min(trial_s, 0.5))
+
+
 @dataclass(kw_only=True)
 class Pace:
     """How fast things go here, as far as this session has seen; what is still to be done is judged by it."""
@@ -98,7 +103,7 @@ class Session:
     def left_s(self, effort: Effort, num_seeds: int) -> float:
         """Seconds left when the finalists so far are refitted and judged so often, and for what follows."""
         found = [(entrant, finalist(effort.of(entrant))) for entrant in self.entrants]
-        final_s = sum(_REFIT_SLACK * best.seconds + self.answering_s(e) for e, best in found if best is not None)
+        final_s = sum(_refit_s(best.seconds) + self.answering_s(e) for e, best in found if best is not None)
         num_candidates = sum(best is not None or not effort.of(e) for e, best in found)
         return self.clock.left_s - self.ending_s(num_candidates) - num_seeds * final_s
 
@@ -166,18 +171,18 @@ class Watch:
 
 
 class Foresight:
-    """Whether a trial cannot end in its time, however early it stops: told by its pace, once that is known.
+    """Whether a trial will not end in its time: told by its pace, once that is known.
 
     Args:
-        least_epochs: That it takes, with the patience it has.
+        epochs: That it is expected to take.
         allowed_s: Seconds that it may take.
     """
 
-    def __init__(self, *, least_epochs: int, allowed_s: float) -> None:
-        self._least_epochs, self._allowed_s = least_epochs, allowed_s
+    def __init__(self, *, epochs: float, allowed_s: float) -> None:
+        self._epochs, self._allowed_s = epochs, allowed_s
         self._start = time.monotonic()
         self._first: tuple[float, float] | None = None
-        self.needed_s = 0.0
+        self.needed_s: float | None = None
 
     def __call__(self, epochs: float) -> bool:
         """At each step; the first one warms up."""
@@ -188,10 +193,9 @@ class Foresight:
         if now - begun < _LOOK_S or epochs - before < _LOOK_EPOCHS:
             return False
         pace_s = (now - begun) / (epochs - before)
-        self.needed_s = begun - self._start + pace_s * (self._least_epochs - before)
-        return self.needed_s > _SURELY * self._allowed_s
+        self.needed_s = begun - self._start + pace_s * (self._epochs - before)
+        return self.needed_s > self._allowed_s
 
 
 _LOOK_S, _LOOK_EPOCHS = 1.0, 0.1
 """After which the pace of a trial is known."""
-_SURELY = 1.2
