@@ -4,7 +4,8 @@ The same random weights, the same rows, the same loss (of one label token at the
 prompt compared beside the times. PEFT runs as its documentation has it: PeftModelForCausalLM with labels, padded on the
 right, with transformers' sdpa attention. Since it computes logits at all positions, there is a second column in which
 it computes them at the end of each row alone, as ours does. Steps of the sides alternate; each
-side counts by its fastest step, which is what a busy machine disturbs least.
+side counts by its fastest step, which is what a busy machine disturbs least; with one thread on a very busy one, count
+processor time (`--clock processor`).
 
     python -m bench.soft_prompt_vs_peft [--models gpt2,llama,qwen3 --dtypes float32,bfloat16 --prompts 100,20]
     python -m bench.soft_prompt_vs_peft --quick
