@@ -32,7 +32,14 @@ def whole_model(folder: Path) -> Any:
 
 
 def alone(model: Any, base: Decoder, row: Row, answer: Sequence[int]) -> Tensor:
-    """Log-probability of each token of an answer, by transformers' own forward, embeddings, cache and head."""
+    """Log-probability of each token of an answer, one row at a time."""
+    logits_TV = logits_alone(model, base, row, answer)[-len(answer) - 1 : -1]
+    found: Tensor = logits_TV.log_softmax(-1)[range(len(answer)), list(answer)]
+    return found
+
+
+def logits_alone(model: Any, base: Decoder, row: Row, answer: Sequence[int]) -> Tensor:
+    """Of all positions, by transformers' own forward, embeddings, cache and head: [T, V]."""
     adapter, inputs = row.adapter, dict[str, Any]()
     fixed = base.fixed_ids("" if adapter.template is None else adapter.template.fixed)
     embeds = model.get_input_embeddings()(torch.tensor([[*fixed, *row.encoding.ids, *answer]]))
@@ -43,9 +50,8 @@ def alone(model: Any, base: Decoder, row: Row, answer: Sequence[int]) -> Tensor:
         for layer, (keys, values) in enumerate(zip(adapter.prefix.keys_LHPd, adapter.prefix.values_LHPd, strict=True)):
             cache.update(keys[None], values[None], layer)
         inputs["past_key_values"] = cache
-    logits = model(inputs_embeds=embeds, use_cache=True, **inputs).logits[0, -len(answer) - 1 : -1]
-    found: Tensor = logits.log_softmax(-1)[range(len(answer)), list(answer)]
-    return found
+    logits_TV: Tensor = model(inputs_embeds=embeds, use_cache=True, **inputs).logits[0]
+    return logits_TV
 
 
 def adapters(base: Decoder) -> list[Adapter]:

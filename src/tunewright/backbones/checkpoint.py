@@ -124,7 +124,11 @@ def load_checkpoint(name: str) -> Checkpoint:
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
     model = whole.base_model if kind == "decoder" else whole
     identity = BaseIdentity(
-        name=name, kind=kind, sha256=_model_hash(model, pooling, head), tokenizer_sha256=_tokenizer_hash(tokenizer)
+        name=name,
+        kind=kind,
+        sha256=_model_hash(model, pooling, head),
+        tokenizer_sha256=_tokenizer_hash(tokenizer),
+        stem=whole.base_model_prefix if kind == "decoder" else "",
     )
     return Checkpoint(
         identity=identity,
@@ -177,7 +181,7 @@ def _embedded_folder() -> Path:
 
 def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple[Any, LanguageHead | None]:
     """The weights, all of them from the files: transformers fills in random numbers for those it does not find."""
-    opens = AutoModelForCausalLM if kind == "decoder" else AutoModel
+    opens: Any = AutoModelForCausalLM if kind == "decoder" else AutoModel
     model, found = opens.from_pretrained(
         source,
         config=config,
@@ -188,7 +192,7 @@ def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple
     )
     output = model.get_output_embeddings() if kind == "decoder" else None
     tied = output is not None and output.weight is model.get_input_embeddings().weight
-    ids = set() if output is None or tied else {id(p) for p in output.parameters()}
+    ids = {id(p) for p in output.parameters()} if output is not None and not tied else set()
     own = {n for n, p in model.named_parameters() if id(p) in ids}
     missing = set(found["missing_keys"])
     lost = sorted(missing & {n for n, _ in model.named_parameters() if not _is_unused(n)} - own)

@@ -15,16 +15,16 @@ from transformers.models.bloom.modeling_bloom import BloomAttention, build_alibi
 from transformers.pytorch_utils import Conv1D
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Weights
+from tunewright.adapters.parts import Decoding, Weights
 from tunewright.backbones import causal
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.fused import fuse
-from tunewright.backbones.next_token import NextToken
+from tunewright.backbones.generation import Generation, Request, generate
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, grow, tree_scores
 from tunewright.backbones.tokens import encode_framed
-from tunewright.errors import ConfigError, ModelError
+from tunewright.errors import ConfigError
 from tunewright.runtime import quiet_libraries
 from tunewright.types import Example
 
@@ -32,6 +32,9 @@ _BRANCH_TOKENS = 4096
 """Tokens of candidates that run at a time."""
 
 _NO_TREE = grow([])
+
+GENERATED_ROWS = 32
+"""Answered in text at a time."""
 
 
 class Decoder(Prefixed):
@@ -51,7 +54,6 @@ class Decoder(Prefixed):
         super().__init__(plain, dtype=dtype, device=device, prefix_bytes=prefix_bytes)
         self._trees: dict[object, Tree] = {}
         """Labels and phrases -> their tokens."""
-        self.next_token = self._next_token()
 
     def _adopt(self) -> None:
         with quiet_libraries():
@@ -160,7 +162,7 @@ class Decoder(Prefixed):
         Raises:
             ModelError: The base came without a language model's head.
         """
-        head = self._head()
+        head = self.head()
 
         def one_pass(members: Sequence[int], weights: Weights | None) -> Sequence[Tensor]:
             mine, lengths = [rows[k] for k in members], [len(answers[k]) for k in members]
@@ -192,6 +194,39 @@ class Decoder(Prefixed):
 
         return torch.stack(self.by_pass(rows, one_pass))
 
+    def generate(
+        self,
+        rows: Sequence[Row],
+        generators: Sequence[torch.Generator] | None = None,
+        *,
+        decoding: Decoding | None = None,
+        most_rows: int = GENERATED_ROWS,
+    ) -> list[Generation]:
+        """Answers in text, each row as its adapter's `decoding` says.
+
+        Args:
+            rows: Inputs, each with its adapter, in any mixture.
+            generators: One for each row, which draws its tokens; not needed where all decode greedily.
+            decoding: For rows whose adapters have none; by default that of `Decoding()`.
+            most_rows: Answered at a time.
+
+        Raises:
+            ModelError: The base came without a language model's head.
+        """
+        usual = Decoding() if decoding is None else decoding
+        own = [None] * len(rows) if generators is None else generators
+        requests = [
+            Request(
+                id=k,
+                row=row,
+                decoding=usual if row.adapter.decoding is None else row.adapter.decoding,
+                generator=generator,
+            )
+            for k, (row, generator) in enumerate(zip(rows, own, strict=True))
+        ]
+        found = generate(self, requests, most_rows)
+        return [found[k] for k in range(len(rows))]
+
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row; where its adapter scores phrases, followed by their scores."""
         if not any(row.adapter.scores_phrases for row in rows):
@@ -217,7 +252,7 @@ class Decoder(Prefixed):
         self, rows: Sequence[Row], trees: Sequence[Tree], weights: Weights | None, *, normalised: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """Last hidden state of rows that run together, [R, D], and scores of each row's candidates."""
-        head, seen = self._head(), Seen()
+        head, seen = self.head(), Seen()
         batch = self.batch(rows, [row.encoding.ids for row in rows], weights)
         ran = self.run(batch, seen)
         assert ran.hidden_MD is not None
@@ -230,19 +265,6 @@ class Decoder(Prefixed):
             ids = [token for tree in mine for token in tree.tokens]
             parts.append(self.go_on(ids, nodes, ran.prefixes, past, loras, weights))
         return ran.hidden_MD, tree_scores(head, torch.cat(parts), trees, weights, normalised=normalised)
-
-    def _next_token(self) -> NextToken | None:
-        head = self._checkpoint.head
-        if head is None:
-            return None
-        table = self._model.get_input_embeddings()  # type: ignore[operator]
-        return NextToken(table, head.weight_VD, head.bias_V, head.softcap).requires_grad_(False)
-
-    def _head(self) -> NextToken:
-        if self.next_token is None:
-            name = self.identity.name
-            raise ModelError(f"model {name!r} has no language model's head (lm_head): it cannot write. Save it whole.")
-        return self.next_token
 
 
 def _max_positions(config: PreTrainedConfig) -> int:

@@ -45,10 +45,10 @@ class Encoder(Backbone):
         positions = int(self._checkpoint.config.max_position_embeddings)
         return positions if table is None else table.num_embeddings - self._first_position
 
-    def _pass_of(self, row: Row) -> tuple[int, ...]:
+    def pass_of(self, row: Row) -> tuple[int, ...]:
         """LoRAs on DeBERTa run apart too."""
         lora = None if self._mixes_loras else row.adapter.lora
-        return (*super()._pass_of(row), id(lora))
+        return (*super().pass_of(row), id(lora))
 
     def hidden_states(self, rows: Sequence[Row], weights: Weights | None = None) -> tuple[Tensor, Layout]:
         """Last hidden state [B, L, D] in the base's dtype, and where the text stands in it."""

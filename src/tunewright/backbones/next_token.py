@@ -33,9 +33,9 @@ class NextToken(nn.Module):
         super().__init__()
         self.is_tied = weight_VD is None
         like = table.weight
-        own = [None if t is None else nn.Parameter(t.to(like), requires_grad=False) for t in (weight_VD, bias_V)]
-        self.weight = like if own[0] is None else own[0]
-        self.bias, self._softcap = own[1], softcap
+        self.weight = like if weight_VD is None else nn.Parameter(weight_VD.to(like), requires_grad=False)
+        self.bias = None if bias_V is None else nn.Parameter(bias_V.to(like), requires_grad=False)
+        self._softcap = softcap
 
     def logits(self, hidden_MD: Tensor, weights: Weights | None = None, ids_K: Tensor | None = None) -> Tensor:
         """Logits [M, V] in fp32, or [M, K] of some tokens.
@@ -45,7 +45,8 @@ class NextToken(nn.Module):
             weights: Of the adapter, which may have word embeddings of its own.
             ids_K: The tokens.
         """
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if ids_K is not None:
             weight, bias = weight[ids_K], None if bias is None else bias[ids_K]
         if self.is_tied and weights is not None and ids_K is not None:

@@ -1,12 +1,14 @@
 """What Prometheus is told: per task requests, errors, latency, tokens, labels; of the engine queue, batches, cache."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from tunewright.serve.ask import Label, Usage
+from tunewright.serve.ask import Label, Usage, Whole, Written
 from tunewright.serve.cache import Counts
 
 MAX_TASKS = 200
@@ -21,6 +23,21 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """Of a task, since the server began."""
+
+    requests: int = 0
+    failed: int = 0
+    rows: int = 0
+    mean_ms: float | None = None
+    """Of a request, from its first byte to its last."""
+
+
+NO_FIGURES = Figures()
+"""Of a task that nobody has asked yet."""
+
+
 class Metrics:
     """Counters and histograms of one server.
 
@@ -33,13 +50,13 @@ class Metrics:
     def __init__(
         self, waiting: Callable[[], int], cache_bytes: Callable[[], int], cache_counts: Callable[[], Counts]
     ) -> None:
-        self._registry = CollectorRegistry()
+        self._registry, self._waiting = CollectorRegistry(), waiting
         self._tasks: set[str] = set()
         self._labels: dict[str, set[str]] = {}
         registry = self._registry
         self._requests = Counter("tunewright_requests", "Requests by status.", ["task", "status"], registry=registry)
         self._rows = Counter("tunewright_rows", "Rows answered.", ["task"], registry=registry)
-        self._tokens = Counter("tunewright_tokens", "Tokens: text or prefix.", ["task", "kind"], registry=registry)
+        self._tokens = Counter("tunewright_tokens", "Text, prefix, written.", ["task", "kind"], registry=registry)
         self._answers = Counter("tunewright_answers", "Answers by label.", ["task", "label"], registry=registry)
         self._latency = Histogram("tunewright_latency_seconds", "", ["task"], buckets=_SECONDS, registry=registry)
         self._confidence = Histogram(
@@ -66,21 +83,42 @@ class Metrics:
         self._batch_rows.observe(rows)
         self._batch_tokens.inc(tokens)
 
-    def note_usage(self, task: str, usage: Usage) -> None:
+    def note_row(self, task: str, row: Whole) -> None:
         """A row that was answered."""
         name = self._name(task)
         self._rows.labels(name).inc()
+        self._note_usage(name, row.usage)
+        if isinstance(row, Label):
+            self._note_label(name, row)
+        elif isinstance(row, Written):
+            self._tokens.labels(name, "written").inc(len(row.pieces))
+
+    def _note_usage(self, name: str, usage: Usage) -> None:
         self._tokens.labels(name, "text").inc(usage.text_tokens)
         self._tokens.labels(name, "prefix").inc(usage.prefix_tokens)
 
-    def note_label(self, task: str, label: Label) -> None:
-        """An answer of a task that classifies."""
-        name = self._name(task)
+    def _note_label(self, name: str, label: Label) -> None:
         known = self._labels.setdefault(name, set())
         if label.label not in known and len(known) < MAX_LABELS and name != OTHERS:
             known.add(label.label)
         self._answers.labels(name, label.label if label.label in known else OTHERS).inc()
         self._confidence.labels(name).observe(max(label.probabilities))
+
+    def figures(self) -> dict[str, Figures]:
+        """Of each task with figures of its own, for the page."""
+        sums: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for metric in (self._requests, self._rows, self._latency):
+            for family in metric.collect():
+                for sample in family.samples:
+                    task = sums[sample.labels["task"]]
+                    task[sample.name] += sample.value
+                    if sample.name == "tunewright_requests_total" and sample.labels["status"] >= "400":
+                        task["failed"] += sample.value
+        return {task: _figures(found) for task, found in sums.items()}
+
+    def waiting_rows(self) -> int:
+        """Rows that wait now."""
+        return self._waiting()
 
     def text(self) -> bytes:
         """All figures, in Prometheus' text format."""
@@ -92,6 +130,16 @@ class Metrics:
         if task not in self._tasks and len(self._tasks) < MAX_TASKS:
             self._tasks.add(task)
         return task if task in self._tasks else OTHERS
+
+
+def _figures(sums: Mapping[str, float]) -> Figures:
+    count = sums["tunewright_latency_seconds_count"]
+    return Figures(
+        requests=int(count),
+        failed=int(sums["failed"]),
+        rows=int(sums["tunewright_rows_total"]),
+        mean_ms=1000 * sums["tunewright_latency_seconds_sum"] / count if count else None,
+    )
 
 
 class _CacheCounts(Collector):

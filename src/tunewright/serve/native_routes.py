@@ -1,29 +1,41 @@
 """The server's own protocol: rows in, labels with all probabilities out; and what machines ask about the server."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, Field
 
+from tunewright.serve.ask import Answer, Label, Sampling
 from tunewright.serve.faults import ErrorReply, Fault
 from tunewright.serve.gate import context_of
 from tunewright.serve.memory import row_ids
 from tunewright.serve.records import Strict, TaskName, Text, example_of
 from tunewright.serve.service import Service
 
+Number = Annotated[int, Field(ge=1, le=999_999_999)]
 
-class OneText(Strict):
-    """A row."""
+
+class Row(Strict):
+    """One of several rows."""
 
     text: Text
     text_pair: Text | None = None
 
 
+class OneText(Row):
+    """A row."""
+
+    version: Number | None = None
+    """Of the task; the live one when absent."""
+
+
 class ManyRows(Strict):
     """Several rows, answered in their order."""
 
-    rows: list[OneText] = Field(min_length=1, max_length=256)
+    rows: list[Row] = Field(min_length=1, max_length=256)
+    version: Number | None = None
 
 
 class RowAnswer(BaseModel):
@@ -31,8 +43,11 @@ class RowAnswer(BaseModel):
 
     id: str
     """For feedback on this row."""
-    label: str
-    probabilities: dict[str, float]
+    label: str | None
+    """None where the task writes."""
+    probabilities: dict[str, float] | None
+    text: str | None
+    """None where the task classifies."""
     text_tokens: int
     num_cut: int
     """Tokens of the text that did not fit."""
@@ -60,21 +75,14 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/tasks/{task}/predict", response_model=Answers)
     async def predict(request: Request, task: Annotated[TaskName, Path()], asked: OneText | ManyRows) -> Response:
         """Answers one row, or many."""
-        served = service.find(request, task)
-        rows = asked.rows if isinstance(asked, ManyRows) else [asked]
+        number = asked.version
+        served = service.find(request, task) if number is None else await service.find_version(request, task, number)
+        rows: Sequence[Row] = asked.rows if isinstance(asked, ManyRows) else [asked]
         examples = [example_of(k, row.text, row.text_pair) for k, row in enumerate(rows)]
-        found = await service.answers(request, served, examples, may_cut=True)
+        found = await service.answers(request, served, examples, may_cut=True, sampling=Sampling(seed=0))
         request_id = context_of(request.scope).request_id
-        answers = [
-            {
-                "id": row_id,
-                "label": event.label,
-                "probabilities": dict(zip(event.labels, event.probabilities, strict=True)),
-                "text_tokens": event.usage.text_tokens,
-                "num_cut": event.usage.num_cut,
-            }
-            for row_id, event in zip(row_ids(request_id, len(found)), found, strict=True)
-        ]
+        ids = row_ids(request_id, len(found))
+        answers = [_answer(row_id, answer) for row_id, answer in zip(ids, found, strict=True)]
         head = {"request_id": request_id, "task": task, "version": served.version}
         return JSONResponse(head | {"answers": answers})
 
@@ -96,3 +104,14 @@ def router(service: Service) -> APIRouter:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return routes
+
+
+def _answer(row_id: str, answer: Answer) -> dict[str, Any]:
+    """A row's, as JSON values."""
+    found: dict[str, Any] = {"id": row_id, "label": None, "probabilities": None, "text": None}
+    if isinstance(answer, Label):
+        found["label"] = answer.label
+        found["probabilities"] = dict(zip(answer.labels, answer.probabilities, strict=True))
+    else:
+        found["text"] = answer.answer
+    return found | {"text_tokens": answer.usage.text_tokens, "num_cut": answer.usage.num_cut}
