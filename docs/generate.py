@@ -57,6 +57,8 @@ def kind(annotation: Any) -> str:
     """A setting's type in words; whether None is allowed shows in its default."""
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         (annotation,) = (item for item in typing.get_args(annotation) if item is not types.NoneType)
+    if typing.get_origin(annotation) is typing.Literal:
+        return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
     return TYPES[typing.get_origin(annotation) or annotation]
 
 

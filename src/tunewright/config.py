@@ -163,7 +163,8 @@ def validate(settings: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig(**known)
     except ValidationError as error:
-        faults += [_fault(item) for item in error.errors()]
+        # A default that hangs on another setting is not made where some setting is wrong: that is no fault of its own.
+        faults += [_fault(item) for item in error.errors() if item["type"] != "default_factory_not_called"]
         raise ConfigError(faults) from None
     if faults:
         raise ConfigError(faults)

@@ -14,7 +14,8 @@ from scipy import special
 from tests import tiny
 from tunewright.adapters.parts import Head
 from tunewright.backbones.encoder import Encoder
-from tunewright.backbones.inference import FeatureStore, answer, by_length, predict, readings
+from tunewright.backbones.inference import FeatureStore, answer, predict, readings
+from tunewright.backbones.tokens import by_length
 from tunewright.types import Example
 
 TEXTS = [

@@ -18,8 +18,9 @@ from tunewright.backbones.inference import FeatureStore, predict
 from tunewright.errors import OutOfMemory
 from tunewright.runtime import generator
 from tunewright.training.batching import epoch_batches
-from tunewright.training.loop import Exam, Rows, Settings, Trained, evaluate, train, trainable_count
+from tunewright.training.loop import Settings, Trained, train, trainable_count
 from tunewright.training.loss import cross_entropy
+from tunewright.training.objective import Exam, Rows, evaluate
 from tunewright.training.optim import Rates
 from tunewright.types import DevScore
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from tunewright.adapters.parts import Decoding, Weights
 from tunewright.backbones.base import Row
-from tunewright.backbones.inference import by_length
 from tunewright.backbones.packed import sequences
 from tunewright.backbones.prefix import Kept, Keys, stacked
 from tunewright.backbones.prefixed import Prefixed
 from tunewright.backbones.scoring import Seen
 from tunewright.backbones.storage import Storage
+from tunewright.backbones.tokens import by_length
 from tunewright.backbones.written import Written
 
 FinishReason = Literal["stop", "length"]

@@ -3,7 +3,7 @@
 Shapes: N rows, D width, C labels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,26 +11,9 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.decoder import Decoder
+from tunewright.backbones.tokens import by_length
 from tunewright.types import Example, Prediction, whole_text
-
-BATCH_TOKENS = 4096
-"""Tokens, padding included, of one batch while predicting."""
-
-
-def by_length(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
-    """Indices in batches of similar length, at most `batch_tokens` padded tokens each, longest first.
-
-    The longest come first, so that what does not fit in memory fails at once.
-    """
-    order = sorted(range(len(lengths)), key=lambda k: -lengths[k])
-    batch: list[int] = []
-    for k in order:
-        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(k)
-    if batch:
-        yield batch
 
 
 def _run(run: Callable[[list[int]], Tensor], lengths: Sequence[int], width: int, between: Callable[[], None]) -> Tensor:
@@ -112,6 +95,48 @@ def answer(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -
 
 def write(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -> list[str]:
     """The text with which the adapter answers each row; in order."""
-    assert adapter.floor is not None, "nothing else writes yet"
     store.between()
-    return adapter.floor.answers([whole_text(example) for example in examples])
+    if adapter.floor is not None:
+        return adapter.floor.answers([whole_text(example) for example in examples])
+    return generate_texts(adapter, store.backbone.encode_for(examples, adapter), store)
+
+
+def writer(backbone: Backbone) -> Decoder:
+    """The base as one that writes; methods that need that refuse any other before."""
+    assert isinstance(backbone, Decoder), "an encoder writes no text"
+    return backbone
+
+
+WRITTEN_ROWS = 64
+"""Rows that are written at a time."""
+
+
+def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> list[str]:
+    """What the adapter writes for every input, by its own decoding; draws do not hang on the neighbours."""
+    base, texts = writer(store.backbone), [""] * len(encodings)
+    draws = adapter.decoding is not None and adapter.decoding.temperature > 0
+    for members in by_length([len(e.ids) for e in encodings]):
+        for start in range(0, len(members), WRITTEN_ROWS):
+            store.between()
+            some = members[start : start + WRITTEN_ROWS]
+            rows = [Row(encoding=encodings[k], adapter=adapter) for k in some]
+            generators = [torch.Generator().manual_seed(k) for k in some] if draws else None
+            for k, found in zip(some, base.generate(rows, generators), strict=True):
+                texts[k] = found.text.strip()
+    return texts
+
+
+def answer_losses(
+    adapter: Adapter, encodings: Sequence[Encoding], answers: Sequence[tuple[int, ...]], store: FeatureStore
+) -> list[float]:
+    """Cross entropy of each answer under the adapter in nats, summed over its tokens."""
+    base, losses = writer(store.backbone), [0.0] * len(encodings)
+    lengths = [len(e.ids) + len(ids) + adapter.prefix_tokens for e, ids in zip(encodings, answers, strict=True)]
+    with torch.no_grad():
+        for members in by_length(lengths):
+            store.between()
+            rows = [Row(encoding=encodings[k], adapter=adapter) for k in members]
+            found = base.answer_log_probs(rows, [answers[k] for k in members])
+            for k, log_probs in zip(members, found, strict=True):
+                losses[k] = -float(log_probs.sum())
+    return losses

@@ -3,7 +3,7 @@
 Shapes: B rows, L positions (soft prompt and text of the longest row), N virtual tokens of the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,26 @@ from tunewright.types import Example
 
 _BUCKET = 2
 """Batches are padded to a multiple of this. bf16 kernels work on pairs; more than that is work on nothing."""
+
+
+BATCH_TOKENS = 4096
+"""Tokens, padding included, of one batch while predicting."""
+
+
+def by_length(lengths: Sequence[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices in batches of similar length, at most `batch_tokens` padded tokens each, longest first.
+
+    The longest come first, so that what does not fit in memory fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda k: -lengths[k])
+    batch: list[int] = []
+    for k in order:
+        if batch and (len(batch) + 1) * lengths[batch[0]] > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(k)
+    if batch:
+        yield batch
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], limit: int) -> list[Encoding]:

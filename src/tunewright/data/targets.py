@@ -8,7 +8,7 @@ from tunewright.data.formats import clip
 from tunewright.errors import DataError
 from tunewright.types import Example, Notice
 
-MAX_DEV = 200
+MAX_DEV = 100
 """Dev rows: every epoch of every trial answers each of them token by token."""
 
 _FEW = 20

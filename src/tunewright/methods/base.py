@@ -8,7 +8,8 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
-from tunewright.training.loop import Rows, Settings
+from tunewright.training.loop import Settings
+from tunewright.training.objective import Rows
 from tunewright.training.optim import Rates
 from tunewright.types import Example, Family, Params, Scalar, Task, TaskKind
 

@@ -6,7 +6,7 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Weights
 from tunewright.methods.base import Material, Method, Range, Space
-from tunewright.methods.heads import described_head
+from tunewright.methods.heads import answering, head_rates
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -15,7 +15,7 @@ HEAD_RATE = 10.0
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """The base's own values and a head from the labels' words."""
-    return material.adapter(weights=own_weights(material), head=described_head(material))
+    return material.adapter(weights=own_weights(material), **answering(material))
 
 
 def own_weights(material: Material) -> Weights:
@@ -26,7 +26,8 @@ def own_weights(material: Material) -> Weights:
     """
     backbone = material.backbone
     values = {name: value.clone() for name, value in backbone.masters().items()}
-    ids_V = torch.tensor(sorted({i for e in material.rows.encodings for i in e.ids}))
+    rows = material.rows
+    ids_V = torch.tensor(sorted({i for ids in (*(e.ids for e in rows.encodings), *rows.answers) for i in ids}))
     values[backbone.vocabulary_name] = values[backbone.vocabulary_name][ids_V]
     return Weights(values=values, vocabulary=backbone.vocabulary_name, vocabulary_ids_V=ids_V)
 
@@ -35,7 +36,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """Everything; the head ten times as fast."""
     assert adapter.weights is not None
     rates = {f"weights.{name}": 1.0 for name in adapter.weights.values}
-    return rates | {"head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
+    return {**rates, **head_rates(adapter, HEAD_RATE)}
 
 
 def space(material: Material) -> Space:
@@ -52,5 +53,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    kinds=("classify", "generate"),
     learns="weights",
 )

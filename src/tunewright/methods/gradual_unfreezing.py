@@ -10,6 +10,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import is_embedding
 from tunewright.methods.base import Choice, Material, Method, Range, Space
 from tunewright.methods.full import HEAD_RATE, place
+from tunewright.methods.heads import head_rates
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -21,10 +22,11 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """The head, and from the top as many layers as it is time for, each slower than the one above by `layer_decay`."""
     assert adapter.weights is not None
     heights = _heights(adapter.weights.values)
-    thawed = int(progress / _THAWED_AT * (1 + max(heights.values())))
+    least = 1 if adapter.head is None else 0  # without a head it is the top layer that begins
+    thawed = max(least, int(progress / _THAWED_AT * (1 + max(heights.values()))))
     decay = float(params["layer_decay"])
     rates = {f"weights.{name}": decay**height for name, height in heights.items() if height < thawed}
-    return rates | {"head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
+    return {**rates, **head_rates(adapter, HEAD_RATE)}
 
 
 def _heights(names: Iterable[str]) -> dict[str, int]:
@@ -50,5 +52,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    kinds=("classify", "generate"),
     learns="weights",
 )

@@ -9,15 +9,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Head
 from tunewright.backbones.answers import directions
 from tunewright.methods.base import Choice, Material
+from tunewright.methods.writing import written
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import torch_generator
+from tunewright.training.optim import Rates
 from tunewright.types import Example
 
 _START_SCALE = 10.0
 """Logits of a new head are about so many times the difference of cosines."""
+
+
+def answering(material: Material) -> dict[str, object]:
+    """The parts that answer, for methods that train what stands before or inside the base."""
+    return written(material) if material.task.kind == "generate" else {"head": described_head(material)}
+
+
+def head_rates(adapter: Adapter, rate: float) -> Rates:
+    """The rate of the head where there is one."""
+    return {} if adapter.head is None else {"head.weight": rate, "head.bias": rate}
+
+
+def inits(material: Material) -> Choice:
+    """What virtual tokens may start from: the words of the labels, where there are labels, or common ones."""
+    return Choice(options=("labels", "vocabulary") if material.task.labels else ("vocabulary",))
 
 
 def described_head(material: Material) -> Head:
@@ -80,8 +98,8 @@ def start_ids(material: Material, init: str, length: int, rng: np.random.Generat
     backbone = material.backbone
     if init == "vocabulary":
         return _common_ids(material, length, rng)
-    text = " ".join(material.task.descriptions.values()) if init == "labels" else init
-    ids = list(dict.fromkeys(backbone.token_ids(text)))
+    labels = " ".join(material.task.descriptions.values())
+    ids = list(dict.fromkeys(backbone.token_ids(labels))) if init == "labels" else backbone.token_ids(init)
     if not ids:
         return _common_ids(material, length, rng)
     if init == "labels" and len(ids) < length:

@@ -8,7 +8,7 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import described_head, noise
+from tunewright.methods.heads import answering, noise
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -22,7 +22,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         down={n: noise((rank, m.in_features), 1 / math.sqrt(m.in_features), rng) for n, m in linears.items()},
         up={n: torch.zeros(m.out_features, rank) for n, m in linears.items()},
     )
-    return material.adapter(lora=lora, head=described_head(material))
+    return material.adapter(lora=lora, **answering(material))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
@@ -44,5 +44,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    kinds=("classify", "generate"),
     learns="lora",
 )

@@ -5,7 +5,7 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.prompt_encoder import PromptEncoder
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import described_head, embedding_scale, lengths, start_vectors
+from tunewright.methods.heads import answering, embedding_scale, head_rates, inits, lengths, start_vectors
 from tunewright.runtime import torch_generator
 from tunewright.training.optim import Rates
 from tunewright.types import Params
@@ -20,13 +20,13 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     network = "lstm" if params["network"] == "lstm" else "mlp"
     shape = (vectors_PD.shape[0], vectors_PD.shape[1])
     encoder = PromptEncoder.random(network, shape, vectors_PD.shape[1], torch_generator(rng))
-    return material.adapter(soft_prompt=encoder.ending_at(vectors_PD), head=described_head(material))
+    return material.adapter(soft_prompt=encoder.ending_at(vectors_PD), **answering(material))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """Inputs and network; the head faster."""
     names = [name for name in adapter.tensors() if name.startswith("soft_prompt.")]
-    return dict.fromkeys(names, 1.0) | {"head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
+    return {**dict.fromkeys(names, 1.0), **head_rates(adapter, HEAD_RATE)}
 
 
 def space(material: Material) -> Space:
@@ -36,7 +36,7 @@ def space(material: Material) -> Space:
         "lr": Range(low=1e-4 * scale, high=2e-3 * scale, default=5e-4 * scale),
         "length": lengths((20, 10, 5, 50, 100), material),
         "network": Choice(options=("mlp", "lstm")),
-        "init": Choice(options=("labels", "vocabulary")),
+        "init": inits(material),
     }
 
 
@@ -49,5 +49,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    kinds=("classify", "generate"),
     learns="soft_prompt",
 )

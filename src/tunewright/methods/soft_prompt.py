@@ -4,8 +4,8 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import SoftPrompt
-from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import described_head, embedding_scale, lengths, start_vectors
+from tunewright.methods.base import Material, Method, Range, Space
+from tunewright.methods.heads import answering, embedding_scale, head_rates, inits, lengths, start_vectors
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -16,12 +16,12 @@ HEAD_RATE = 0.3
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """Embeddings of words, never noise, and a head from the labels' words."""
     vectors_PD = start_vectors(material, str(params["init"]), int(params["length"]), rng)
-    return material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), head=described_head(material))
+    return material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), **answering(material))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     """The prompt, and the head slower."""
-    return {"soft_prompt.vectors": 1.0, "head.weight": HEAD_RATE, "head.bias": HEAD_RATE}
+    return {"soft_prompt.vectors": 1.0, **head_rates(adapter, HEAD_RATE)}
 
 
 def space(material: Material) -> Space:
@@ -30,7 +30,7 @@ def space(material: Material) -> Space:
     return {
         "lr": Range(low=5e-3 * scale, high=3e-2 * scale, default=1e-2 * scale),
         "length": lengths((20, 10, 5, 50, 100), material),
-        "init": Choice(options=("labels", "vocabulary")),
+        "init": inits(material),
     }
 
 
@@ -43,5 +43,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    kinds=("classify", "generate"),
     learns="soft_prompt",
 )

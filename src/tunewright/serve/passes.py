@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tunewright.backbones.inference import BATCH_TOKENS
+from tunewright.backbones.tokens import BATCH_TOKENS
 
 PASS_TOKENS = 48
 """What a pass costs beside its tokens, in tokens: measured with MiniLM on a CPU."""

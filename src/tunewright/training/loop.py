@@ -1,6 +1,6 @@
 """The loop: the same for every method. A method only says which tensors train, and when.
 
-Shapes: N rows, B rows of a step, D width, C labels.
+Shapes: N rows, C labels.
 """
 
 import math
@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunewright.adapters.adapter import BODY_PARTS, Adapter
-from tunewright.backbones.base import Dropout, Encoding, Row
-from tunewright.backbones.inference import FeatureStore, predict, readings
+from tunewright.adapters.adapter import Adapter
+from tunewright.backbones.base import Dropout
+from tunewright.backbones.inference import FeatureStore
 from tunewright.errors import OutOfMemory
 from tunewright.runtime import is_out_of_memory, torch_generator
 from tunewright.training.batching import epoch_batches, micro_batches
-from tunewright.training.loss import balanced_weights, cross_entropy
+from tunewright.training.objective import Exam, Objective, Rows, TextExam, objective
 from tunewright.training.optim import Optimizer, Rates
 from tunewright.training.state import State, copied, random_state
 from tunewright.training.stopping import Best
@@ -52,14 +52,6 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Tokenised rows with their label indices."""
-
-    encodings: Sequence[Encoding]
-    labels_N: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
 class Trained:
     """What came of it."""
 
@@ -80,26 +72,12 @@ class Trained:
     """After the last whole epoch, where it was asked for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Exam:
-    """What an epoch is judged by: the dev rows and the task's metric."""
-
-    rows: Rows
-    score: Callable[[Tensor, Tensor], float]
-    """(logits [N, C], labels [N]) -> the metric."""
-
-
-def evaluate(adapter: Adapter, exam: Exam, store: FeatureStore) -> tuple[DevScore, Tensor]:
-    """The score of an adapter that does not train, as epoch 0, and its logits."""
-    return _scored(predict(adapter, exam.rows.encodings, store), exam, epoch=0)
-
-
 def train(  # noqa: PLR0913
     adapter: Adapter,
     schedule: Schedule,
     settings: Settings,
     rows: Rows,
-    exam: Exam,
+    exam: Exam | TextExam,
     *,
     store: FeatureStore,
     rng: np.random.Generator,
@@ -136,16 +114,16 @@ def train(  # noqa: PLR0913
         num_steps=settings.epochs * math.ceil(len(rows.encodings) / settings.batch_size),
         clip=settings.clip,
     )
-    run = _Run(adapter.with_tensors(leaves), settings, rows, store, torch_generator(rng))
-    dev_features = _Features(run.adapter, exam.rows.encodings, store)
+    dropout = Dropout(share=settings.dropout, generator=torch_generator(rng))
+    aim = objective(adapter.with_tensors(leaves), rows, exam, store, dropout, balanced=settings.balanced)
+    run = _Run(settings, aim, dropout)
     best, stop = Best(patience=settings.patience), None
     first = 0 if state is None else _restore(state, leaves, optimizer, best, run, rng)
     for epoch in range(first, settings.epochs):
-        trains_body = run.start_epoch(optimizer.start_epoch(epoch))
+        aim.start_epoch(optimizer.start_epoch(epoch))
         stop = run.epoch(epoch, optimizer, rng, observe)
         if stop is None:
-            found = dev_features(changed=trains_body)
-            score, logits_NC = _score(run.adapter, found, exam, store, epoch=epoch + 1)
+            score, logits_NC = aim.examine(epoch + 1)
             if not math.isfinite(score.loss):
                 stop = f"diverged in epoch {epoch + 1}: the loss on dev is not finite"
                 break
@@ -221,64 +199,23 @@ def _leaves(adapter: Adapter, rates: Sequence[Rates]) -> dict[str, Tensor]:
     return {name: tensors[name].detach().clone().float() for name in tensors if name in names}
 
 
-def _score(
-    adapter: Adapter, features_ND: Tensor, exam: Exam, store: FeatureStore, *, epoch: int
-) -> tuple[DevScore, Tensor]:
-    with torch.no_grad():
-        logits_NC = store.backbone.answer(adapter, features_ND).float().cpu()
-    return _scored(logits_NC, exam, epoch=epoch)
-
-
-def _scored(logits_NC: Tensor, exam: Exam, *, epoch: int) -> tuple[DevScore, Tensor]:
-    loss = cross_entropy(logits_NC, exam.rows.labels_N)
-    value = exam.score(logits_NC, exam.rows.labels_N)
-    return DevScore(epoch=epoch, value=value, loss=float(loss.total) / loss.count), logits_NC
-
-
-class _Features:
-    """Features of fixed inputs under the live adapter, computed again only after its body has changed."""
-
-    def __init__(self, adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> None:
-        self._adapter, self._encodings, self._store = adapter, encodings, store
-        self._found: Tensor | None = None
-
-    def __call__(self, *, changed: bool) -> Tensor:
-        if self._found is None or changed:
-            self._found = readings(self._adapter, self._encodings, self._store)
-        return self._found
-
-
 class _Run:
-    """One training: forward and backward of a step, from features while the body stands still."""
+    """One training: the steps of an epoch, each in as many parts as fit in memory."""
 
-    def __init__(
-        self, adapter: Adapter, settings: Settings, rows: Rows, store: FeatureStore, generator: torch.Generator
-    ) -> None:
-        self.adapter = adapter
+    def __init__(self, settings: Settings, aim: Objective, dropout: Dropout) -> None:
         self.num_parts = 1
         self.num_tokens = 0
-        self._settings, self._rows, self._store = settings, rows, store
-        self._lengths = [len(e.ids) + adapter.prefix_tokens for e in rows.encodings]
-        self.dropout = Dropout(share=settings.dropout, generator=generator)
-        self._weights_C = balanced_weights(rows.labels_N, len(adapter.labels)) if settings.balanced else None
-        self._frozen_features = _Features(adapter, rows.encodings, store)
-        self._body_moved = False
-        self._features_ND: Tensor | None = None
-
-    def start_epoch(self, trained: Sequence[str]) -> bool:
-        """Returns whether the body trains in this epoch."""
-        trains_body = any(name.split(".")[0] in BODY_PARTS for name in trained)
-        self._features_ND = None if trains_body else self._frozen_features(changed=self._body_moved)
-        self._body_moved = trains_body
-        return trains_body
+        self.dropout = dropout
+        self._settings, self._aim = settings, aim
 
     def epoch(self, epoch: int, optimizer: Optimizer, rng: np.random.Generator, observe: Observe) -> str | None:
         """All steps of an epoch; returns why to stop, if something said so."""
-        batches = epoch_batches(self._lengths, self._settings.batch_size, rng)
+        lengths = self._aim.lengths
+        batches = epoch_batches(lengths, self._settings.batch_size, rng)
         for number, batch in enumerate(batches):
             if not self.step(batch, optimizer):
                 return f"diverged at step {epoch * len(batches) + number + 1}: the loss is not finite"
-            self.num_tokens += sum(self._lengths[k] for k in batch)
+            self.num_tokens += sum(lengths[k] for k in batch)
             stop = observe(epoch + (number + 1) / len(batches), None)
             if stop is not None:
                 return stop
@@ -295,7 +232,7 @@ class _Run:
 
     def _losses(self, batch: Sequence[int], optimizer: Optimizer) -> list[float]:
         """Gradients of a batch, in smaller and smaller pieces until they fit in memory; returns the pieces' losses."""
-        count = self._count(batch)
+        count = self._aim.count(batch)
         while True:
             try:
                 return [self._backward(part, count) for part in micro_batches(batch, self.num_parts)]
@@ -307,25 +244,11 @@ class _Run:
                 raise OutOfMemory("a single row does not fit in memory. Use shorter texts (--max-tokens).")
             self.num_parts *= 2
 
-    def _count(self, batch: Sequence[int]) -> float:
-        """What the summed loss of a whole step is divided by."""
-        if self._weights_C is None:
-            return float(len(batch))
-        return float(self._weights_C[self._rows.labels_N[list(batch)]].sum())
-
     def _backward(self, part: Sequence[int], count: float) -> float:
         """Adds the gradients of a part's share of the step's mean loss; returns that share."""
-        loss = cross_entropy(self._logits(part).cpu(), self._rows.labels_N[list(part)], self._weights_C)
-        mean = loss.total / count
+        mean = self._aim.loss(part) / count
         mean.backward()
         return float(mean.detach())
-
-    def _logits(self, part: Sequence[int]) -> Tensor:
-        backbone = self._store.backbone
-        if self._features_ND is not None:
-            return backbone.answer(self.adapter, self._features_ND[list(part)], self.dropout)
-        rows = [Row(encoding=self._rows.encodings[k], adapter=self.adapter) for k in part]
-        return backbone.answer(self.adapter, torch.stack(backbone.readings(rows)), self.dropout)
 
 
 def trainable_count(adapter: Adapter, schedule: Schedule, epochs: int) -> int:

@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Template
 from tunewright.adapters.transfer import starting_at
 from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, answer
-from tunewright.evaluation.metrics import Metric, label_indices, row_scorer, task_scorer
+from tunewright.evaluation.metrics import Metric, label_indices, row_scorer
 from tunewright.methods.base import Material, Method, settings
+from tunewright.prompts.writing import PLAIN
 from tunewright.runtime import PeakMemory
-from tunewright.training.loop import Exam, Observe, Rows, Trained, evaluate, train, trainable_count, trained_names
+from tunewright.training.loop import Observe, Trained, train, trainable_count, trained_names
+from tunewright.training.objective import Exam, Rows, TextExam, evaluate, evaluate_texts
 from tunewright.training.state import State
 from tunewright.tuning.start import Start
 from tunewright.types import DevScore, Example, Params, Task
@@ -30,7 +34,7 @@ class Workshop:
 
     material: Material
     dev_examples: Sequence[Example]
-    exam: Exam
+    exam: Exam | TextExam
     """The dev rows and the task's metric."""
     start: Start | None = None
     """Where methods that learn its part begin."""
@@ -57,7 +61,8 @@ def prepare(
         limit: Most tokens of an input.
         store: Features of the base that are known already; none when absent.
     """
-    rows, dev = label_rows(task, backbone, train_rows, limit), label_rows(task, backbone, dev_rows, limit)
+    to_rows = text_rows if task.kind == "generate" else label_rows
+    rows, dev = to_rows(task, backbone, train_rows, limit), to_rows(task, backbone, dev_rows, limit)
     material = Material(
         task=task,
         backbone=backbone,
@@ -72,13 +77,29 @@ def prepare(
     def score(logits_NC: Tensor, _labels_N: Tensor) -> float:
         return scorer.value(scorer.stats([task.labels[k] for k in logits_NC.argmax(-1).tolist()]))
 
-    return Workshop(material=material, dev_examples=dev_rows, exam=Exam(rows=dev, score=score))
+    def score_texts(texts: Sequence[str]) -> float:
+        return scorer.value(scorer.stats(texts))
+
+    exam = TextExam(rows=dev, score=score_texts) if task.kind == "generate" else Exam(rows=dev, score=score)
+    return Workshop(material=material, dev_examples=dev_rows, exam=exam)
 
 
 def label_rows(task: Task, backbone: Backbone, examples: Sequence[Example], limit: int) -> Rows:
     """Tokenised rows with label indices; `UNKNOWN_LABEL` for a label the task does not know."""
     labels_N = torch.from_numpy(label_indices(task.labels, (e.label for e in examples)))
     return Rows(encodings=backbone.encode(examples, limit), labels_N=labels_N)
+
+
+def text_rows(_task: Task, backbone: Backbone, examples: Sequence[Example], limit: int) -> Rows:
+    """Tokenised rows with the tokens of their targets, which an encoder does not write."""
+    after, most = Template(fixed=PLAIN[0], row=PLAIN[1]), backbone.max_tokens // 2
+    answers = _targets(backbone, examples, after, most) if isinstance(backbone, Decoder) else ()
+    return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.zeros(0, dtype=torch.long), answers=answers)
+
+
+def _targets(base: Decoder, examples: Sequence[Example], template: Template, most: int) -> list[tuple[int, ...]]:
+    """Tokens of the targets after a template, cut to so many."""
+    return [base.encode_answer(str(e.target), after=template.row, ends=True)[:most] for e in examples]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,9 +175,8 @@ def attempt(
     )
 
 
-def _untrained(adapter: Adapter, workshop: Workshop, exam: Exam) -> Trained:
-    judge = _written if adapter.writes_text else _classified
-    best, logits_NC = judge(adapter, workshop, exam)
+def _untrained(adapter: Adapter, workshop: Workshop, exam: Exam | TextExam) -> Trained:
+    best, logits_NC = _judged(adapter, workshop, exam)
     return Trained(
         adapter=adapter,
         scores=(best,),
@@ -168,22 +188,22 @@ def _untrained(adapter: Adapter, workshop: Workshop, exam: Exam) -> Trained:
     )
 
 
-def _classified(adapter: Adapter, workshop: Workshop, exam: Exam) -> tuple[DevScore, Tensor | None]:
-    """The score of an adapter that does not train, as epoch 0, and its logits."""
-    return evaluate(adapter, exam, workshop.material.store)
+def _judged(adapter: Adapter, workshop: Workshop, exam: Exam | TextExam) -> tuple[DevScore, Tensor | None]:
+    """The score of an adapter that does not train, as epoch 0, and its logits if it has any."""
+    store = workshop.material.store
+    if isinstance(exam, Exam):
+        return evaluate(adapter, exam, store)
+    if adapter.floor is None:
+        return evaluate_texts(adapter, exam, store), None
+    value = exam.score([each.answer for each in answer(adapter, workshop.dev_examples, store)])
+    return DevScore(epoch=0, value=value, loss=0.0), None
 
 
-def _written(adapter: Adapter, workshop: Workshop, _: Exam) -> tuple[DevScore, Tensor | None]:
-    """The same of one that writes texts."""
-    examples, task = workshop.dev_examples, workshop.material.task
-    scorer = task_scorer(task, examples)
-    given = [each.answer for each in answer(adapter, examples, workshop.material.store)]
-    return DevScore(epoch=0, value=scorer.value(scorer.stats(given)), loss=0.0), None
-
-
-def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam]:
+def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam | TextExam]:
     """Train rows and exam, cut further where the adapter's virtual tokens take up positions."""
     material, exam = workshop.material, workshop.exam
+    if isinstance(exam, TextExam):
+        return _framed(workshop, adapter, exam)
     backbone = material.backbone
     longest = max(len(e.ids) for e in (*material.rows.encodings, *exam.rows.encodings))
     if adapter.template is None and longest <= material.max_tokens - adapter.prefix_tokens:
@@ -191,3 +211,17 @@ def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam]:
     rows = replace(material.rows, encodings=backbone.encode_for(material.examples, adapter))
     dev = replace(exam.rows, encodings=backbone.encode_for(workshop.dev_examples, adapter))
     return rows, Exam(rows=dev, score=exam.score)
+
+
+def _framed(workshop: Workshop, adapter: Adapter, exam: TextExam) -> tuple[Rows, TextExam]:
+    """Train rows and exam as the adapter's template has them; targets end where its decoding would end them."""
+    material, base = workshop.material, workshop.material.backbone
+    template, decoding = adapter.template, adapter.decoding
+    if template is None or decoding is None or not isinstance(base, Decoder):
+        return material.rows, exam
+    found = []
+    for examples in (material.examples, workshop.dev_examples):
+        answers = _targets(base, examples, template, decoding.max_new_tokens)
+        encodings = base.encode_for(examples, adapter)
+        found.append(replace(material.rows, encodings=encodings, answers=answers))
+    return found[0], replace(exam, rows=found[1])

@@ -1,6 +1,7 @@
 """What a candidate costs to find, train and serve: modelled from its parts and its base, and timed here."""
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ _TIMED_S = 0.25
 """For each batch size; the fewest calls may take longer."""
 _SETTLED = 0.05
 """Relative standard error of the mean of a call, from which on no more calls are needed."""
-_CALLS = {1: (10, 100), 32: (3, 100)}
+_CALLS = {1: (10, 100), 32: (2, 100)}
 """Rows of a call -> fewest and most calls: a 95th percentile of requests wants more of them than a mean."""
 
 
@@ -70,16 +71,19 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         num_tuning_tokens: All other trials and refits trained on.
     """
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
-    total = sum(len(e.ids) for e in encodings)
+    total = sum(len(e.ids) for e in encodings) + sum(map(len, workshop.material.rows.answers))
     tokens = total / max(1, len(encodings))
     extra = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
     own = sum(t.numel() for part in mixing for t in part.tensors().values())
-    runs = backbone.num_computing if adapter.needs_features else 0
+    runs = backbone.num_computing if adapter.needs_features or adapter.decoding is not None else 0
     serving = cost.serving_flops(backbone_parameters=runs, adapter_parameters=own, tokens=tokens, extra_tokens=extra)
     if adapter.demonstrations is not None:
         pool_rows, dimensions = adapter.demonstrations.vectors_ND.shape
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
+    if adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
+        written = sum(map(len, workshop.material.rows.answers)) / max(1, len(encodings))
+        serving += cost.FORWARD * written * backbone.word_embeddings.numel()
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
@@ -129,9 +133,10 @@ def _timed(
 ) -> Latency | None:
     store, rows = workshop.material.store, itertools.cycle(examples)
     fewest, most = _CALLS[batch]
+    warmups = 1 if batch == 1 else 0
     backbone, times_ms = store.backbone, list[float]()
     begun = time.perf_counter()
-    while len(times_ms) <= most:
+    while len(times_ms) < warmups + most:
         texts = list(itertools.islice(rows, batch))
         start = time.perf_counter()
         if adapter.writes_text:
@@ -141,10 +146,11 @@ def _timed(
             backbone.logits([Row(encoding=encoding, adapter=adapter) for encoding in encodings])
         end = time.perf_counter()
         times_ms.append(1000 * (end - start))
-        is_enough = len(times_ms) > fewest and (end - begun > _TIMED_S or _is_settled(times_ms[1:]))
+        timed = times_ms[warmups:]
+        is_enough = len(timed) >= fewest and (end - begun > _TIMED_S or _is_settled(timed))
         if end > stop or is_enough:
             break
-    timed = times_ms[1:]  # the first warms up
+    timed = times_ms[warmups:]
     if not timed:
         return None
     p50, p95 = np.quantile(timed, (0.5, 0.95)).tolist()
@@ -153,4 +159,4 @@ def _timed(
 
 def _is_settled(times_ms: Sequence[float]) -> bool:
     """Whether more calls would tell little more."""
-    return float(np.std(times_ms, ddof=1)) <= _SETTLED * float(np.mean(times_ms)) * len(times_ms) ** 0.5
+    return float(np.std(times_ms, ddof=1)) <= _SETTLED * float(np.mean(times_ms)) * math.sqrt(len(times_ms))
