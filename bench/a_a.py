@@ -9,7 +9,7 @@ what is said of methods.
     python -m bench.a_a [RUN ...] [--runs 200 --rows 300] [--json F]
     python -m bench.a_a --quick
 
-Better is a verdict "the best is shown to be better than all others"; for methods, an adjusted p-value below 5 %.
+Better is a verdict "the best is shown to be better than all others"; for methods, an adjusted p-value below 5%.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Line:
     runs: int
     called_better: float
     limit: float
-    """5 % and two Monte-Carlo errors."""
+    """5% and two Monte-Carlo errors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rng = np.random.default_rng(0)
     lines = [*from_runs(options.folders, num_runs, rows, rng), *simulated(num_runs, rows, rng)]
     for found in lines:
-        print(f"{found.answers:36}{found.runs:6} runs{100 * found.called_better:7.1f} % called better")
+        print(f"{found.answers:36}{found.runs:6} runs{100 * found.called_better:7.1f}% called better")
     if options.json is not None:
         write_json(options.json, [asdict(found) for found in lines])
     worst = max(lines, key=lambda found: found.called_better - found.limit)

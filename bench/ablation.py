@@ -102,7 +102,7 @@ class Bench:
 
 def table(title: str, groups: dict[str, list[Line]]) -> None:
     """Prints a row for each group."""
-    print(f"\n{title:34}{'dev':>8}{'test':>8}  95 % interval over seeds   seconds a fit")
+    print(f"\n{title:34}{'dev':>8}{'test':>8}  95% interval over seeds   seconds a fit")
     for name, lines in groups.items():
         tests = [line.test for line in lines]
         spread = method_difference(tests, 0.0) if len(tests) > 1 else None

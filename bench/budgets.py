@@ -3,7 +3,7 @@
     python -m bench.budgets DIR [--rows 1000 --runs 10 --least 20 --most 120 --seed 0] [--json F]
     python -m bench.budgets --quick
 
-Wall-clock is of the whole command, from the start of its process to its end. The promise is the larger of 5 % and 10 s.
+Wall-clock is of the whole command, from the start of its process to its end. The promise is the larger of 5% and 10 s.
 A decision is valid if it recommends a measured candidate, of those that took part in it the table has every figure, and
 all else is in the list of what was not done or has its reason. Each run is a line of the JSON file; a second call goes
 on from it.

@@ -157,11 +157,11 @@ def overall(lines: Sequence[Line]) -> list[Line]:
 
 def table(lines: Sequence[Line]) -> str:
     """As a page shows it."""
-    head = "| run | policy | mean regret | beyond the margin | its 95 % quantile | $ per 1000 | takes |\n"
+    head = "| run | policy | mean regret | beyond the margin | its 95% quantile | $ per 1000 | takes |\n"
     rows = ["|---|---|---|---|---|---|---|\n"]
     for line in lines:
         often = sorted(line.taken.items(), key=lambda item: -item[1])[:3]
-        takes = ", ".join(f"{name} {100 * share:.0f} %" for name, share in often)
+        takes = ", ".join(f"{name} {100 * share:.0f}%" for name, share in often)
         rows.append(
             f"| {line.run} | {line.policy} | {line.regret:.2f} | {line.beyond_margin:.2f} "
             f"| {line.beyond_margin_p95:.2f} | {line.price:.2g} | {takes} |\n"

@@ -4,7 +4,7 @@ Each comparison draws candidates that share the difficulty of rows, as real answ
 that `tunewright compare` calls: `decision.decide` and `seeds.compare_methods` on test rows, or
 `cross_validation.decide_folds`. A claim is false where the truth is no difference, or the opposite one:
 
-- artefact: a pair with an adjusted p-value below 5 %; the truth is the true accuracy of the two shipped artefacts;
+- artefact: a pair with an adjusted p-value below 5%; the truth is the true accuracy of the two shipped artefacts;
 - method: the same for what is said of the methods, by three seeds or by folds; the truth is the mean of the method;
 - margin: "shown to lose less than the margin" against the highest measured. Where half of the candidates are 3 points
   lower the margin is 3 points, the least favourable truth, and the lower half is the cheaper one.
@@ -277,7 +277,7 @@ def rates(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def limit(comparisons: int) -> float:
-    """5 % and two Monte-Carlo errors."""
+    """5% and two Monte-Carlo errors."""
     return statistics.ALPHA + 2 * math.sqrt(statistics.ALPHA * (1 - statistics.ALPHA) / comparisons)
 
 

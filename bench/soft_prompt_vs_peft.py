@@ -27,7 +27,7 @@ import transformers
 from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
-from tunewright.adapters.parts import Head, SoftPrompt
+from tunewright.adapters.parts import SoftPrompt
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.decoder import Decoder
@@ -128,11 +128,11 @@ class Peft:
 
 
 class Ours:
-    """The executor that training, evaluation and serving use; the language model's head is a `Head` of V labels."""
+    """The executor that training, evaluation and serving use, then the language model's head at the ends."""
 
     def __init__(self, model: Any, rows: Sequence[Encoding], labels_B: Tensor, vectors_PD: Tensor) -> None:
         identity = BaseIdentity(name="random", kind="decoder", sha256="", tokenizer_sha256="")
-        inner, weight = model.base_model, model.lm_head.weight.detach().float()
+        inner, self._head_VD = model.base_model, model.lm_head.weight.detach()
         tokenizer = transformers.PreTrainedTokenizerFast.__new__(transformers.PreTrainedTokenizerFast)
         checkpoint = Checkpoint(
             identity=identity, config=model.config, tokenizer=tokenizer, model=inner, pooling="lasttoken"
@@ -142,18 +142,17 @@ class Ours:
         self._prompt = vectors_PD.clone().float().requires_grad_()
         adapter = Adapter(
             base=identity,
-            labels=tuple(map(str, range(len(weight)))),
+            labels=(),
             max_tokens=1024,
             soft_prompt=SoftPrompt(vectors_PD=self._prompt),
-            head=Head(weight_CD=weight, bias_C=torch.zeros(len(weight))),
         )
         self._rows, self._labels_B = [Row(encoding=e, adapter=adapter) for e in rows], labels_B
         self.num_computing = self._base.num_computing
 
     def __call__(self) -> tuple[Tensor, Tensor]:
         """Loss of the step."""
-        adapter = self._rows[0].adapter
-        logits_BV = self._base.answer(adapter, self._base.features(self._rows))
+        features_BD = self._base.features(self._rows).to(self._head_VD.dtype)
+        logits_BV = nn.functional.linear(features_BD, self._head_VD).float()
         return nn.functional.cross_entropy(logits_BV, self._labels_B), self._prompt
 
 

@@ -58,7 +58,7 @@ def kind(annotation: Any) -> str:
     if typing.get_origin(annotation) in (types.UnionType, typing.Union):
         (annotation,) = (item for item in typing.get_args(annotation) if item is not types.NoneType)
     if typing.get_origin(annotation) is typing.Literal:
-        return " or ".join(typing.get_args(annotation))
+        return " or ".join(f"`{value}`" for value in typing.get_args(annotation))
     return TYPES[typing.get_origin(annotation) or annotation]
 
 
@@ -66,7 +66,7 @@ def settings() -> str:
     """The page of every setting of a run."""
     hints = typing.get_type_hints(RunConfig)
     rows = (
-        (f"`{name}`", kind(hints[name]), shown(field.get_default() if field.default_factory is None else "of its task"), field.description)
+        (f"`{name}`", kind(hints[name]), shown(field.default), field.description)
         for name, field in RunConfig.model_fields.items()
     )
     intro = "A run has one set of settings, whether they come from the command line (`--text-pair`), a YAML file\n"

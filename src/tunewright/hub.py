@@ -24,7 +24,7 @@ def reachable_or_cached() -> Iterator[bool]:
 
 
 def _answers(address: str) -> bool:
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     try:
         get_session().head(address, timeout=_ANSWER_S)  # through the user's proxy, if there is one

@@ -193,10 +193,10 @@ def test_half_written_folders_do_not_exist(
         folder.save(older, target)
     write = peft_format.write
 
-    def breaks(part: Part, path: Path, *, base_name: str) -> None:
+    def breaks(part: Part, path: Path, *, base_name: str, stem: str | None) -> None:
         if path.name == "lora":
             raise KeyboardInterrupt
-        write(part, path, base_name=base_name)
+        write(part, path, base_name=base_name, stem=stem)
 
     monkeypatch.setattr(peft_format, "write", breaks)
     with pytest.raises(KeyboardInterrupt):

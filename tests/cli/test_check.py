@@ -38,7 +38,7 @@ def test_least_value(call: Call, copy: Path) -> None:
     give_answers(copy, who, right=True)
     passed = call("check", copy, "--min", "accuracy=0.5")
     assert passed.code == 0
-    assert passed.out.startswith(f"passed: {who}: accuracy 1.0000 (one-sided 95 % bounds 0.")
+    assert passed.out.startswith(f"passed: {who}: accuracy 1.0000 (one-sided 95% bounds 0.")
     unclear = call("check", copy, "--min", "accuracy=0.9")
     assert unclear.code == 3
     assert "not told apart from 0.9 by" in unclear.out
@@ -133,8 +133,7 @@ def test_a_minimum_in_folds_is_of_the_method(chosen: bool, call: Call, copy: Pat
     done = call("check", copy, "--min", "accuracy=0.9", *(() if chosen else ("--candidate", who)))
     assert done.code == 3
     assert (
-        f"accuracy {mean:.4f} (one-sided 95 % bounds {max(0, mean - half):.4f} and {min(1, mean + half):.4f}"
-        in done.out
+        f"accuracy {mean:.4f} (one-sided 95% bounds {max(0, mean - half):.4f} and {min(1, mean + half):.4f}" in done.out
     )
 
 

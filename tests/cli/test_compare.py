@@ -10,7 +10,8 @@ import yaml
 
 from tests.commands import Call, write_table, write_topics, write_yaml
 from tunewright.cli.summary import said_of_probabilities, said_of_slices
-from tunewright.runs.comparison import Calibration, Candidate, Coverage, Gap, Slice
+from tunewright.runs.comparison import Candidate
+from tunewright.runs.measurements import Calibration, Coverage, Gap, Slice
 from tunewright.types import Estimate
 
 
@@ -147,9 +148,9 @@ def test_probabilities_and_slices_are_said() -> None:
     assert said_of_probabilities(dataclasses.replace(bare, calibration=plain), "accuracy") == ""
     found = dataclasses.replace(plain, temperature=2.0, error=0.01, threshold=0.7, mean_error_cost=0.25)
     assert said_of_probabilities(dataclasses.replace(bare, calibration=found), "accuracy") == (
-        "Probabilities: off by 1.0 points on average (5.0 before calibration); answering only what is at least 70 % "
-        "sure leaves 40 % of the rows to somebody else, and 10.0 % of the others are answered wrongly instead of "
-        "30.0 % of all; the answers of least expected cost cost 0.25 each (decided on accuracy)."
+        "Probabilities: off by 1.0 points on average (5.0 before calibration); answering only what is at least 70% "
+        "sure leaves 40% of the rows to somebody else, and 10.0% of the others are answered wrongly instead of "
+        "30.0% of all; the answers of least expected cost cost 0.25 each (decided on accuracy)."
     )
     slices = tuple(
         Slice(rule=rule, value=Estimate(value=value, low=value - 0.1, high=value + 0.1, n=40))
@@ -159,7 +160,7 @@ def test_probabilities_and_slices_are_said() -> None:
     gaps = (small, Gap(rule="len>9", difference=-0.15, low=-0.25, high=-0.05))
     sliced = dataclasses.replace(bare, slices=slices, gaps=gaps)
     assert said_of_slices(sliced) == (
-        "Worst slice: len>9, 70.0 % (60.0 to 80.0 %, n = 40); -15.0 points against the rest (-25.0 to -5.0, widened "
+        "Worst slice: len>9, 70.0% (60.0 to 80.0%, n = 40); -15.0 points against the rest (-25.0 to -5.0, widened "
         "because the worst was picked)."
     )
     assert said_of_slices(dataclasses.replace(sliced, gaps=gaps[:1])).endswith(

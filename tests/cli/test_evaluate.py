@@ -33,7 +33,7 @@ def answered(finished_run: Path, data: Path) -> tuple[list[str], list[str]]:
 def numbers(done: Done) -> tuple[str, list[float]]:
     """Metric, then value, low, high and n of the printed line."""
     assert done.code == 0, done
-    match = re.match(r"(\S+) ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+), n = (\d+)\)", done.out)
+    match = re.match(r"(\S+) ([\d.]+) \(95% interval ([\d.]+) to ([\d.]+), n = (\d+)\)", done.out)
     assert match is not None, done.out
     return match[1], [float(match[k]) for k in range(2, 6)]
 

@@ -74,8 +74,8 @@ def test_shadow_and_feedback(call: Call, finished_run: Path, tmp_path: Path) -> 
         )
     state.close()
     found = call("registry", "shadow", "topics").out.splitlines()
-    assert found[0].startswith("same answer: 0.0 % (95 %, valid at every look: 0.0 to")
-    assert found[1].startswith("right more often than live: 100.0 %")
+    assert found[0].startswith("same answer: 0.0% (95%, valid at every look: 0.0 to")
+    assert found[1].startswith("right more often than live: 100.0%")
     assert call("registry", "shadow", "topics", "--off").out == "shadow of topics ended\n"
     assert "has no version in shadow" in call("registry", "shadow", "topics").err
     said = call("registry", "feedback", "topics", "--out", "next.csv")

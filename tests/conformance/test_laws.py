@@ -17,8 +17,10 @@ from torch import Tensor
 from tests import tiny
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter, update_with_tensors
+from tunewright.adapters.transfer import learned
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
+from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
@@ -71,7 +73,7 @@ def fit(method: Method, shop: Workshop, epochs: int, *key: str | int) -> Adapter
 
 def answers(adapter: Adapter, base: Backbone) -> Tensor:
     examples = tiny.examples(12, seed=2)
-    encodings = base.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
+    encodings = base.encode_for(examples, adapter)
     return predict(adapter, encodings, FeatureStore(base))
 
 
@@ -98,6 +100,18 @@ def fitted(base: Backbone) -> dict[str, Adapter]:
 
 
 @every_method
+def test_learns_what_it_says(method: Method, base: Backbone) -> None:
+    """Of the parts that change what the base computes it places one, and trains that."""
+    material = workshop(base).material
+    params = defaults(method, material)
+    adapter = method.place(material, params, generator("laws"))
+    said = set() if method.learns is None else {method.learns}
+    assert set(learned(adapter)) == said
+    names = {name.split(".")[0] for k in range(20) for name in method.trained(adapter, params, k / 20)}
+    assert names - {"head"} == said
+
+
+@every_method
 def test_same_seed_same_predictions(method: Method, fitted: dict[str, Adapter], base: Backbone) -> None:
     again = fit(method, improving(workshop(base)), 4)
     assert again.sha256() == fitted[method.name].sha256()
@@ -119,7 +133,7 @@ for path in sorted(out.glob("adapters/*")):
     adapter = folder.load(path)
     base = tiny.backbone(Path(adapter.base.name)) if base is None else base
     base.check(adapter)
-    encodings = base.encode(tiny.examples(12, seed=2), adapter.max_tokens - adapter.prefix_tokens)
+    encodings = base.encode_for(tiny.examples(12, seed=2), adapter)
     found[path.name] = predict(adapter, encodings, FeatureStore(base))
 save_file(found, out / "answers.safetensors")
 """
@@ -142,7 +156,7 @@ def test_neighbours_do_not_matter(method: Method, fitted: dict[str, Adapter], ba
     """Alone, in other batches, in another order, among rows of all other methods."""
     adapter = fitted[method.name]
     expected = answers(adapter, base)
-    encodings = base.encode(tiny.examples(12, seed=2), adapter.max_tokens - adapter.prefix_tokens)
+    encodings = base.encode_for(tiny.examples(12, seed=2), adapter)
     rows = tiny.rows(adapter, encodings)
     order = np.random.default_rng(3).permutation(12).tolist()
     alone = torch.cat([torch.stack(base.logits([row])) for row in rows])
@@ -320,8 +334,12 @@ def test_over_long_texts_are_cut(method: Method, base: Backbone) -> None:
     params = {**defaults(method, shop.material), "epochs": 2}
     trained = attempt(method, params, shop, generator("laws"), lambda *_: None).trained
     adapter, labels = trained.adapter, shop.material.rows.labels_N
-    encodings = base.encode(long, adapter.max_tokens - adapter.prefix_tokens)
-    assert all(len(e.ids) + adapter.prefix_tokens == base.max_tokens and e.num_cut > 0 for e in encodings)
+    encodings = base.encode_for(long, adapter)
+    taken = adapter.prefix_tokens
+    if isinstance(base, Decoder) and adapter.template is not None:
+        taken += len(base.fixed_ids(adapter.template.fixed)) + max(map(len, base.phrase_ids(adapter)))
+    # A text is cut between tokens, and what is left of it may then be a token shorter.
+    assert all(0 <= base.max_tokens - taken - len(e.ids) <= 1 and e.num_cut > 0 for e in encodings)
     loss = cross_entropy(predict(adapter, encodings, FeatureStore(base)), labels)
     assert trained.best is not None
     assert trained.best.loss == pytest.approx(float(loss.total) / loss.count, abs=1e-4)

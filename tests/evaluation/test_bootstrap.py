@@ -105,7 +105,7 @@ def test_eight_to_none_is_not_overstated() -> None:
 
 
 def test_difference_interval_covers() -> None:
-    """Two correlated candidates, 15 % of 100 rows in disagreement, a true difference of 5 points."""
+    """Two correlated candidates, 15% of 100 rows in disagreement, a true difference of 5 points."""
     rng = np.random.default_rng(4)
     covered = 0
     for _ in range(600):

@@ -77,7 +77,7 @@ def test_rows_of_unknown_labels_say_nothing() -> None:
 
 
 def test_few_rows_leave_it_at_one() -> None:
-    """Where the truth is 1 it is moved in some 5 % of the draws; where it is not, by enough rows it always is."""
+    """Where the truth is 1 it is moved in some 5% of the draws; where it is not, by enough rows it always is."""
     moved = [fit_temperature(*drawn(40, 3, 1.0, seed)) != 1 for seed in range(200)]
     assert 0 < np.mean(moved) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
     assert np.mean([fit_temperature(*drawn(12, 3, 2.0, seed)) == 1 for seed in range(50)]) > 0.5
@@ -247,7 +247,7 @@ def test_no_threshold_where_nothing_can_be_shown() -> None:
 
 
 def test_the_promise_is_kept() -> None:
-    """A threshold whose true risk is above the one allowed comes out of at most 5 % of the draws."""
+    """A threshold whose true risk is above the one allowed comes out of at most 5% of the draws."""
     rng = np.random.default_rng(9)
     broken = 0
     for _ in range(1500):

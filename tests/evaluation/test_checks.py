@@ -19,15 +19,7 @@ from tunewright.evaluation.checks import CHECKS, Facts, expected_maximum, run_ch
 from tunewright.evaluation.decision import Entry, decide
 from tunewright.evaluation.metrics import IntArray
 from tunewright.evaluation.statistics import minimum_detectable_difference, wilson
-from tunewright.runs.comparison import (
-    Candidate,
-    Check,
-    Comparison,
-    Protocol,
-    Provenance,
-    SeedResult,
-    TaskSummary,
-)
+from tunewright.runs.comparison import Candidate, Check, Comparison, Protocol, Provenance, SeedResult, TaskSummary
 from tunewright.types import Notice
 
 N_TEST, N_DEV = 1_000, 2_000
@@ -176,7 +168,7 @@ def test_not_above_the_floor() -> None:
     found = failed("not-above-floor", facts(*weak))
     assert found.touches == ("probe", "bad")
     assert found.value == pytest.approx(100 * (0.3 - 0.5))
-    assert "Not shown to be better than majority, 50.0 %: probe, bad. Below chance, 50.0 %: bad." in found.sentence
+    assert "Not shown to be better than majority, 50.0%: probe, bad. Below chance, 50.0%: bad." in found.sentence
     assert passed("not-above-floor", facts()).value == pytest.approx(100 * (0.7 - 0.5))
 
 
@@ -264,5 +256,5 @@ def test_cut_texts() -> None:
 
     found = failed("cut-texts", facts(notices=cut(40, 101)))  # of two bases, the one that cuts more
     assert found.value == pytest.approx(100 * 101 / (7_000 + N_DEV + N_TEST))
-    assert "101 of 10000 texts were cut, 1.0 %" in found.sentence
+    assert "101 of 10000 texts were cut, 1.0%" in found.sentence
     assert passed("cut-texts", facts(notices=cut(100))).value == 1.0  # no more than the margin

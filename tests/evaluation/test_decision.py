@@ -75,8 +75,8 @@ def test_cheapest_shown_to_be_close_is_recommended() -> None:
     assert (decision.best, decision.recommended) == ("lora", "prefix")
     assert decision.verdict == Verdict.CHEAPER
     assert [item.id for item in decision.not_separated] == ["prefix", "full"]
-    assert "prefix is recommended: accuracy 89.9 % on 1000 test rows" in decision.reason
-    assert "lose less than 1 point against the highest measured, lora with 90.0 %" in decision.reason
+    assert "prefix is recommended: accuracy 89.9% on 1000 test rows" in decision.reason
+    assert "lose less than 1 point against the highest measured, lora with 90.0%" in decision.reason
     assert "0.67 times its price" in decision.reason
     assert "equal" not in decision.reason
 
@@ -295,7 +295,7 @@ def test_corrected_value_is_at_most_the_measured_one() -> None:
 
 
 def test_twins_are_seldom_called_different() -> None:
-    """Two candidates of one accuracy: at most 5 % of 200 comparisons, and two standard errors, separate them."""
+    """Two candidates of one accuracy: at most 5% of 200 comparisons, and two standard errors, separate them."""
     rng = np.random.default_rng(7)
     separated = 0
     for _ in range(200):

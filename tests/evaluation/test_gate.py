@@ -20,7 +20,7 @@ def answers(n: int, num_right: int) -> StatsArray:
 
 @pytest.mark.parametrize("minimum", [0.5, 0.8, 0.95])
 def test_at_least_is_seldom_wrong(minimum: float) -> None:
-    """Over all counts of right rows: at a true value at the minimum, either verdict comes in about 5 % at most."""
+    """Over all counts of right rows: at a true value at the minimum, either verdict comes in about 5% at most."""
     n, rng = 200, np.random.default_rng(0)
     found = [at_least(scorer(n), answers(n, k), minimum, rng).outcome for k in range(n + 1)]
     for outcome in (Outcome.PASSED, Outcome.FAILED):
@@ -31,7 +31,7 @@ def test_at_least_is_seldom_wrong(minimum: float) -> None:
 
 
 def test_the_luckiest_of_many_has_to_show_more() -> None:
-    """Eight candidates exactly at the minimum: the best on these rows passes in about 5 % at most, not in a third."""
+    """Eight candidates exactly at the minimum: the best on these rows passes in about 5% at most, not in a third."""
     n, minimum, rng = 300, 0.9, np.random.default_rng(4)
     best = rng.binomial(n, minimum, size=(400, 8)).max(axis=1)
     found = {k: at_least(scorer(n), answers(n, k), minimum, rng, num_chosen_from=8) for k in set(best.tolist())}

@@ -42,7 +42,7 @@ def verdict_on(entries: list[Entry], true_N: IntArray, metric: str, rng: np.rand
 
 
 def test_methods_trained_on_shuffled_labels_do_not_beat_the_majority() -> None:
-    """Three real models of features that carry nothing, 200 data sets: at most 5 % are said to work, and its error."""
+    """Three real models of features that carry nothing, 200 data sets: at most 5% are said to work, and its error."""
     rng, wrong, draws = np.random.default_rng(0), 0, 200
     for _ in range(draws):
         label_N = (rng.random(260) < 0.4).astype(np.int64)

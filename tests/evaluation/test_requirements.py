@@ -119,5 +119,5 @@ def test_an_interval_that_reaches_below_is_said() -> None:
     wanted = parse(["quality>=0.86"])
     assert doubts(wanted, candidate(quality=0.92)) == ""
     said = doubts(wanted, candidate(quality=0.9))
-    assert said == " The required 86 % is met by the measured value; the interval reaches below it, to 85.0 %."
+    assert said == " The required 86% is met by the measured value; the interval reaches below it, to 85.0%."
     assert doubts(parse(["local"]), candidate(quality=0.1)) == ""

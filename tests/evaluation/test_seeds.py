@@ -98,7 +98,7 @@ def test_one_seed_says_nothing() -> None:
 
 
 def test_equal_methods_are_seldom_told_apart() -> None:
-    """Four methods of the same true value, seeds off by 2 points: any claim in at most 5 % of comparisons."""
+    """Four methods of the same true value, seeds off by 2 points: any claim in at most 5% of comparisons."""
     rng, n, repeats = np.random.default_rng(2), 300, 150
     names = ["a", "b", "c", "d"]
     pairs = [pair(x, y) for k, x in enumerate(names) for y in names[k + 1 :]]

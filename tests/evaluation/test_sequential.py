@@ -52,7 +52,7 @@ def test_differences_are_the_same_on_another_scale() -> None:
 
 @pytest.mark.parametrize("chances", [(0.05, 0.9, 0.05), (0.02, 0.9, 0.08), (0.3, 0.3, 0.4)])
 def test_coverage_under_continuous_peeking(chances: tuple[float, float, float]) -> None:
-    """Looked at after every row of 400: the truth is missed at any time in at most 5 % of 300 streams.
+    """Looked at after every row of 400: the truth is missed at any time in at most 5% of 300 streams.
 
     An interval for a fixed number of rows, looked at in the same way, misses it far more often.
     """

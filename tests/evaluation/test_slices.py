@@ -93,7 +93,7 @@ def test_groups_widen_the_interval() -> None:
     ("sizes", "accuracy"), [((40, 40, 40, 40, 40), 0.7), ((15, 30, 60, 195), 0.92), ((60, 240), 0.8)]
 )
 def test_the_picked_gap_is_covered(sizes: tuple[int, ...], accuracy: float) -> None:
-    """All slices are equally good: the interval of the one that looks worst holds nought in 95 % of the draws."""
+    """All slices are equally good: the interval of the one that looks worst holds nought in 95% of the draws."""
     own = np.random.default_rng(11)
     n, num_draws = sum(sizes), 500
     ends = np.cumsum(sizes)

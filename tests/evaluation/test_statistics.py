@@ -92,7 +92,7 @@ def test_score_bound_is_within_the_range_and_below_the_value() -> None:
 
 
 def test_score_bound_covers() -> None:
-    """Exact chance that the bound is above the truth, summed over the multinomial: near 5 %, never far above."""
+    """Exact chance that the bound is above the truth, summed over the multinomial: near 5%, never far above."""
     n = 40
     for win, loss in [(0.1, 0.1), (0.02, 0.05), (0.0, 0.05), (0.2, 0.05)]:
         wins, losses = (grid.ravel() for grid in np.mgrid[0 : n + 1, 0 : n + 1])

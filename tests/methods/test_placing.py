@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from tests import tiny
+from tunewright.backbones.base import Encoding
+from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
-from tunewright.methods.base import Material, default_epochs
+from tunewright.methods.base import Choice, Material, default_epochs
 from tunewright.methods.heads import described_head
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import prepare
@@ -71,3 +73,47 @@ def test_soft_prompt_is_made_of_words(material: Material) -> None:
 def test_default_epochs(num_rows: int, num_labels: int, epochs: int) -> None:
     """4,000 rows and 100 more for each label, divided by the rows there are; 5 to 15."""
     assert default_epochs(num_rows, num_labels) == epochs
+
+
+@pytest.mark.parametrize("kind", tiny.DECODERS)
+def test_prefix_is_the_cache_of_a_text(kind: str, tiny_decoder: Callable[[str], Decoder]) -> None:
+    """Before any step a row answers as it would behind that text, token by token."""
+    base = tiny_decoder(kind)
+    made = prepare(tiny.task(), base, tiny.examples(11), tiny.examples(9, seed=1), METRICS["accuracy"], 64).material
+    text = "good bread was near the old road"
+    ids = base.token_ids(text)
+    adapter = METHODS["prefix"].place(made, {"init": text, "length": len(ids)}, generator("x"))
+    assert len(set(ids)) < len(ids), "a text as it stands, tokens that come twice too"
+    rows = made.rows.encodings[:4]
+    behind = [Encoding(ids=(*ids, *e.ids), type_ids=(0,) * (len(ids) + len(e.ids))) for e in rows]
+    torch.testing.assert_close(readings(adapter, rows, made.store), made.store(behind), atol=1e-5, rtol=1e-5)
+    assert (made.store(behind) - made.store(rows)).abs().amax(-1).max() > 0.1  # a window may hide it from long rows
+    assert METHODS["prefix"].space(made)["init"].default == "labels"
+
+
+def test_prefix_of_an_encoder_starts_near_zero(material: Material) -> None:
+    assert "init" not in METHODS["prefix"].space(material)
+    adapter = METHODS["prefix"].place(material, {"length": 5}, generator("x"))
+    assert adapter.prefix is not None
+    assert float(adapter.prefix.keys_LHPd.std()) == pytest.approx(0.02, rel=0.1)
+
+
+def test_random_start_has_the_size_of_embeddings(material: Material) -> None:
+    """For ablations; no space has it."""
+    adapter = METHODS["soft-prompt"].place(material, {"init": "random", "length": 32}, generator("x"))
+    table = material.backbone.word_embeddings
+    assert adapter.soft_prompt is not None
+    assert float(adapter.soft_prompt.vectors_PD.std()) == pytest.approx(float(table.square().mean().sqrt()), rel=0.1)
+    options = METHODS["soft-prompt"].space(material)["init"]
+    assert isinstance(options, Choice)
+    assert "random" not in options.options
+
+
+@pytest.mark.parametrize("network", ["mlp", "lstm"])
+def test_p_tuning_starts_at_words(network: str, material: Material) -> None:
+    params = {"init": "bread soup", "length": 4, "network": network}
+    adapter = METHODS["p-tuning"].place(material, params, generator("x"))
+    ids = material.backbone.token_ids("bread soup")
+    assert adapter.soft_prompt is not None
+    expected = material.backbone.word_embeddings[[*ids, *ids]]
+    torch.testing.assert_close(adapter.soft_prompt.vectors_PD, expected, atol=1e-5, rtol=0)

@@ -126,7 +126,7 @@ REFUSED: Mapping[str, Callable[[], peft.PeftConfig]] = {
     "VERA": lambda: peft.VeraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]),
     "prefix_projection": lambda: peft.PrefixTuningConfig(**PROMPT, prefix_projection=True, encoder_hidden_size=8),
     "use_dora": lambda: replace(peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]), use_dora=True),
-    "lora_embedding": lambda: peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"]),
+    "embed_tokens": lambda: peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"]),
     "score": lambda: peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=LENGTH),
 }
 

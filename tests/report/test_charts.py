@@ -8,7 +8,7 @@ import pytest
 
 from tunewright.report.charts import Curve, best_so_far, heatmap, reliability, risk_coverage, search
 from tunewright.report.page import curves
-from tunewright.runs.comparison import Bin, Coverage
+from tunewright.runs.measurements import Bin, Coverage
 from tunewright.types import Estimate
 
 SPACE = "{http://www.w3.org/2000/svg}"

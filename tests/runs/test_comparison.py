@@ -36,7 +36,9 @@ CONTENT: dict[str, Any] = {
                 "latency": [{"batch": 1, "p50_ms": 2.5, "p95_ms": 3.5}], "ownership": 12.5,
             },
             "calibration": {
-                "temperature": 1.5, "error_before": 0.1, "error": 0.05, "threshold": 0.6,
+                "temperature": 1.5, "error_before": 0.1, "error": 0.05,
+                "bins": [{"confidence": 0.7, "accuracy": {"value": 0.8, "low": 0.5, "high": 0.9, "n": 10}}],
+                "threshold": 0.6,
                 "curve": [{"threshold": 0.6, "coverage": 0.8, "risk": 0.1}], "mean_error_cost": 0.3,
             },
             "slices": [{"rule": "lang=de", "value": {"value": 0.5, "low": 0.2, "high": 0.8, "n": 6}}],
@@ -44,6 +46,7 @@ CONTENT: dict[str, Any] = {
             "flips": [
                 {"terms": ["he", "she"], "rows": 7, "flipped": {"value": 0.1, "low": 0.0, "high": 0.4, "n": 7}}
             ],
+            "retention": {"base": 2.5, "attached": 0.1, "detached": 0.0, "tokens": 900, "reason": None},
             "unmet": ["latency_p95_ms<=3: it has 3.5"],
         },
         {
@@ -55,7 +58,7 @@ CONTENT: dict[str, Any] = {
                 "trainable_parameters": None, "extra_tokens_per_request": None, "latency_ms": None, "price": None,
                 "predict_s": None, "tokens": None, "latency": [], "ownership": None,
             },
-            "calibration": None, "slices": [], "gaps": [], "flips": [], "unmet": [],
+            "calibration": None, "slices": [], "gaps": [], "flips": [], "retention": None, "unmet": [],
         },
     ],
     "pairs": [

@@ -22,7 +22,7 @@ from tests.commands import environment
 from tests.parity.test_peft import run_peft
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import PARTS, Adapter
-from tunewright.adapters.parts import Calibration, DemonstrationPool, Verbalizer
+from tunewright.adapters.parts import Calibration, DemonstrationPool, Part, Verbalizer
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
@@ -124,7 +124,7 @@ def test_pooling_goes_along(tmp_path: Path) -> None:
 
 def test_every_part_as_its_own_peft_folder(tiny_folder: Folder, tmp_path: Path) -> None:
     base = tiny.encoder(tiny_folder("bert"))
-    parts = {
+    parts: dict[str, Part] = {
         "soft_prompt": tiny.soft_prompt(base, 5, seed=1),
         "prefix": tiny.prefix(base, 4, seed=2),
         "lora": tiny.lora(base, 3, seed=300),
@@ -187,7 +187,13 @@ def test_the_client_sends_each_text(tiny_folder: Folder, tmp_path: Path) -> None
     threading.Thread(target=server.serve_forever, daemon=True).start()
     client = Path(__file__).parents[2] / "examples" / "vllm" / "client.py"
     url = f"http://127.0.0.1:{server.server_port}/v1/completions"
-    command = [sys.executable, client, tmp_path / "adapter", tiny_folder("llama"), *TEXTS[:2], "--url", url]
+    command = [
+        sys.executable,
+        *map(str, (client, tmp_path / "adapter", tiny_folder("llama"))),
+        *TEXTS[:2],
+        "--url",
+        url,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     server.shutdown()
     server.server_close()

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tunewright.methods.base import Choice
 from tunewright.runs.fits import Trial, TrialStatus
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import Clock, Journal, OutOfTime, Silent, Start
-from tunewright.tuning.session import Session
+from tunewright.tuning.session import Foresight, Session
 
 NAMES = ("probe", "lora", "full")
 _OPTIONS = Choice(options=tuple(range(9)))
@@ -73,18 +74,56 @@ def test_the_untried_go_before_more_seeds(tmp_path: Path) -> None:
     assert ids(session(tmp_path, None).open(effort(trial("probe", 1e6)))) == list(NAMES)
 
 
-def test_who_takes_too_long_or_only_fails_drops_out() -> None:
-    entrants = [
-        Entrant(id=name, method=name, family="fine-tuning", backbone="base", space={"a": _OPTIONS}) for name in NAMES
-    ]
+def tunable(run: Session) -> list[Entrant]:
+    run.entrants[:] = [replace(each, space={"a": _OPTIONS}) for each in run.entrants]
+    return run.entrants
+
+
+def test_who_takes_too_long_or_only_fails_drops_out(tmp_path: Path) -> None:
+    run = session(tmp_path, 1000)
+    tunable(run)
     history = [trial("probe", 1.0, "cut"), trial("lora", 1.0, "failed"), trial("lora", 1.0, "failed", 1)]
-    chosen = effort(*history).next(entrants)
+    chosen = effort(*history).next(run.open(effort(*history)))
     assert chosen is not None
     assert chosen.id == "full"
     history += [trial("full", 1.0, "failed")]
-    again = effort(*history).next(entrants)
+    again = effort(*history).next(run.open(effort(*history)))
     assert again is not None
     assert again.id == "full", "one failure is no verdict"
+
+
+def test_who_was_too_slow_for_a_share_is_tried_again_when_the_rest_left_enough(tmp_path: Path) -> None:
+    """The quicker of two, once, with its default setting, before second trials; not while others wait."""
+    run = session(tmp_path, 308, seeds=1)
+    slow = [replace(trial(name, 2.0, "cut"), needed_s=s) for name, s in (("lora", 80.0), ("full", 110.0))]
+    probe = trial("probe", 1.0)
+    lora = tunable(run)[1]
+    assert ids(run.open(effort(*slow))) == ["probe"]
+    assert ids(run.open(effort(*slow, probe))) == ["lora"]
+    left_s = 300 - 1.15
+    assert run.trial_s(effort(*slow, probe), lora) == pytest.approx(left_s / 2.15, rel=0.01)
+    assert effort(*slow, probe).propose(lora).params == {"a": _OPTIONS.default}
+    assert ids(run.open(effort(*slow, probe, trial("lora", 80.0, "cut", 1)))) == ["full"]
+    assert ids(run.open(effort(*slow, probe, trial("lora", 80.0, number=1)))) == ["probe"]
+    assert ids(session(tmp_path, 190, seeds=1).open(effort(*slow, probe))) == ["probe"]
+    assert ids(run.open(effort(*(replace(each, needed_s=None) for each in slow), probe))) == ["probe"]
+
+
+def test_a_trial_that_cannot_end_in_time_is_told_by_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four seconds to place it, then 10 for an epoch of 20 steps: 53.5 s for five of them, 23.5 for two."""
+    for allowed_s, epochs, told in ((53.0, 5, 53.5), (54.0, 5, None), (23.0, 2, 23.5), (24.0, 2, None)):
+        now = 100.0
+        monkeypatch.setattr(time, "monotonic", lambda: now)  # noqa: B023
+        foresight = Foresight(epochs=epochs, allowed_s=allowed_s)
+        now += 2 + 2
+        found = None
+        for step in range(1, 20):
+            if foresight(step / 20):
+                found = foresight.needed_s
+                break
+            now += 0.5
+        assert found == (None if told is None else pytest.approx(told)), allowed_s
+        assert found is None or step <= 4, "after a second and a tenth of an epoch"
 
 
 # --- the end is reserved for ------------------------------------------------------------------------------------------

@@ -56,6 +56,8 @@ class BaseIdentity:
     sha256: str
     """Over names, shapes and values of all weights, and the pooling unless it is the mean."""
     tokenizer_sha256: str
+    stem: str = ""
+    """What its language model puts before the names of its modules, `transformer` or `model`, as PEFT's folders do."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,8 @@ def save(adapter: Adapter, folder: Path) -> None:
         peft_format.write_tensors(own, temporary / _TENSORS)
         for name, part in adapter.parts().items():
             if name in peft_format.PEFT_PARTS:
-                peft_format.write(part, temporary / "peft" / name, base_name=adapter.base.name)
+                stem = adapter.base.stem if _writes(adapter) else None
+                peft_format.write(part, temporary / "peft" / name, base_name=adapter.base.name, stem=stem)
 
 
 def load(folder: Path) -> Adapter:
@@ -73,11 +74,16 @@ def _build(folder: Path, record: dict[str, Any]) -> Adapter:
         labels=tuple(record["labels"]),
         max_tokens=int(record["max_tokens"]),
         about=dict(record["about"]),
-        **_read_parts(folder, record["parts"]),  # type: ignore[arg-type]
+        **_read_parts(folder, record["parts"], record["base"].get("stem", "")),  # type: ignore[arg-type]
     )
 
 
-def _read_parts(folder: Path, settings: dict[str, dict[str, object]]) -> dict[str, Part]:
+def _writes(adapter: Adapter) -> bool:
+    """Whether PEFT would use its parts in a language model, not as features for a head."""
+    return adapter.base.kind == "decoder" and adapter.head is None
+
+
+def _read_parts(folder: Path, settings: dict[str, dict[str, object]], stem: str) -> dict[str, Part]:
     try:
         stored = load_file(folder / _TENSORS)
     except (OSError, SafetensorError) as error:
@@ -85,7 +91,7 @@ def _read_parts(folder: Path, settings: dict[str, dict[str, object]]) -> dict[st
     parts: dict[str, Part] = {}
     for name, part_settings in settings.items():
         if name in peft_format.PEFT_PARTS:
-            parts[name] = peft_format.read(folder / "peft" / name)
+            parts[name] = peft_format.read(folder / "peft" / name, stem=stem)
         else:
             tensors = {k.removeprefix(f"{name}."): t for k, t in stored.items() if k.startswith(f"{name}.")}
             parts[name] = PARTS[name].build(part_settings, tensors)

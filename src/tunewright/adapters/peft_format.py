@@ -27,16 +27,21 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 _LORA_ROOT = "base_model.model."
 
 
-def write(part: Part, folder: Path, *, base_name: str) -> None:
+def write(part: Part, folder: Path, *, base_name: str, stem: str | None = None) -> None:
     """Writes one part as a PEFT folder.
 
     Args:
         part: A `SoftPrompt`, `Prefix` or `Lora`.
         folder: Created if absent.
         base_name: Stored as PEFT's `base_model_name_or_path`.
+        stem: For a language model, what it puts before the base's module names; None for the bare base.
     """
     config, tensors = _ENCODE[type(part)](part)
-    common = {"task_type": "FEATURE_EXTRACTION", "inference_mode": True, "base_model_name_or_path": base_name}
+    task_type = "FEATURE_EXTRACTION" if stem is None else "CAUSAL_LM"
+    common = {"task_type": task_type, "inference_mode": True, "base_model_name_or_path": base_name}
+    if stem:
+        whole = f"{_LORA_ROOT}{stem}."
+        tensors = {whole + k.removeprefix(_LORA_ROOT) if k.startswith(_LORA_ROOT) else k: t for k, t in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(common | config, indent=1) + "\n", encoding="utf-8")
     write_tensors({k: t.float() for k, t in tensors.items()}, folder / WEIGHTS_FILE)
@@ -57,8 +62,12 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise OSError(int(number[1]), str(error)) from None
 
 
-def read(folder: Path) -> Part:
+def read(folder: Path, *, stem: str = "") -> Part:
     """Reads a PEFT folder.
+
+    Args:
+        folder: PEFT's.
+        stem: What stands before module names in a folder for a language model.
 
     Raises:
         AdapterError: Files missing or broken, a kind of adapter that is not run here (named), values not finite.
@@ -76,6 +85,9 @@ def read(folder: Path) -> Part:
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
+    if stem and config.get("task_type") == "CAUSAL_LM":
+        whole = f"{_LORA_ROOT}{stem}."
+        tensors = {_LORA_ROOT + k.removeprefix(whole) if k.startswith(whole) else k: t for k, t in tensors.items()}
     try:
         return _DECODE[kind](config, tensors)
     except MISFITS as error:

@@ -43,7 +43,8 @@ def attention(
 
 def _shared(values_BXm: Tensor, prefix_CPd: Tensor) -> Tensor:
     """With the queries of all sequences that share a prefix as one long block: [C, Y, m]."""
-    return values_BXm.reshape(prefix_CPd.shape[0], -1, values_BXm.shape[2])
+    num = prefix_CPd.shape[0]
+    return values_BXm.reshape(num, values_BXm.shape[0] // num * values_BXm.shape[1], values_BXm.shape[2])
 
 
 class _Attention(torch.autograd.Function):
@@ -52,20 +53,19 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, before_key: Tensor, before_value: Tensor, *how: Any
     ) -> Tensor:
         mask, seen, scaling, softcap = how
-        query = query * scaling
-        size, scores_BXS = before_key.shape[1], query @ key.transpose(1, 2)
+        size, scores_BXS = before_key.shape[1], _product(query, key.transpose(1, 2), scaling)
         if size > 0:
-            before_CYP = _shared(query, before_key) @ before_key.transpose(1, 2)
+            before_CYP = _product(_shared(query, before_key), before_key.transpose(1, 2), scaling)
             scores_BXS = torch.cat([before_CYP.view(*query.shape[:2], size), scores_BXS], 2)
         bent_BXS = None
         if softcap is not None:
             bent_BXS = scores_BXS.div_(softcap).tanh_()
             scores_BXS = bent_BXS * softcap
         shares_BXS = _masked(scores_BXS, mask, seen).softmax(-1).to(query.dtype)
-        before_BXP, own_BXT = shares_BXS.split([size, key.shape[1]], 2)
+        before_CYP, own_BXT = _apart(shares_BXS, before_key)
         output_BXd = own_BXT @ value
         if size > 0:
-            _shared(output_BXd, before_key).baddbmm_(_shared(before_BXP, before_key), before_value)
+            _shared(output_BXd, before_key).baddbmm_(before_CYP, before_value)
         ctx.save_for_backward(query, key, value, before_key, before_value, shares_BXS, bent_BXS)
         ctx.scaling = scaling
         return output_BXd
@@ -73,8 +73,7 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, before_key, before_value, shares_BXS, bent_BXS = ctx.saved_tensors
-        (output,) = gradients
-        size = before_key.shape[1]
+        output, size = gradients[0].contiguous(), before_key.shape[1]
         change_BXS = output @ value.transpose(1, 2)
         if size > 0:
             before_CYP = _shared(output, before_key) @ before_value.transpose(1, 2)
@@ -82,18 +81,27 @@ class _Attention(torch.autograd.Function):
         change_BXS = torch._softmax_backward_data(change_BXS, shares_BXS, -1, shares_BXS.dtype)
         if bent_BXS is not None:
             change_BXS.addcmul_(change_BXS * bent_BXS, bent_BXS.to(change_BXS), value=-1)
-        before_BXP, own_BXT = shares_BXS.split([size, key.shape[1]], 2)
-        before_change_BXP, own_change_BXT = change_BXS.split([size, key.shape[1]], 2)
-        query_change = own_change_BXT @ key
-        changes = [own_change_BXT.transpose(1, 2) @ query, own_BXT.transpose(1, 2) @ output]
+        before_CYP, own_BXT = _apart(shares_BXS, before_key)
+        before_change_CYP, own_change_BXT = _apart(change_BXS, before_key)
+        query_change = _product(own_change_BXT, key, ctx.scaling)
+        changes = [_product(own_change_BXT.transpose(1, 2), query, ctx.scaling), own_BXT.transpose(1, 2) @ output]
         if size > 0:
-            before_change_CYP = _shared(before_change_BXP, before_key)
-            _shared(query_change, before_key).baddbmm_(before_change_CYP, before_key)
+            _shared(query_change, before_key).baddbmm_(before_change_CYP, before_key, alpha=ctx.scaling)
         if size > 0 and ctx.needs_input_grad[3]:
-            changes.append(before_change_CYP.transpose(1, 2) @ _shared(query, before_key))
-            changes.append(_shared(before_BXP, before_key).transpose(1, 2) @ _shared(output, before_key))
-        nothing = [None] * (8 - len(changes))
-        return query_change.mul_(ctx.scaling), *changes, *nothing
+            changes.append(_product(before_change_CYP.transpose(1, 2), _shared(query, before_key), ctx.scaling))
+            changes.append(before_CYP.transpose(1, 2) @ _shared(output, before_key))
+        return query_change, *changes, *[None] * (8 - len(changes))
+
+
+def _product(left: Tensor, right: Tensor, scaling: float) -> Tensor:
+    """Scaled while it is summed."""
+    return torch.baddbmm(left.new_empty(1, 1, 1), left, right, beta=0, alpha=scaling)
+
+
+def _apart(values_BXS: Tensor, prefix_CPd: Tensor) -> tuple[Tensor, Tensor]:
+    """Columns of the prefix, [C, Y, P], and one's own; each by itself in memory, as products want it."""
+    before_BXP, own_BXT = values_BXS.split([prefix_CPd.shape[1], values_BXS.shape[2] - prefix_CPd.shape[1]], 2)
+    return _shared(before_BXP.contiguous(), prefix_CPd), own_BXT.contiguous()
 
 
 def _masked(scores_BXS: Tensor, mask: Tensor, seen: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
-from tunewright.adapters.parts import Weights
+from tunewright.adapters.parts import Prefix, Weights
 from tunewright.backbones import answers
 from tunewright.backbones.base import Dropout, Encoding, Row
 from tunewright.backbones.checkpoint import Checkpoint
@@ -98,6 +98,11 @@ class Backbone(ABC):
         return 0 if pad is None else int(pad)
 
     @property
+    def writes(self) -> bool:
+        """Whether it can score answers under a template, and write them."""
+        return False
+
+    @property
     def num_layers(self) -> int:
         """Layers of the base."""
         return int(self._checkpoint.config.num_hidden_layers)
@@ -138,6 +143,10 @@ class Backbone(ABC):
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""
         return list(self._checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def cache_of(self, vectors_PD: Tensor) -> Prefix | None:  # noqa: ARG002
+        """Keys and values, fp32, that embedded tokens leave in every layer; None where later ones would change them."""
+        return None
 
     def words(self, ids: Sequence[int]) -> list[str]:
         """What each token id stands for, as text."""

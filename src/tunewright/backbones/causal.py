@@ -276,7 +276,7 @@ def attend(  # noqa: PLR0913, PLR0917
     """
     scale = query_1HNd.shape[-1] ** -0.5 if scaling is None else scaling
     rule = Rule(scaling=scale, window=sliding_window, softcap=softcap, slopes_H=slopes_H)
-    query, key, value = (t[0].transpose(0, 1) for t in (query_1HNd, key_1KNd, value_1KNd))
+    query, key, value = (t.squeeze(0).transpose(0, 1) for t in (query_1HNd, key_1KNd, value_1KNd))
     return _running.get().attend(int(module.layer_idx), query, key, value, rule)[None], None  # type: ignore[arg-type]
 
 

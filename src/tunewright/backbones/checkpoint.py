@@ -124,7 +124,11 @@ def load_checkpoint(name: str) -> Checkpoint:
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
     model = whole.base_model if kind == "decoder" else whole
     identity = BaseIdentity(
-        name=name, kind=kind, sha256=_model_hash(model, pooling, head), tokenizer_sha256=_tokenizer_hash(tokenizer)
+        name=name,
+        kind=kind,
+        sha256=_model_hash(model, pooling, head),
+        tokenizer_sha256=_tokenizer_hash(tokenizer),
+        stem=whole.base_model_prefix if kind == "decoder" else "",
     )
     return Checkpoint(
         identity=identity,

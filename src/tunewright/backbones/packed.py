@@ -4,7 +4,7 @@ Shapes: N tokens, R sequences, T tokens of the longest, X heads, d head width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -33,6 +33,8 @@ class Sequences:
     """`prefixes` as an index."""
     tree_RTT: Tensor | None = None
     """Which tokens of its sequence each token sees, where they are no line; None: all up to itself."""
+    indices: dict[tuple[int, ...], Tensor] = field(default_factory=dict, compare=False)
+    """Found once for all layers: which rows of d values to copy, by the order of tokens and heads in memory."""
 
     @property
     def num_tokens(self) -> int:
@@ -51,7 +53,7 @@ class Sequences:
 
 
 def sequences(
-    lengths: Sequence[int], starts: Sequence[int], prefixes: Sequence[int], device: torch.device
+    lengths: Sequence[int], starts: Sequence[int], prefixes: Sequence[int], device: torch.device, multiple: int = 1
 ) -> Sequences | None:
     """The record of sequences; None where they have no tokens.
 
@@ -60,26 +62,22 @@ def sequences(
         starts: Position of the first token of each.
         prefixes: Which prefix each sees.
         device: Of the indices.
+        multiple: T is made one of this; products of odd sizes take twice the time.
     """
     if sum(lengths) == 0:
         return None
-    filled_RT, place_N = padding(lengths)
+    columns_T = torch.arange(-(-max(lengths) // multiple) * multiple)
+    filled_RT = columns_T < torch.tensor(lengths)[:, None]
     return Sequences(
         lengths=tuple(lengths),
         starts=tuple(starts),
         prefixes=tuple(prefixes),
-        place_N=place_N.to(device),
+        place_N=filled_RT.flatten().nonzero()[:, 0].to(device),
         source_RT=(filled_RT.flatten().cumsum(0) - 1).clamp(min=0).view_as(filled_RT).to(device),
-        position_RT=(torch.arange(max(lengths)) + torch.tensor(starts)[:, None]).to(device),
+        position_RT=(columns_T + torch.tensor(starts)[:, None]).to(device),
         filled_RT=filled_RT.to(device),
         prefix_R=torch.tensor(prefixes).to(device),
     )
-
-
-def padding(lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """What is no padding when sequences are unpacked, [R, T], and the place of each token in it, [N]."""
-    filled_RT = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return filled_RT, filled_RT.flatten().nonzero()[:, 0]
 
 
 def spans(lengths: Sequence[int]) -> list[range]:
@@ -96,19 +94,24 @@ def _unpacked(values_NXd: Tensor, block: Sequences, num_groups: int) -> Tensor:
         step_N, step_X, _ = values_NXd.stride()
     num_rows = ((len(values_NXd) - 1) * step_N + (num_heads - 1) * step_X) // width + 1
     rows = values_NXd.as_strided((num_rows, width), (width, 1))
-    heads_KJ = torch.arange(num_heads, device=rows.device).view(num_groups, -1)
-    index_KRJT = block.source_RT[:, None] * (step_N // width) + heads_KJ[:, None, :, None] * (step_X // width)
-    return rows.index_select(0, index_KRJT.flatten()).view(num_groups, len(block.lengths), -1, width)
+    key = (num_groups, num_heads, step_N // width, step_X // width)
+    if key not in block.indices:
+        heads_K1J1 = torch.arange(num_heads, device=rows.device).view(num_groups, 1, -1, 1)
+        block.indices[key] = (block.source_RT[:, None] * key[2] + heads_K1J1 * key[3]).flatten()
+    return rows.index_select(0, block.indices[key]).view(num_groups, len(block.lengths), -1, width)
 
 
 def _packed(values_KRYd: Tensor, block: Sequences) -> Tensor:
     num_groups, num, size, width = values_KRYd.shape
     longest = block.source_RT.shape[1]
-    row_N, column_N = block.place_N // longest, block.place_N % longest
-    heads_J = torch.arange(size // longest, device=values_KRYd.device) * longest
-    first_KJ = torch.arange(num_groups, device=values_KRYd.device)[:, None] * (num * size) + heads_J
-    index_NX = (row_N * size + column_N)[:, None] + first_KJ.flatten()
-    return values_KRYd.reshape(-1, width).index_select(0, index_NX.flatten()).view(*index_NX.shape, width)
+    key = (num_groups, size)
+    if key not in block.indices:
+        device = values_KRYd.device
+        heads_J = torch.arange(0, size, longest, device=device)
+        heads_KJ = torch.arange(num_groups, device=device)[:, None] * (num * size) + heads_J
+        place_N1 = (block.place_N // longest * size + block.place_N % longest)[:, None]
+        block.indices[key] = (place_N1 + heads_KJ.flatten()).flatten()
+    return values_KRYd.reshape(-1, width).index_select(0, block.indices[key]).view(len(block.place_N), -1, width)
 
 
 class _Unpack(torch.autograd.Function):

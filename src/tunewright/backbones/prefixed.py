@@ -10,7 +10,7 @@ Shapes: B rows, N tokens, M hidden states that are read, D width, P virtual toke
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,7 +19,7 @@ from torch.func import functional_call
 from transformers import PreTrainedTokenizerFast
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Lora, Part, Weights
+from tunewright.adapters.parts import Lora, Part, Prefix, SoftPrompt, Weights
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.causal import Pass, Past
@@ -104,6 +104,14 @@ class Prefixed(Backbone):
                 self._kept.put(fixed_text(adapters[k]), _prefix_tensors(adapters[k]), kept)
                 found[k] = kept
         return found
+
+    def cache_of(self, vectors_PD: Tensor) -> Prefix:
+        """What vectors leave behind when they run first; of a text's embeddings, the cache of the text."""
+        alone = Adapter(base=self.identity, labels=(), max_tokens=self.max_tokens)
+        (kept,) = self._kept_prefixes([replace(alone, soft_prompt=SoftPrompt(vectors_PD=vectors_PD))], None)
+        assert kept is not None
+        keys_LHPd, values_LHPd = (tensor.float().cpu() for tensor in kept)
+        return Prefix(keys_LHPd=keys_LHPd, values_LHPd=values_LHPd)
 
     def _opening(self, adapter: Adapter) -> "Opening":
         """What is to be run of a prefix."""
@@ -190,6 +198,10 @@ class Prefixed(Backbone):
             return None
         table = self._model.get_input_embeddings()  # type: ignore[operator]
         return NextToken(table, head.weight_VD, head.bias_V, head.softcap).requires_grad_(False)
+
+    @property
+    def writes(self) -> bool:
+        return self.next_token is not None
 
     def head(self) -> NextToken:
         """The language model's head.
@@ -285,7 +297,7 @@ def lay_out(batch: Batch, device: torch.device) -> tuple[Sequences | None, Seque
     lengths = batch.lengths()
     openings = sequences([p for _, p in lengths], [k for k, _ in lengths], range(len(lengths)), device)
     starts = [sum(lengths[g]) for g in batch.which]
-    return openings, sequences([len(ids) for ids in batch.texts], starts, batch.which, device)
+    return openings, sequences([len(ids) for ids in batch.texts], starts, batch.which, device, multiple=8)
 
 
 def _prefix_key(adapter: Adapter) -> tuple[object, ...]:

@@ -40,6 +40,6 @@ def evaluate(
     found = predictor.evaluate(examples, metric=metric)
     name = predictor.adapter.about.get("metric", "accuracy") if metric is None else metric
     unknown = sum(e.label is not None and e.label not in predictor.labels for e in examples)
-    print(f"{name} {found.value:.4f} (95 % interval {found.low:.4f} to {found.high:.4f}, n = {found.n})")
+    print(f"{name} {found.value:.4f} (95% interval {found.low:.4f} to {found.high:.4f}, n = {found.n})")
     if unknown:
         print(f"{unknown} rows have labels the adapter does not know; they count as wrong")

@@ -77,7 +77,7 @@ def _prompt_lines(found: "Inspection") -> Iterator[str]:
         return
     low, median, high = reading.vocabulary_norms
     yield ""
-    yield f"soft prompt as nearest words; norms of the vocabulary: {median:.3g}, 90 % in {low:.3g} to {high:.3g}"
+    yield f"soft prompt as nearest words; norms of the vocabulary: {median:.3g}, 90% in {low:.3g} to {high:.3g}"
     for k, vector in enumerate(reading.vectors, 1):
         for how, near in (("cosine", vector.by_cosine), ("dot", vector.by_dot)):
             words = "  ".join(f"{n.word!r} {n.similarity:.3g}" for n in near)

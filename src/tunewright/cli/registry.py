@@ -11,7 +11,6 @@ from tunewright.errors import ConfigError, RegistryError
 from tunewright.serve.entries import DEFAULT_STATE
 
 if TYPE_CHECKING:
-    from tunewright.serve.entries import Version
     from tunewright.serve.state import State
     from tunewright.types import Estimate
 
@@ -54,7 +53,7 @@ def add(
 
     with _opened(state, may_be_new=True) as opened:
         added = opened.add(task, recommended(folder), run)
-    print(f"added: {added.name} ({_quality(added)}). Make it live: tunewright registry promote {task} {added.version}")
+    print(f"added: {added.name} ({added.quality}). Make it live: tunewright registry promote {task} {added.version}")
 
 
 @registry.command("promote")
@@ -168,7 +167,7 @@ def _print_tasks(state: "State") -> None:
         (
             entry.name,
             "-" if entry.live is None else f"{entry.live.version} of {entry.num_versions}",
-            "-" if entry.live is None else _quality(entry.live),
+            "-" if entry.live is None else entry.live.quality,
             "-" if entry.shadow is None else f"{entry.shadow.version} on {entry.shadow_share:.0%}",
         )
         for entry in state.tasks()
@@ -181,7 +180,7 @@ def _print_versions(state: "State", task: str) -> None:
     rows = [
         (
             f"{found.version}{' live' if live is not None and live.version == found.version else ''}",
-            _quality(found),
+            found.quality,
             _minute(found.added_at),
             found.added_by,
             found.adapter_sha256[:12],
@@ -211,18 +210,11 @@ def _print_shadow(state: "State", task: str) -> None:
 
 def _interval(found: "Estimate") -> str:
     """In points of 100, valid at every moment."""
-    return f"{100 * found.value:.1f} % (95 %, valid at every look: {100 * found.low:.1f} to {100 * found.high:.1f})"
+    return f"{100 * found.value:.1f}% (95%, valid at every look: {100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def _minute(at: str) -> str:
     return at[:16].replace("T", " ")
-
-
-def _quality(version: "Version") -> str:
-    if version.measured is None:
-        return "from no comparison"
-    test = version.measured.test
-    return f"{version.measured.metric} {test.value:.3f}, {test.low:.3f} to {test.high:.3f}, {test.n} rows"
 
 
 def _print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -39,7 +39,7 @@ def _print_changes(versus: "Versus", old: str, new: str) -> None:
 
     console = Console(highlight=False)
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    names = ("candidate", "old, %", "new, %", *(() if versus.unpaired else ("points", "95 % interval", "p")))
+    names = ("candidate", "old, %", "new, %", *(() if versus.unpaired else ("points", "95% interval", "p")))
     for name in names:
         table.add_column(name, justify="left" if name == "candidate" else "right", no_wrap=True)
     for change in versus.changes:

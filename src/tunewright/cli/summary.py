@@ -31,7 +31,7 @@ def print_summary(run: Run, here: Path) -> None:
 def _table(result: Comparison) -> Table:
     title = f"{result.task.name}: {result.task.metric} on {result.task.n_test} test rows"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in ("method", "test", "95 % interval", "dev", "tuned", "stored", "$ per 1000"):
+    for name in ("method", "test", "95% interval", "dev", "tuned", "stored", "$ per 1000"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     done = [c for c in result.candidates if c.test is not None]
     for candidate in sorted(done, key=lambda c: -_value(c)):
@@ -77,9 +77,9 @@ def said_of_probabilities(candidate: Candidate, metric: str) -> str:
         after, before = 100 * found.error, 100 * found.error_before
         said.append(f"off by {after:.1f} points on average ({before:.1f} before calibration)")
     said += [
-        f"answering only what is at least {100 * point.threshold:.0f} % sure leaves {100 - 100 * point.coverage:.0f} % "
-        f"of the rows to somebody else, and {100 * point.risk:.1f} % of the others are answered wrongly instead of "
-        f"{100 * found.curve[0].risk:.1f} % of all"
+        f"answering only what is at least {100 * point.threshold:.0f}% sure leaves {100 - 100 * point.coverage:.0f}% "
+        f"of the rows to somebody else, and {100 * point.risk:.1f}% of the others are answered wrongly instead of "
+        f"{100 * found.curve[0].risk:.1f}% of all"
         for point in found.curve
         if point.threshold == found.threshold
     ]
@@ -96,7 +96,7 @@ def said_of_slices(candidate: Candidate) -> str:
     value = next(each.value for each in candidate.slices if each.rule == gap.rule)
     shown = "" if gap.high < 0 else ", so not shown to be worse"
     return (
-        f"Worst slice: {gap.rule}, {100 * value.value:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f} %, "
+        f"Worst slice: {gap.rule}, {100 * value.value:.1f}% ({100 * value.low:.1f} to {100 * value.high:.1f}%, "
         f"n = {value.n}); {100 * gap.difference:+.1f} points against the rest ({100 * gap.low:+.1f} to "
         f"{100 * gap.high:+.1f}, widened because the worst was picked){shown}."
     )

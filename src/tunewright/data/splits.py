@@ -10,7 +10,7 @@ from tunewright.errors import DataError
 from tunewright.types import Example
 
 WEIGHTS: Mapping[str, int] = {"train": 7, "dev": 1, "test": 2}
-"""70/10/20; splits that are given drop out, so 7:1 (12.5 % dev) beside a given test and 7:2 beside a given dev."""
+"""70/10/20; splits that are given drop out, so 7:1 (12.5% dev) beside a given test and 7:2 beside a given dev."""
 
 SHOWN = 5
 """Classes named in an error."""

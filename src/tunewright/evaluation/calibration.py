@@ -14,7 +14,7 @@ from scipy import optimize, special, stats
 from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.metrics import UNKNOWN_LABEL, FloatArray, IntArray, Scorer, label_indices, true_indices
 from tunewright.evaluation.statistics import ALPHA, LEVEL, wilson
-from tunewright.runs.comparison import Bin, Calibration, Coverage
+from tunewright.runs.measurements import Bin, Calibration, Coverage
 
 BoolArray = NDArray[np.bool_]
 
@@ -29,7 +29,7 @@ _STEPS = 20
 def fit_temperature(logits_NC: FloatArray, true_N: IntArray) -> float:
     """The temperature of least negative log likelihood (Guo et al. 2017, section 4.2), in [COOLEST, HOTTEST].
 
-    1 where the rows are too few to show, by the likelihood ratio at the 5 % level, that it is not 1; and where it would
+    1 where the rows are too few to show, by the likelihood ratio at the 5% level, that it is not 1; and where it would
     raise the calibration error, as for votes of neighbours: a true label without a vote costs the likelihood so much
     that it would have every answer in doubt. Where every answer is right, no temperature is cold enough for the
     likelihood; the targets are then Platt's (1999, section 2.2): of n rows without an error, 1 in n + 2 may be one.
@@ -112,7 +112,7 @@ def _binnings(confidence_N: FloatArray, is_right_N: BoolArray) -> Iterator[Float
 def abstention_threshold(confidence_N: FloatArray, is_right_N: BoolArray) -> float | None:
     """The least confidence to answer at, so that the risk is shown to be at most half of what it is without abstaining.
 
-    "Shown" is an exact one-sided 95 % bound (Clopper and Pearson 1934). Thresholds are tried from the one with the
+    "Shown" is an exact one-sided 95% bound (Clopper and Pearson 1934). Thresholds are tried from the one with the
     fewest rows that could show it, downwards, until one fails: a fixed sequence, so that the level holds for all
     together (Angelopoulos et al. 2021, "Learn then Test", section 3). None where nothing is wrong or rows are too few.
     """

@@ -223,7 +223,7 @@ def cut_texts(facts: Facts) -> Finding:
     count = max((notice.count for notice in facts.found("cut-texts")), default=0)
     total = task.n_train + task.n_dev + task.n_test
     value, margin = 100 * count / total, 1.0 if decision is None else decision.margin
-    sentence = "No text was cut." if count == 0 else f"{count} of {total} texts were cut, {value:.1f} %."
+    sentence = "No text was cut." if count == 0 else f"{count} of {total} texts were cut, {value:.1f}%."
     return Finding(value, sentence, value <= margin)
 
 

@@ -36,7 +36,7 @@ def decide(
 ) -> tuple[Decision, tuple[Pair, ...]]:
     """The decision about shipped artefacts, and the pairs it rests on. The order of the candidates does not matter.
 
-    Best is the highest test value. Recommended is the cheapest candidate whose one-sided 95 % lower bound of the paired
+    Best is the highest test value. Recommended is the cheapest candidate whose one-sided 95% lower bound of the paired
     difference from the best exceeds -margin; if no cheaper one is shown that close, the best; if none is shown to be
     better than the floor, the floor. All pairs are tested: by the exact McNemar test for a proportion of independent
     rows, else by paired bootstrap; and adjusted together by step-down max-T.
@@ -141,7 +141,7 @@ def choose(values_RK: FloatArray, slack_KK: FloatArray, margin: float) -> IntArr
 def _works(evidence: Evidence, floor: int, values_RK: FloatArray) -> NDArray[np.bool_]:
     """Whether a candidate is shown to be better than the floor, on resamples: [R].
 
-    It must lead by its slack, stretched from one-sided 95 % to the level of the first of all pairs in Holm's method.
+    It must lead by its slack, stretched from one-sided 95% to the level of the first of all pairs in Holm's method.
     """
     stretch = special.ndtri(1 - evidence.alpha / 2) / special.ndtri(statistics.LEVEL)
     leads_RK = values_RK - values_RK[:, [floor]] > stretch * evidence.slack_KK[:, floor]

@@ -49,7 +49,7 @@ class Duel:
     b: int
     measured: Difference
     slack_ab: float
-    """How far below the difference of a from b its one-sided 95 % lower bound lies."""
+    """How far below the difference of a from b its one-sided 95% lower bound lies."""
     slack_ba: float
     disagreement: float
     """As in `statistics.rows_needed`."""
@@ -74,7 +74,7 @@ class Evidence:
     """P-value of each pair, adjusted for all pairs."""
     disagreement_KK: FloatArray
     slack_KK: FloatArray
-    """[i, j]: how far below the difference of i from j its one-sided 95 % lower bound lies."""
+    """[i, j]: how far below the difference of i from j its one-sided 95% lower bound lies."""
 
     @property
     def best(self) -> int:

@@ -1,6 +1,6 @@
 """A gate for continuous integration: do the test rows show what is required of a candidate?
 
-Shapes: N rows, R repeats of a cross-validation, M statistics of a row. Every verdict is by one-sided 95 % bounds: what
+Shapes: N rows, R repeats of a cross-validation, M statistics of a row. Every verdict is by one-sided 95% bounds: what
 they show is passed, what they exclude fails, and what lies between cannot be told by these rows.
 """
 
@@ -79,7 +79,7 @@ def _required(scorer: Scorer, found: Estimate, minimum: float, num_chosen_from: 
         Outcome.UNDECIDED: f"not told apart from {minimum:g} by {found.n} rows",
     }[outcome]
     chosen = f", adjusted for a choice of {num_chosen_from}" if num_chosen_from > 1 else ""
-    bounds = f"one-sided 95 % bounds {found.low:.4f} and {found.high:.4f}{chosen}"
+    bounds = f"one-sided 95% bounds {found.low:.4f} and {found.high:.4f}{chosen}"
     return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {found.value:.4f} ({bounds}): {said}")
 
 
@@ -106,7 +106,7 @@ def not_worse(scorer: Scorer, new_NM: StatsArray, old_NM: StatsArray, margin: fl
         Outcome.FAILED: f"shown to lose more than {points:g} points",
         Outcome.UNDECIDED: f"{scorer.num_rows} rows cannot tell whether it loses more than {points:g} points",
     }[outcome]
-    bounds = f"one-sided 95 % bounds {100 * low:+.2f} and {100 * high:+.2f}"
+    bounds = f"one-sided 95% bounds {100 * low:+.2f} and {100 * high:+.2f}"
     return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {100 * difference:+.2f} points ({bounds}): {said}")
 
 

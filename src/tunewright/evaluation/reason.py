@@ -45,7 +45,7 @@ def explain(verdict: Verdict, evidence: Evidence, recommended: int, margin_point
     estimate = evidence.estimates[recommended]
     name = evidence.entries[recommended].id
     subject = name if evidence.num_folds is None else f"The method {name}"
-    between = f"95 % interval {estimate.low * 100:.1f} to {percent(estimate.high)}"
+    between = f"95% interval {estimate.low * 100:.1f} to {percent(estimate.high)}"
     measured = f"{evidence.metric} {percent(estimate.value)} on {estimate.n} {_rows(evidence)} ({between})"
     caveat = "" if evidence.num_folds is None else f". {_ABOUT_METHODS}"
     return f"{subject} is recommended: {measured}; {tails[verdict]()}{caveat}."
@@ -59,8 +59,8 @@ def _rows(evidence: Evidence) -> str:
 
 
 def percent(value: float) -> str:
-    """0.8345 as `83.5 %`."""
-    return f"{value * 100:.1f} %"
+    """0.8345 as `83.5%`."""
+    return f"{value * 100:.1f}%"
 
 
 def points(value: float) -> str:
@@ -94,7 +94,7 @@ def _cheaper(evidence: Evidence, recommended: int, margin_points: float) -> str:
     if math.isinf(best_price):
         ratio = f"; the price of {evidence.entries[evidence.best].id} is not known and was taken as the dearest"
     return (
-        f"it is shown, with 95 % confidence, to lose less than {_margin(margin_points)} against the highest measured, "
+        f"it is shown, with 95% confidence, to lose less than {_margin(margin_points)} against the highest measured, "
         f"{_best(evidence)} ({points(below)} more on these rows){ratio}"
     )
 

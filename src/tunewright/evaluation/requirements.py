@@ -169,8 +169,8 @@ def doubts(requirements: Sequence[Requirement], candidate: Candidate) -> str:
     if least is None or candidate.test is None or candidate.test.low >= least:
         return ""
     return (
-        f" The required {least * 100:g} % is met by the measured value; the interval reaches below it, to "
-        f"{candidate.test.low * 100:.1f} %."
+        f" The required {least * 100:g}% is met by the measured value; the interval reaches below it, to "
+        f"{candidate.test.low * 100:.1f}%."
     )
 
 

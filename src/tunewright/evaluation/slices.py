@@ -12,7 +12,7 @@ from numpy.random import Generator
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.metrics import IntArray, Scorer, StatsArray
 from tunewright.evaluation.statistics import ALPHA, LEVEL, wilson
-from tunewright.runs.comparison import Flips, Gap, Slice
+from tunewright.runs.measurements import Flips, Gap, Slice
 from tunewright.types import Estimate
 
 Members = Mapping[str, IntArray]

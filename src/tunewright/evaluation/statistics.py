@@ -38,7 +38,7 @@ class Difference:
 
 
 def wilson(num_right: int, n: int, *, level: float = LEVEL) -> Estimate:
-    """Wilson's score interval of a proportion: it has a width at 0 % and 100 %, where the bootstrap has none."""
+    """Wilson's score interval of a proportion: it has a width at 0% and 100%, where the bootstrap has none."""
     interval = stats.binomtest(num_right, n).proportion_ci(level, method="wilson")
     return Estimate(value=num_right / n, low=float(interval.low), high=float(interval.high), n=n)
 

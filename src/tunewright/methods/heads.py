@@ -98,8 +98,8 @@ def start_ids(material: Material, init: str, length: int, rng: np.random.Generat
     backbone = material.backbone
     if init == "vocabulary":
         return _common_ids(material, length, rng)
-    text = " ".join(material.task.descriptions.values()) if init == "labels" else init
-    ids = list(dict.fromkeys(backbone.token_ids(text)))
+    labels = " ".join(material.task.descriptions.values())
+    ids = list(dict.fromkeys(backbone.token_ids(labels))) if init == "labels" else backbone.token_ids(init)
     if not ids:
         return _common_ids(material, length, rng)
     if init == "labels" and len(ids) < length:

@@ -6,20 +6,29 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix
 from tunewright.backbones.backbone import Backbone
-from tunewright.methods.base import Material, Method, Range, Space
-from tunewright.methods.heads import answering, head_rates, lengths, noise
+from tunewright.methods.base import Choice, Material, Method, Range, Space
+from tunewright.methods.heads import answering, head_rates, inits, lengths, noise, start_vectors, word_embeddings
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
 HEAD_RATE = 0.3
 """Of the prefix's rate, which is high for a head."""
 
+NOISE = "noise"
+"""The start where later tokens would change what words leave: small, as large random ones disturb the base most."""
+
 _NOISE = 0.02
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """Nearly zero keys and values (random ones disturb the base most), and a head from the labels' words."""
-    return material.adapter(prefix=small_prefix(material, int(params["length"]), rng), **answering(material))
+    """Keys and values that words leave (section 7.4), or nearly zero; and a head from the labels' words."""
+    length, init = int(params["length"]), str(params.get("init", NOISE))
+    prefix = None
+    if init != NOISE:
+        prefix = material.backbone.cache_of(start_vectors(material, init, length, rng))
+    if prefix is None:
+        prefix = small_prefix(material, length, rng)
+    return material.adapter(prefix=prefix, **answering(material))
 
 
 def small_prefix(material: Material, length: int, rng: np.random.Generator) -> Prefix:
@@ -40,11 +49,14 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 
 
 def space(material: Material) -> Space:
-    """Short prefixes first."""
-    return {
+    """Short prefixes first; on a decoder, the words whose cache it starts from."""
+    space: dict[str, Range | Choice] = {
         "lr": Range(low=3e-3, high=6e-2, default=2e-2),
         "length": lengths((20, 10, 5, 50), material),
     }
+    if material.backbone.cache_of(word_embeddings(material)[:1]) is not None:
+        space["init"] = Choice(options=(*inits(material).options, NOISE))
+    return space
 
 
 def refuses(backbone: Backbone) -> str | None:

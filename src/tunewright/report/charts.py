@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from tunewright.report import svg
 from tunewright.report.text import distinct, line
-from tunewright.runs.comparison import Bin, Coverage
+from tunewright.runs.measurements import Bin, Coverage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,7 +38,7 @@ def points(difference: float | None) -> Markup:
 
 
 def interval(estimate: Estimate) -> Markup:
-    """The 95 % interval of a share, `83.1 to 89.0`, without the value."""
+    """The 95% interval of a share, `83.1 to 89.0`, without the value."""
     return Markup("{} to {}").format(share(estimate.low), share(estimate.high))
 
 

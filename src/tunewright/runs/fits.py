@@ -32,6 +32,8 @@ class Trial:
     epochs: int
     num_tokens: int
     reason: str
+    needed_s: float | None = None
+    """Seconds that it was expected to take by its pace, where it was cut."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from tunewright.serve import feedback_routes, native_routes, openai_routes
+from tunewright.serve import feedback_routes, native_routes, openai_routes, page_routes
 from tunewright.serve.faults import Fault, of_validation
 from tunewright.serve.gate import Gate
 from tunewright.serve.keys import Keys
@@ -44,6 +44,7 @@ def routes(service: Service) -> FastAPI:
     app.include_router(native_routes.router(service))
     app.include_router(openai_routes.router(service))
     app.include_router(feedback_routes.router(service))
+    app.include_router(page_routes.router(service))
     app.add_exception_handler(Fault, _on_fault)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)

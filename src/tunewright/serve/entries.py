@@ -49,6 +49,14 @@ class Version:
         """`task@version`."""
         return f"{self.task}@{self.version}"
 
+    @property
+    def quality(self) -> str:
+        """How it did on the test rows of its comparison, in words."""
+        if self.measured is None:
+            return "from no comparison"
+        test = self.measured.test
+        return f"{self.measured.metric} {test.value:.3f}, {test.low:.3f} to {test.high:.3f}, {test.n} rows"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskEntry:

@@ -1,6 +1,8 @@
 """What Prometheus is told: per task requests, errors, latency, tokens, labels; of the engine queue, batches, cache."""
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily
@@ -21,6 +23,21 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128)
 _CONFIDENCE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """Of a task, since the server began."""
+
+    requests: int = 0
+    failed: int = 0
+    rows: int = 0
+    mean_ms: float | None = None
+    """Of a request, from its first byte to its last."""
+
+
+NO_FIGURES = Figures()
+"""Of a task that nobody has asked yet."""
+
+
 class Metrics:
     """Counters and histograms of one server.
 
@@ -33,7 +50,7 @@ class Metrics:
     def __init__(
         self, waiting: Callable[[], int], cache_bytes: Callable[[], int], cache_counts: Callable[[], Counts]
     ) -> None:
-        self._registry = CollectorRegistry()
+        self._registry, self._waiting = CollectorRegistry(), waiting
         self._tasks: set[str] = set()
         self._labels: dict[str, set[str]] = {}
         registry = self._registry
@@ -82,6 +99,22 @@ class Metrics:
         self._answers.labels(name, label.label if label.label in known else OTHERS).inc()
         self._confidence.labels(name).observe(max(label.probabilities))
 
+    def figures(self) -> dict[str, Figures]:
+        """Of each task with figures of its own, for the page."""
+        sums: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+        for metric in (self._requests, self._rows, self._latency):
+            for family in metric.collect():
+                for sample in family.samples:
+                    task = sums[sample.labels["task"]]
+                    task[sample.name] += sample.value
+                    if sample.name == "tunewright_requests_total" and sample.labels["status"] >= "400":
+                        task["failed"] += sample.value
+        return {task: _figures(found) for task, found in sums.items()}
+
+    def waiting_rows(self) -> int:
+        """Rows that wait now."""
+        return self._waiting()
+
     def text(self) -> bytes:
         """All figures, in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -92,6 +125,16 @@ class Metrics:
         if task not in self._tasks and len(self._tasks) < MAX_TASKS:
             self._tasks.add(task)
         return task if task in self._tasks else OTHERS
+
+
+def _figures(sums: Mapping[str, float]) -> Figures:
+    count = sums["tunewright_latency_seconds_count"]
+    return Figures(
+        requests=int(count),
+        failed=int(sums["failed"]),
+        rows=int(sums["tunewright_rows_total"]),
+        mean_ms=1000 * sums["tunewright_latency_seconds_sum"] / count if count else None,
+    )
 
 
 class _CacheCounts(Collector):

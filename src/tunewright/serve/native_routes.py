@@ -1,5 +1,6 @@
 """The server's own protocol: rows in, labels with all probabilities out; and what machines ask about the server."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
@@ -12,18 +13,28 @@ from tunewright.serve.memory import row_ids
 from tunewright.serve.records import Strict, TaskName, Text, example_of
 from tunewright.serve.service import Service
 
+Number = Annotated[int, Field(ge=1, le=999_999_999)]
 
-class OneText(Strict):
-    """A row."""
+
+class Row(Strict):
+    """One of several rows."""
 
     text: Text
     text_pair: Text | None = None
 
 
+class OneText(Row):
+    """A row."""
+
+    version: Number | None = None
+    """Of the task; the live one when absent."""
+
+
 class ManyRows(Strict):
     """Several rows, answered in their order."""
 
-    rows: list[OneText] = Field(min_length=1, max_length=256)
+    rows: list[Row] = Field(min_length=1, max_length=256)
+    version: Number | None = None
 
 
 class RowAnswer(BaseModel):
@@ -60,8 +71,9 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/tasks/{task}/predict", response_model=Answers)
     async def predict(request: Request, task: Annotated[TaskName, Path()], asked: OneText | ManyRows) -> Response:
         """Answers one row, or many."""
-        served = service.find(request, task)
-        rows = asked.rows if isinstance(asked, ManyRows) else [asked]
+        number = asked.version
+        served = service.find(request, task) if number is None else await service.find_version(request, task, number)
+        rows: Sequence[Row] = asked.rows if isinstance(asked, ManyRows) else [asked]
         examples = [example_of(k, row.text, row.text_pair) for k, row in enumerate(rows)]
         found = await service.answers(request, served, examples, may_cut=True)
         request_id = context_of(request.scope).request_id

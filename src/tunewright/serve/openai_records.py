@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from tunewright.serve.records import Strict, TaskName, Text
+from tunewright.serve.records import WHOLE, Strict, TaskName, Text
 
 Stop = Annotated[str, Field(min_length=1, max_length=200)]
 
@@ -29,7 +29,7 @@ class StreamOptions(Strict):
     """What a stream tells."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+    include_obfuscation: bool | None = None
 
 
 class Sampling(Strict):
@@ -39,11 +39,11 @@ class Sampling(Strict):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    seed: Annotated[int, Field(ge=-(2**53), le=2**53), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=4096), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    n: Annotated[int, Field(ge=1, le=1)] | None = None
+    n: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
     presence_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=0, le=0)] | None = None
     user: str | None = None
@@ -53,18 +53,17 @@ class ChatRequest(Sampling):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=1)
-    max_completion_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=4096), WHOLE] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20), WHOLE] | None = None
 
 
 class CompletionRequest(Sampling):
     """POST /v1/completions."""
 
     prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=256)]
-    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
-    echo: Literal[False] | None = None
-    best_of: Annotated[int, Field(ge=1, le=1)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5), WHOLE] | None = None
+    best_of: Annotated[int, Field(ge=1, le=1), WHOLE] | None = None
 
 
 class EmbeddingRequest(Strict):

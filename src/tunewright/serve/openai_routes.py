@@ -34,6 +34,7 @@ from tunewright.serve.tasks import Served
 from tunewright.types import Example
 
 _STARTED_S = int(time.time())
+_STREAMS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
 
 def router(service: Service) -> APIRouter:
@@ -51,7 +52,7 @@ def router(service: Service) -> APIRouter:
         """One task."""
         return JSONResponse(_model(service.find(request, model)))
 
-    @routes.post("/chat/completions", response_model=Chat)
+    @routes.post("/chat/completions", response_model=Chat, responses=_STREAMS)
     async def chat(request: Request, asked: ChatRequest) -> Response:
         """The task's answer to the user's message."""
         served = service.find(request, asked.model)
@@ -65,7 +66,7 @@ def router(service: Service) -> APIRouter:
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs}
         return writer.whole([choice], [label.usage])
 
-    @routes.post("/completions", response_model=Completion)
+    @routes.post("/completions", response_model=Completion, responses=_STREAMS)
     async def completions(request: Request, asked: CompletionRequest) -> Response:
         """The task's answers to some texts."""
         served = service.find(request, asked.model)

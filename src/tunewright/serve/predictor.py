@@ -97,7 +97,7 @@ class Predictor:
         return sum(encoding.num_cut > 0 for encoding in self.encode(examples))
 
     def evaluate(self, examples: Sequence[Example], *, metric: str | None = None) -> Estimate:
-        """The metric on rows whose answers are known, with a 95 % interval.
+        """The metric on rows whose answers are known, with a 95% interval.
 
         Args:
             examples: With labels, of which one the adapter does not know counts as wrong; or with references.

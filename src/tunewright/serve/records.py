@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from tunewright.serve.tasks import NAME
 from tunewright.types import Example
@@ -11,6 +11,14 @@ Text = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"\S")]
 """Of a row: something, and not a book."""
 
 TaskName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+
+
+def _whole(value: object) -> object:
+    """JSON knows one kind of number: 5.0 is a whole one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE = BeforeValidator(_whole)
 
 
 class Strict(BaseModel):

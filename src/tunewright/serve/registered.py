@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from tunewright.errors import RegistryError
 from tunewright.serve.entries import TaskEntry, Version
 from tunewright.serve.shadow import shadow_of
 from tunewright.serve.state import State
@@ -30,6 +31,12 @@ class Registered:
     def live(self, task: str) -> Served | None:
         entry = self._entries.get(task)
         return None if entry is None or entry.live is None else _served(entry.live)
+
+    def version(self, task: str, number: int) -> Served | None:
+        try:
+            return _served(self._state.version(task, number))
+        except RegistryError:
+            return None
 
     def shadow(self, task: str, request_id: str) -> Served | None:
         entry = self._entries.get(task)

@@ -102,6 +102,21 @@ class Service:
         context.name_version(served)
         return served
 
+    async def find_version(self, request: Request, task: str, number: int) -> Served:
+        """A certain version of a task that is served, live or not; otherwise as `find`.
+
+        Raises:
+            Fault: As `find`.
+        """
+        context = context_of(request.scope)
+        if context.key is not None:
+            context.key.check_task(task)
+        served = await asyncio.to_thread(self.tasks.version, task, number)
+        if served is None or self.tasks.live(task) is None:
+            raise Fault(404, "version_not_found", "there is no such version of such a task.", param="version")
+        context.name_version(served)
+        return served
+
     def names(self, request: Request) -> list[str]:
         """The tasks that the sender of a request may ask."""
         key = context_of(request.scope).key
@@ -190,7 +205,7 @@ class Service:
         ids = row_ids(request_id, len(examples))
         self.memory.note(ids, examples, labels)
         shadow = self.tasks.shadow(served.task, request_id)
-        if shadow is not None:
+        if shadow is not None and served == self.tasks.live(served.task):
             self._silent.begin(shadow, served, ids, examples, labels)
 
     def log_error(self, error: Exception) -> None:

@@ -37,6 +37,10 @@ class Tasks(Protocol):
         """What answers now; None for a task that is not there."""
         ...
 
+    def version(self, task: str, number: int) -> Served | None:
+        """A certain version, live or not; called from a thread that may wait."""
+        ...
+
     def shadow(self, task: str, request_id: str) -> Served | None:
         """What answers this request silently too; None for most requests."""
         ...
@@ -76,6 +80,9 @@ class Folders:
 
     def live(self, task: str) -> Served | None:
         return self._served.get(task)
+
+    def version(self, task: str, number: int) -> Served | None:
+        return self._served.get(task) if number == 1 else None
 
     def shadow(self, task: str, request_id: str) -> Served | None:  # noqa: ARG002
         return None

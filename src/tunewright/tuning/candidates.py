@@ -15,9 +15,10 @@ from tunewright.evaluation.answers import read_answers
 from tunewright.evaluation.metrics import Scorer, StatsArray, task_scorer
 from tunewright.evaluation.requirements import unmet
 from tunewright.evaluation.slices import by_slice, flips
-from tunewright.runs.comparison import Calibration, Candidate, Cost, Flips, Gap, Retention, SeedResult, Slice, Status
+from tunewright.runs.comparison import Candidate, Cost, SeedResult, Status
 from tunewright.runs.fits import refits
 from tunewright.runs.folder import adapter_folder, predictions_file
+from tunewright.runs.measurements import Calibration, Flips, Gap, Retention, Slice
 from tunewright.runtime import generator
 from tunewright.tuning.choice import num_resamples
 from tunewright.tuning.effort import Effort, Entrant

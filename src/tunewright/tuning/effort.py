@@ -82,9 +82,18 @@ class Effort:
         """Its trials so far."""
         return [t for t in self.history if t.candidate == entrant.id]
 
+    def judged(self, entrant: Entrant) -> list[Trial]:
+        """Those that say something of their setting: not those that had no time for it."""
+        return [t for t in self.of(entrant) if t.status != "cut"]
+
+    def too_slow(self, entrants: Sequence[Entrant]) -> dict[str, float]:
+        """Candidates of which a single trial was cut -> seconds it was expected to take."""
+        only = {e.id: mine[0] for e in entrants if len(mine := self.of(e)) == 1}
+        return {name: trial.needed_s for name, trial in only.items() if trial.needed_s is not None}
+
     def propose(self, entrant: Entrant) -> Proposal:
         """The next point of its space: the defaults first, then Optuna's sampler on the replayed trials."""
-        past = self.of(entrant)
+        past = self.judged(entrant)
         distributions = {name: _distribution(value) for name, value in entrant.space.items()}
         key = np.random.SeedSequence([self.seed, len(past), *entrant.id.encode()]).generate_state(1)[0]
         sampler = optuna.samplers.TPESampler(seed=int(key), n_startup_trials=_RANDOM_TRIALS)
@@ -106,7 +115,7 @@ class Effort:
 
     def _untried(self, entrant: Entrant, params: Params) -> Params:
         """The same point, or in a finite space the next one that was not tried."""
-        tried = [dict(t.params) for t in self.of(entrant)]
+        tried = [dict(t.params) for t in self.judged(entrant)]
         if math.isinf(size(entrant.space)) or dict(params) not in tried:
             return dict(params)
         options = [v.options for v in entrant.space.values() if isinstance(v, Choice)]
@@ -119,9 +128,9 @@ class Effort:
 
     def _exhausted(self, entrant: Entrant) -> bool:
         """Nothing is left to try, it takes longer than there is time for, or it has only failed."""
-        statuses = [t.status for t in self.of(entrant)]
+        statuses = [t.status for t in self.judged(entrant)]
         hopeless = len(statuses) >= _FAILURES and set(statuses) == {"failed"}
-        return len(statuses) >= size(entrant.space) or "cut" in statuses or hopeless
+        return len(statuses) >= size(entrant.space) or hopeless
 
     def _spent(self, family: Family) -> float:
         mine = [t for t in self.history if t.family == family]

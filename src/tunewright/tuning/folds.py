@@ -22,9 +22,10 @@ from tunewright.evaluation.cross_validation import FoldEntry, decide_folds, fold
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, StatsArray, task_scorer
 from tunewright.evaluation.statistics import wilson
 from tunewright.files import dump_lines, write_text
-from tunewright.runs.comparison import Candidate, Comparison, Decision, Flips, Pair, SeedResult
+from tunewright.runs.comparison import Candidate, Comparison, Decision, Pair, SeedResult
 from tunewright.runs.fits import Refit, refits, shipped
 from tunewright.runs.folder import adapter_folder, fold_folder, predictions_file
+from tunewright.runs.measurements import Flips
 from tunewright.runtime import generator
 from tunewright.tuning import conclusion, outside
 from tunewright.tuning.candidates import finished, flips_of, judged, unfinished

@@ -13,6 +13,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -139,11 +140,7 @@ def _check_settings(config: RunConfig) -> None:
         lambda: read_reference(config.retention),
         lambda: parse_rules(config.slice),
         lambda: swapped_rows(config.swap, ()),
-        *(
-            lambda path=path: read_labelled(path)
-            for path in (config.descriptions, config.error_costs)
-            if path is not None
-        ),
+        *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),
     )
     if faults:
         raise ConfigError(faults)

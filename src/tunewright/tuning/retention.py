@@ -15,7 +15,8 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.errors import ConfigError
-from tunewright.runs.comparison import Retention
+from tunewright.runs.measurements import Retention
+from tunewright.runtime import quiet_libraries
 from tunewright.tuning.progress import Clock, OutOfTime
 
 _TOKENS = 8192
@@ -65,7 +66,8 @@ def retention(adapter: Adapter, text: str, backbone: Backbone, clock: Clock) -> 
 
 def _pieces(text: str, backbone: Decoder, adapter: Adapter) -> list[tuple[int, ...]]:
     """The text's first tokens, cut so that every method's prompts leave room for a piece; the same for all of them."""
-    ids = tuple(backbone.token_ids(text)[:_TOKENS])
+    with quiet_libraries():  # a tokenizer warns of texts that are longer than the base takes at once
+        ids = tuple(backbone.token_ids(text)[:_TOKENS])
     size = min(_PIECE_TOKENS, adapter.max_tokens // 2)
     pieces = [ids[k : k + size] for k in range(0, len(ids), size)]
     return [piece for piece in pieces if len(piece) > 1 or backbone.begin_ids]

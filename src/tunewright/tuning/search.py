@@ -1,17 +1,19 @@
 """The search: trials until every family has had its effort; each ends as a line on disk."""
 
 import time
+from dataclasses import replace
 
 from tunewright.errors import OutOfMemory
 from tunewright.files import append_line
 from tunewright.methods import METHODS
+from tunewright.methods.base import settings
 from tunewright.runs.fits import Trial, TrialStatus
 from tunewright.runtime import generator, is_out_of_memory
 from tunewright.training.loop import Trained
 from tunewright.tuning.attempt import attempt
 from tunewright.tuning.effort import Effort, Entrant, Proposal, size
 from tunewright.tuning.progress import OutOfTime, Step
-from tunewright.tuning.session import OUT_OF_TIME, Session, Watch
+from tunewright.tuning.session import OUT_OF_TIME, TOO_SLOW, Foresight, Session, Watch
 from tunewright.types import DevScore, Family
 
 PRUNED = "behind the median of earlier trials"
@@ -67,14 +69,20 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
         trial=f"trial {number + 1}",
     )
     watch = Watch(session, entrant, step)
+    allowed_s = session.trial_s(effort, entrant)
+    how = settings(METHODS[entrant.method], proposal.params, session.workshop(entrant).material)
+    earliest = min(how.epochs, how.patience + 1)
+    foresight = Foresight(epochs=(earliest + how.epochs) / 2, allowed_s=allowed_s)
 
     def observe(epochs: float, score: DevScore | None) -> str | None:
         stop = watch(epochs, score)
-        return PRUNED if stop is None and score is not None and proposal.should_prune(score) else stop
+        if stop is None and score is not None and proposal.should_prune(score):
+            return PRUNED
+        return TOO_SLOW if stop is None and foresight(epochs) else stop
 
     start = time.monotonic()
     try:
-        with session.clock.bounded(session.trial_s(effort, entrant)):
+        with session.clock.bounded(allowed_s):
             outcome = attempt(METHODS[entrant.method], proposal.params, session.workshop(entrant), rng, observe)
     except OutOfTime:
         return as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=OUT_OF_TIME)
@@ -83,10 +91,11 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
             raise
         return as_trial(entrant, number, proposal, None, time.monotonic() - start)  # another candidate may fit
     session.note_memory(entrant, outcome)
-    return as_trial(entrant, number, proposal, outcome.trained, outcome.seconds)
+    trial = as_trial(entrant, number, proposal, outcome.trained, outcome.seconds)
+    return replace(trial, needed_s=foresight.needed_s) if trial.status == "cut" else trial
 
 
-_STATUSES: dict[str, TrialStatus] = {PRUNED: "pruned", OUT_OF_TIME: "cut"}
+_STATUSES: dict[str, TrialStatus] = {PRUNED: "pruned", OUT_OF_TIME: "cut", TOO_SLOW: "cut"}
 """What the search itself stopped, by the reason it gave."""
 
 

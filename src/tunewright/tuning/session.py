@@ -17,12 +17,21 @@ from tunewright.types import DevScore
 
 OUT_OF_TIME = "out of time"
 
+TOO_SLOW = "longer than its share of the time"
+
 _REFIT_SLACK = 1.15
+_AGAIN = 1.1
+"""More time than a candidate was seen to need, before it is tried again."""
 
 
 def price_list(config: RunConfig) -> PriceList:
     """The user's prices: the file, with volume and months on top."""
     return read_prices(config.prices, requests_per_day=config.requests_per_day, months=config.months)
+
+
+def _refit_s(trial_s: float) -> float:
+    """Seconds to reserve for a refit; where it takes about one, what else the machine does is no small share."""
+    return max(_REFIT_SLACK * trial_s, trial_s + min(trial_s, 0.5))
 
 
 @dataclass(kw_only=True)
@@ -94,19 +103,31 @@ class Session:
     def left_s(self, effort: Effort, num_seeds: int) -> float:
         """Seconds left when the finalists so far are refitted and judged so often, and for what follows."""
         found = [(entrant, finalist(effort.of(entrant))) for entrant in self.entrants]
-        final_s = sum(_REFIT_SLACK * best.seconds + self.answering_s(e) for e, best in found if best is not None)
+        final_s = sum(_refit_s(best.seconds) + self.answering_s(e) for e, best in found if best is not None)
         num_candidates = sum(best is not None or not effort.of(e) for e, best in found)
         return self.clock.left_s - self.ending_s(num_candidates) - num_seeds * final_s
 
     def open(self, effort: Effort) -> list[Entrant]:
         """Who may still be tried: all while there is time for every refit, then those without a trial for one each.
 
-        With no time at all it is the floor and one candidate beside it that trains nothing, so that there is something
-        to decide.
+        Who was cut is out, unless all have been tried and what it was seen to need is left after all: then it comes
+        before second trials of others. With no time at all it is the floor and one candidate beside it that trains
+        nothing, so that there is something to decide.
         """
+        if again := self._again(effort):
+            return again
         if self.left_s(effort, self.config.seeds) > 0:
-            return self.entrants
+            return [e for e in self.entrants if all(t.status != "cut" for t in effort.of(e))]
         return effort.untried(self.entrants if self.left_s(effort, 1) > 0 else self.least)
+
+    def _again(self, effort: Effort) -> list[Entrant]:
+        """The quickest of those that were too slow for a share of the time, if it now fits with one refit."""
+        slow = effort.too_slow(self.entrants)
+        if effort.untried(self.entrants) or not slow:
+            return []
+        quickest = min((e for e in self.entrants if e.id in slow), key=lambda e: slow[e.id])
+        needed_s = _AGAIN * (1 + _REFIT_SLACK) * slow[quickest.id] + self.answering_s(quickest)
+        return [quickest] if needed_s <= self.left_s(effort, 1) and effort.next([quickest]) is not None else []
 
     @property
     def least(self) -> list[Entrant]:
@@ -117,6 +138,8 @@ class Session:
     def trial_s(self, effort: Effort, entrant: Entrant | None = None) -> float:
         """Seconds the next trial may take: one refit of it, and as much for every other untried candidate, must fit."""
         num_waiting = len(effort.untried(self.entrants))
+        if entrant is not None and entrant in self._again(effort):
+            num_waiting = 1
         if num_waiting == 0:
             return self.left_s(effort, self.config.seeds)
         share_s = self.left_s(effort, 1) / num_waiting / (1 + _REFIT_SLACK)
@@ -145,3 +168,34 @@ class Watch:
         session.journal.step(self._step)
         session.clock.beat()
         return OUT_OF_TIME if session.clock.is_out else None
+
+
+class Foresight:
+    """Whether a trial will not end in its time: told by its pace, once that is known.
+
+    Args:
+        epochs: That it is expected to take.
+        allowed_s: Seconds that it may take.
+    """
+
+    def __init__(self, *, epochs: float, allowed_s: float) -> None:
+        self._epochs, self._allowed_s = epochs, allowed_s
+        self._start = time.monotonic()
+        self._first: tuple[float, float] | None = None
+        self.needed_s: float | None = None
+
+    def __call__(self, epochs: float) -> bool:
+        """At each step; the first one warms up."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, epochs)
+        begun, before = self._first
+        if now - begun < _LOOK_S or epochs - before < _LOOK_EPOCHS:
+            return False
+        pace_s = (now - begun) / (epochs - before)
+        self.needed_s = begun - self._start + pace_s * (self._epochs - before)
+        return self.needed_s > self._allowed_s
+
+
+_LOOK_S, _LOOK_EPOCHS = 1.0, 0.1
+"""After which the pace of a trial is known."""

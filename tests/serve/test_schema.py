@@ -1,0 +1,36 @@
+"""schemathesis asks what the OpenAPI schema allows, and what it does not."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.serve.live import Live
+
+NAMES = ["head-0", "soft-1", "lora-2", "nobody"]
+
+
+def _with_real_names(schema: Any) -> Any:
+    """Tasks that are there: a made-up name would hear 404 before anything else is looked at."""
+    if isinstance(schema, dict):
+        if str(schema.get("pattern", "")).startswith("^[A-Za-z0-9][A-Za-z0-9._-]"):
+            return {"type": "string", "enum": NAMES}
+        return {key: _with_real_names(value) for key, value in schema.items()}
+    if isinstance(schema, list):
+        return [_with_real_names(value) for value in schema]
+    return schema
+
+
+@pytest.mark.slow
+def test_the_schema_is_kept(live: Live, tmp_path: Path) -> None:
+    """No server error, nothing undescribed, what the schema allows accepted, what it does not refused."""
+    document = tmp_path / "openapi.json"
+    document.write_text(json.dumps(_with_real_names(httpx.get(f"{live.url}/openapi.json").json())), encoding="utf-8")
+    command = [sys.executable, "-m", "schemathesis.cli", "run", str(document), "--url", live.url]
+    options = ["--max-examples", "40", "--seed", "1", "--no-color", "--continue-on-failure"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
