@@ -42,6 +42,7 @@ def main() -> None:
     model, port, *folders = sys.argv[1:]
     wrapped, tokenizer, heads = load(model, [Path(path) for path in folders])
     app, turn = FastAPI(), asyncio.Lock()
+    reads_last = wrapped.config.model_type == "gpt2"
 
     def answer(task: str, text: str) -> list[float]:
         with torch.inference_mode():
@@ -50,7 +51,7 @@ def main() -> None:
             hidden = wrapped(**batch).last_hidden_state
             if hidden.shape[1] > batch["input_ids"].shape[1]:
                 hidden = hidden[:, -batch["input_ids"].shape[1] :]
-            pooled = hidden.mean(1)
+            pooled = hidden[:, -1] if reads_last else hidden.mean(1)
             head = heads[task]
             return torch.nn.functional.linear(pooled, head.weight_CD, head.bias_C).softmax(-1)[0].tolist()
 

@@ -2,7 +2,7 @@
 
 The load generator is this process, each server one of its own, both on this machine; the sides take turns.
 
-    python -m bench.serving [--tasks 100 --seconds 10 --json F]
+    python -m bench.serving [--model minilm|gpt2 --tasks 100 --seconds 10 --json F]
     python -m bench.serving --quick
 
 - mixed_over_single: soft prompts of all lengths in random order, against one task at a time. On an encoder a longer
@@ -33,6 +33,11 @@ import numpy as np
 import peft
 import torch
 import transformers
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
 
 from bench import load
 from tunewright.adapters import folder
@@ -60,9 +65,13 @@ class Result:
     model: str
     tasks: int
     mixed_over_single: float
+    mixed_over_single_cpu: float
+    """The same by the server's processor time, as all that ends in `_cpu`."""
     over_peft_switching: float
+    over_peft_switching_cpu: float
     lora_over_peft_mixed: float
-    growth_bytes: int
+    growth_bytes: int | None
+    """None where it was not measured."""
     registered: tuple[int, int]
     ready_s: float
     first_request_of_a_task_ms: float
@@ -111,7 +120,7 @@ def loras(base: Backbone, parent: Path, count: int, rank: int = 8) -> list[Path]
     rng = torch.Generator().manual_seed(1)
     found = []
     for k in range(count):
-        some = {n: m for n, m in base.linears.items() if "query" in n or "value" in n}
+        some = {n: m for n, m in base.linears.items() if n.endswith(("query", "value", "c_attn"))}
         down = {n: 0.05 * torch.randn(rank, m.in_features, generator=rng) for n, m in some.items()}
         up = {n: 0.05 * torch.randn(m.out_features, rank, generator=rng) for n, m in some.items()}
         found.append(save(base, parent, f"lora-{k}", k, lora=Lora(alpha=16, down=down, up=up)))
@@ -176,38 +185,45 @@ def measure_ours(tasks: dict[Path, int], seconds: float) -> dict[str, Any]:
     """Ready, first requests, one task at a time, all mixed; rounds alternate, and each side counts by its median."""
     port, rows, names = free_port(), texts(), [path.name for path in tasks]
     start_s = time.perf_counter()
-    with server(["tunewright", "serve", *tasks, "--port", str(port)], port, "/readyz"):
+    with server(["tunewright", "serve", *tasks, "--port", str(port)], port, "/readyz") as process:
         ready_s = time.perf_counter() - start_s
+        target = load.Target(port=port, pid=process.pid)
         first_ms = float(np.median(ask_once(port, names, rows)))
-        rates: dict[int, list[float]] = {length: [] for length in LENGTHS}
-        mixed_rates, loads = [], []
+        single: dict[int, list[load.Load]] = {length: [] for length in LENGTHS}
+        mixed: list[load.Load] = []
         for turn in range(3):
             for length in LENGTHS:
                 name = next(path.name for path, own in tasks.items() if own == length)
-                asked = shuffled([name], rows, turn)
-                rates[length].append(load.run(port, asked, clients=32, seconds=seconds / 3).requests_per_s)
-            one = load.run(port, shuffled(names, rows, turn), clients=32, seconds=seconds)
-            mixed_rates.append(one.requests_per_s)
-        loads = [load.run(port, shuffled(names, rows, 9), clients=c, seconds=seconds) for c in CLIENTS]
-    single = {length: float(np.median(found)) for length, found in rates.items()}
-    expected = len(single) / sum(1 / rate for rate in single.values())
-    mixed_rate = float(np.median(mixed_rates))
+                single[length].append(load.run(target, shuffled([name], rows, turn), clients=32, seconds=seconds / 3))
+            mixed.append(load.run(target, shuffled(names, rows, turn), clients=32, seconds=seconds))
+        loads = [load.run(target, shuffled(names, rows, 9), clients=c, seconds=seconds) for c in CLIENTS]
     return {
         "ready_s": ready_s,
         "first_request_of_a_task_ms": first_ms,
-        "single": single,
+        "single": {length: _median(found, "requests_per_s") for length, found in single.items()},
         "mixed": tuple(loads),
-        "mixed_over_single": mixed_rate / expected,
-        "rate": mixed_rate,
+        "mixed_over_single": _over_single(mixed, single, "requests_per_s"),
+        "mixed_over_single_cpu": _over_single(mixed, single, "requests_per_cpu_s"),
+        "rates": (_median(mixed, "requests_per_s"), _median(mixed, "requests_per_cpu_s")),
     }
+
+
+def _median(found: Sequence[load.Load], name: str) -> float:
+    return float(np.median([getattr(one, name) for one in found]))
+
+
+def _over_single(mixed: Sequence[load.Load], single: dict[int, list[load.Load]], name: str) -> float:
+    expected = len(single) / sum(1 / _median(found, name) for found in single.values())
+    return _median(mixed, name) / expected
 
 
 def measure_peft(model: str, tasks: dict[Path, int], seconds: float) -> load.Load:
     """`set_adapter` for each request."""
     port, rows, names = free_port(), texts(), [path.name for path in tasks]
-    with server(["bench.peft_server", model, str(port), *tasks], port, "/openapi.json"):
-        load.run(port, shuffled(names, rows, 0), clients=8, seconds=min(2.0, seconds))
-        return load.run(port, shuffled(names, rows, 1), clients=32, seconds=seconds)
+    with server(["bench.peft_server", model, str(port), *tasks], port, "/openapi.json") as process:
+        target = load.Target(port=port, pid=process.pid)
+        load.run(target, shuffled(names, rows, 0), clients=8, seconds=min(2.0, seconds))
+        return load.run(target, shuffled(names, rows, 1), clients=32, seconds=seconds)
 
 
 def measure_loras(base: Backbone, model: str, folders: Sequence[Path], repeats: int) -> float:
@@ -224,12 +240,13 @@ def measure_loras(base: Backbone, model: str, folders: Sequence[Path], repeats: 
         else:
             wrapped.load_adapter(part, adapter_name=path.name)
     batch = transformers.AutoTokenizer.from_pretrained(model)(rows, return_tensors="pt", padding=True, truncation=True)
-    mask = batch["attention_mask"][..., None]
+    mask, names = batch["attention_mask"], [path.name for path in folders]
 
     def theirs() -> torch.Tensor:
-        hidden = wrapped(**batch, adapter_names=[path.name for path in folders]).last_hidden_state
-        pooled: torch.Tensor = (hidden * mask).sum(1) / mask.sum(1)
-        return pooled
+        hidden: torch.Tensor = wrapped(**batch, adapter_names=names).last_hidden_state
+        if base.identity.kind == "decoder":
+            return hidden[torch.arange(len(names)), mask.sum(1) - 1]
+        return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
 
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     with torch.inference_mode():
@@ -249,7 +266,16 @@ def measure_growth(tasks: dict[Path, int], parent: Path, counts: tuple[int, int]
         where = parent / f"state-{count}.db"
         names = register(where, list(tasks), count)
         port = free_port()
-        command = ["tunewright", "serve", "--state", where, "--port", str(port), "--prefix-cache", "4MB"]
+        command: list[str | Path] = [
+            "tunewright",
+            "serve",
+            "--state",
+            where,
+            "--port",
+            str(port),
+            "--prefix-cache",
+            "4MB",
+        ]
         with server(command, port, "/readyz") as process:
             ask_once(port, names[:100] * 3, texts())
             ask_once(port, names, texts())
@@ -283,22 +309,36 @@ def register(where: Path, folders: Sequence[Path], count: int) -> list[str]:
     return names
 
 
-def measure(num_tasks: int, seconds: float, counts: tuple[int, int], parent: Path) -> Result:
-    """Everything, for MiniLM."""
-    base = open_backbone(load_checkpoint(MODEL), dtype=torch.float32, device=torch.device("cpu"))
-    model = parent / "model"
-    base._masters.save_pretrained(model)  # type: ignore[operator]
-    base._checkpoint.tokenizer.save_pretrained(model)
+def gpt2(parent: Path) -> str:
+    """Random weights in the shape of GPT-2 124M, and a tokenizer made of the example texts."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    tokenizer.train_from_iterator(texts(), BpeTrainer(vocab_size=4000, special_tokens=["<|endoftext|>"]))
+    end = "<|endoftext|>"
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
+    fast.save_pretrained(parent / "gpt2")
+    torch.manual_seed(0)
+    transformers.GPT2LMHeadModel(transformers.GPT2Config()).save_pretrained(parent / "gpt2")
+    return str(parent / "gpt2")
+
+
+def measure(kind: str, num_tasks: int, seconds: float, counts: tuple[int, int], parent: Path) -> Result:
+    """Everything, for one base; memory for MiniLM alone."""
+    name = gpt2(parent) if kind == "gpt2" else MODEL
+    base = open_backbone(load_checkpoint(name), dtype=torch.float32, device=torch.device("cpu"))
+    model = name if kind == "gpt2" else _saved(base, parent / "model")
     tasks = soft_prompts(base, parent, num_tasks)
-    ratio = measure_loras(base, str(model), loras(base, parent, 32), 3 if seconds < 5 else 20)
+    ratio = measure_loras(base, model, loras(base, parent, 32), 3 if seconds < 5 else 20)
     ours = measure_ours(tasks, seconds)
-    theirs = measure_peft(str(model), tasks, seconds)
-    growth = measure_growth(tasks, parent, counts)
-    rate = ours.pop("rate")
+    theirs = measure_peft(model, tasks, seconds)
+    growth = measure_growth(tasks, parent, counts) if kind == "minilm" else None
+    rate, rate_cpu = ours.pop("rates")
     return Result(
-        model="all-MiniLM-L6-v2",
+        model=kind,
         tasks=num_tasks,
         over_peft_switching=rate / theirs.requests_per_s,
+        over_peft_switching_cpu=rate_cpu / theirs.requests_per_cpu_s,
         lora_over_peft_mixed=ratio,
         growth_bytes=growth,
         registered=counts,
@@ -306,6 +346,13 @@ def measure(num_tasks: int, seconds: float, counts: tuple[int, int], parent: Pat
         threads=torch.get_num_threads(),
         **ours,
     )
+
+
+def _saved(base: Backbone, path: Path) -> str:
+    """The embedded model as a folder that PEFT's side can load."""
+    base._masters.save_pretrained(path)  # type: ignore[operator]
+    base._checkpoint.tokenizer.save_pretrained(path)
+    return str(path)
 
 
 def show(result: Result) -> None:
@@ -319,17 +366,20 @@ def show(result: Result) -> None:
         print(f"{f'one task, {length} vectors':24}{rate:12.1f}")
     one = result.peft
     print(f"{'PEFT, 32 clients':24}{one.requests_per_s:12.1f}{one.p50_ms:10.1f}{one.p95_ms:10.1f}{one.p99_ms:10.1f}")
-    print(f"mixed over single: {result.mixed_over_single:.2f}")
-    print(f"over PEFT with set_adapter: {result.over_peft_switching:.1f}x")
+    print(f"mixed over single: {result.mixed_over_single:.2f}, by processor time {result.mixed_over_single_cpu:.2f}")
+    ratios = f"{result.over_peft_switching:.1f}x, by processor time {result.over_peft_switching_cpu:.1f}x"
+    print(f"over PEFT with set_adapter: {ratios}")
     print(f"LoRA over PEFT's mixed batch: {result.lora_over_peft_mixed:.1f}x")
     few, many = result.registered
-    print(f"memory from {few} to {many} tasks: {result.growth_bytes / 2**20:+.1f} MB")
+    if result.growth_bytes is not None:
+        print(f"memory from {few} to {many} tasks: {result.growth_bytes / 2**20:+.1f} MB")
     print(f"ready in {result.ready_s:.1f} s, first request of a task in {result.first_request_of_a_task_ms:.0f} ms")
 
 
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=("minilm", "gpt2"), default="minilm")
     parser.add_argument("--tasks", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement under load")
     parser.add_argument("--quick", action="store_true")
@@ -338,7 +388,7 @@ def main() -> None:
     quick = bool(given.quick)
     num_tasks, seconds = (10, 1.0) if quick else (given.tasks, given.seconds)
     with tempfile.TemporaryDirectory() as parent:
-        result = measure(num_tasks, seconds, (10, 200) if quick else (100, 10_000), Path(parent))
+        result = measure(given.model, num_tasks, seconds, (10, 200) if quick else (100, 10_000), Path(parent))
     show(result)
     if given.json is not None:
         given.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 from tunewright.adapters import folder
-from tunewright.serve.export import open_base
+from tunewright.serve.export import decoding_of, open_base
 from tunewright.serve.payload import body, prompt_vectors
 
 
@@ -25,7 +25,9 @@ def main() -> None:
     adapter = folder.load(given.adapter)
     base = open_base(adapter, given.model)
     for text in given.texts:
-        content = json.dumps(body(prompt_vectors(adapter, base, text), model=given.model)).encode()
+        content = json.dumps(
+            body(prompt_vectors(adapter, base, text), decoding_of(adapter), model=given.model)
+        ).encode()
         with urlopen(Request(given.url, content, {"Content-Type": "application/json"})) as reply:
             sys.stdout.write(json.load(reply)["choices"][0]["text"] + "\n")
 

@@ -22,7 +22,7 @@ from tests.commands import environment
 from tests.parity.test_peft import run_peft
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import PARTS, Adapter
-from tunewright.adapters.parts import Calibration, DemonstrationPool, Part, Verbalizer
+from tunewright.adapters.parts import Calibration, Decoding, DemonstrationPool, Part, Template, Verbalizer
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
@@ -166,6 +166,27 @@ def test_vllm_s_body_decodes_to_exactly_these_vectors(kind: str, tiny_folder: Fo
     assert len(content) < vectors_ND.numel() * 4 + 4096, "more than these vectors was saved"
 
 
+def test_vllm_s_body_with_a_template(tiny_folder: Folder, tmp_path: Path) -> None:
+    """Soft prompt, instruction, row: the tokens of each as transformers' tokenizer has them."""
+    base = tiny.backbone(tiny_folder("llama"))
+    template = Template(fixed="answer with one of food and music", row=" text: {text} label:")
+    decoding = Decoding(max_new_tokens=3, stop=("\n",))
+    bare = dataclasses.replace(tiny.adapter(base), head=None)
+    soft = tiny.soft_prompt(base, 2, seed=1)
+    adapter = dataclasses.replace(bare, soft_prompt=soft, template=template, decoding=decoding)
+    done = export(adapter, "vllm", tmp_path / "body.json", model=str(tiny_folder("llama")), text="the soup")
+    assert (set(done.kept), done.lost) == ({"template", "soft_prompt", "decoding"}, ())
+    body = json.loads((tmp_path / "body.json").read_text())
+    assert (body["max_tokens"], body["temperature"], body["top_p"], body["stop"]) == (3, 0.0, 1.0, ["\n"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder("llama"))
+    fixed = tokenizer(template.fixed)["input_ids"]
+    row = tokenizer(" text: the soup label:", add_special_tokens=False)["input_ids"]
+    table_VD = loaded(tiny_folder("llama")).get_input_embeddings().weight.detach()
+    expected = torch.cat([soft.vectors_PD, table_VD[torch.tensor([*fixed, *row])]])
+    content = io.BytesIO(base64.b64decode(body["prompt_embeds"]))
+    assert torch.equal(torch.load(content, weights_only=True), expected)
+
+
 def test_the_client_sends_each_text(tiny_folder: Folder, tmp_path: Path) -> None:
     """Against a stand-in for vLLM that answers with the number of vectors it decodes."""
 
@@ -234,7 +255,7 @@ def test_kept_and_lost_are_all_parts_and_as_the_table_says(tiny_folder: Folder, 
 
 
 def test_the_guide_has_the_table() -> None:
-    assert set(RUNS) <= {*PARTS, "template"}
+    assert set(RUNS) <= set(PARTS)
     assert tuple(READERS) == TARGETS
     guide = Path(__file__).parents[2] / "docs" / "guides" / "export.md"
     assert table() in guide.read_text(encoding="utf-8")

@@ -57,6 +57,10 @@ def ask(client: httpx.Client, text: str = "soup") -> tuple[int, str, str]:
     return body["version"], answer["label"], answer["id"]
 
 
+def model_names(client: httpx.Client) -> list[str]:
+    return [model["id"] for model in client.get("/v1/models").json()["data"]]
+
+
 def until_version(client: httpx.Client, wanted: int) -> None:
     for _ in range(100):
         if ask(client)[0] == wanted:
@@ -97,11 +101,10 @@ def test_promotion_and_rollback_under_load(state: State) -> None:
         state.promote("later", 1, reason="", expected=None)
         state.remove("topics")
         for _ in range(100):
-            names = [model["id"] for model in client.get("/v1/models").json()["data"]]
-            if names == ["later"]:
+            if model_names(client) == ["later"]:
                 break
             time.sleep(0.05)
-        assert names == ["later"]
+        assert model_names(client) == ["later"]
         assert client.post("/v1/tasks/later/predict", json={"text": "soup"}).json()["version"] == 1
         assert client.post("/v1/tasks/topics/predict", json={"text": "soup"}).status_code == 404
 

@@ -13,8 +13,8 @@ from tunewright.evaluation.gate import Outcome
 from tunewright.files import read_json, read_lines, write_json, write_text
 from tunewright.runs.folder import adapter_folder
 from tunewright.serve import promotion
-from tunewright.serve.adding import recommended
 from tunewright.serve.state import State
+from tunewright.serve.tasks import recommended
 
 
 class Registry:

@@ -45,7 +45,7 @@ def check(
     choice = len(new.answers) if candidate is None else 1
     rulings = []
     for metric, value in minima:
-        scorer, stats_NM = _judged(new, run, who, metric)
+        scorer, stats_NM = _judged(new, who, metric)
         if new.comparison.protocol.kind == "folds":
             held_out = _held_out(new, run, who, scorer)
             rulings.append(gate.at_least_in_folds(scorer, *held_out, value, num_chosen_from=choice))
@@ -56,12 +56,11 @@ def check(
         for each, path in ((new, run), (old, not_worse_than)):
             if each.comparison.protocol.kind == "folds":
                 raise RunError(f"{path} was judged in folds, by several models. Give two runs with --folds 1.")
-        if _rows(new) != _rows(old):
+        if new.test_sha256 != old.test_sha256:
             raise RunError(f"{run} and {not_worse_than} have different test rows. Give both the same --test file.")
         own = new.comparison.decision.margin if new.comparison.decision is not None else 0.0
-        scorer, new_NM = _judged(new, run, who, new.comparison.task.metric)
-        old_who = _who(old, not_worse_than, None)
-        old_NM = scorer.stats(_answers(old, not_worse_than, old_who, new.comparison.task.labels))
+        scorer, new_NM = _judged(new, who, new.comparison.task.metric)
+        old_NM = scorer.stats(old.given(_who(old, not_worse_than, None), new))
         rulings.append(gate.not_worse(scorer, new_NM, old_NM, (own if points is None else points) / 100, rng))
     if new.comparison.protocol.kind == "folds":
         print("note: of the method, over models of several folds; what is shipped was itself not tested")
@@ -125,11 +124,7 @@ def _who(run: "RunRecord", folder: Path, wanted: str | None) -> str:
     return wanted
 
 
-def _rows(run: "RunRecord") -> dict[str, tuple[object, ...]]:
-    return {row.id: (row.text, row.text_pair, row.label, row.references) for row in run.rows}
-
-
-def _judged(run: "RunRecord", folder: Path, who: str, metric: str) -> tuple["Scorer", "StatsArray"]:
+def _judged(run: "RunRecord", who: str, metric: str) -> tuple["Scorer", "StatsArray"]:
     """A metric with what is right for the run's rows, and the candidate's answers.
 
     Raises:
@@ -140,7 +135,7 @@ def _judged(run: "RunRecord", folder: Path, who: str, metric: str) -> tuple["Sco
     task = run.comparison.task
     check_metric(metric, task.kind)
     scorer = row_scorer(metric, task.labels, run.rows)
-    return scorer, scorer.stats(_answers(run, folder, who, task.labels))
+    return scorer, scorer.stats(run.given(who))
 
 
 def _held_out(run: "RunRecord", folder: Path, who: str, scorer: "Scorer") -> tuple["StatsArray", "IntArray"]:
@@ -167,19 +162,3 @@ def _held_out(run: "RunRecord", folder: Path, who: str, scorer: "Scorer") -> tup
         file = predictions_file(folder, who, repeat)
         stats.append(scorer.stats(read_answers(file, run.comparison.task.labels, ids).given))
     return np.stack(stats), np.array(numbers)
-
-
-def _answers(run: "RunRecord", folder: Path, who: str, labels: tuple[str, ...]) -> list[str]:
-    """Each test row's answer.
-
-    Raises:
-        RunError: A row without an answer, or answered with a label of another task.
-    """
-    answers = run.answers[who]
-    missing = [row.id for row in run.rows if row.id not in answers]
-    if missing:
-        raise RunError(f"{who} of {folder} has no answer to {missing[0]}. Repeat the run or restore its predictions.")
-    strange = sorted(set(answers.values()) - set(labels)) if labels else []
-    if strange:
-        raise RunError(f"{who} of {folder} answers {strange[0]!r}, which is no label here. Compare runs of one task.")
-    return [answers[row.id] for row in run.rows]

@@ -49,7 +49,7 @@ def add(
     state: StateOption = DEFAULT_STATE,
 ) -> None:
     """Add an adapter as a new version of a task; it is not live yet."""
-    from tunewright.serve.adding import recommended  # torch
+    from tunewright.serve.tasks import recommended
 
     with _opened(state, may_be_new=True) as opened:
         added = opened.add(task, recommended(folder), run)

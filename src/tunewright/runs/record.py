@@ -20,6 +20,7 @@ from tunewright.types import Example, Notice
 class RunRecord:
     """A finished run. Only the comparison must be there; what is missing is empty."""
 
+    folder: Path
     comparison: Comparison
     columns: Mapping[str, str]
     """Role -> the column's name in the source."""
@@ -43,6 +44,30 @@ class RunRecord:
         rows = sorted(json.dumps(_asked(row), sort_keys=True, ensure_ascii=False) for row in self.rows)
         return hashlib.sha256("\n".join(rows).encode("utf-8", errors="surrogatepass")).hexdigest()
 
+    def given(self, who: str, asked: "RunRecord | None" = None) -> list[str]:
+        """A candidate's answer to each test row.
+
+        Args:
+            who: The candidate.
+            asked: The run whose rows and labels count, and their order; this one when absent.
+
+        Raises:
+            RunError: A row without an answer, or answered with a label of another task.
+        """
+        run = self if asked is None else asked
+        answers, labels = self.answers.get(who, {}), run.comparison.task.labels
+        missing = [row.id for row in run.rows if row.id not in answers]
+        if missing:
+            raise RunError(
+                f"{who} of {self.folder} has no answer to {missing[0]}. Repeat the run or restore its predictions."
+            )
+        strange = sorted(set(answers.values()) - set(labels)) if labels else []
+        if strange:
+            raise RunError(
+                f"{who} of {self.folder} answers {strange[0]!r}, which is no label here. Compare runs of one task."
+            )
+        return [answers[row.id] for row in run.rows]
+
     @property
     def winner(self) -> Candidate | None:
         """The recommended candidate."""
@@ -62,6 +87,7 @@ def read(run_dir: Path) -> RunRecord:
     settings = run_dir / "run.yaml"
     data = _mapping(run_dir / "data.json")
     return RunRecord(
+        folder=run_dir,
         comparison=result,
         columns={str(role): str(column) for role, column in data.get("columns", {}).items()},
         notices=tuple(_notice(found) for found in data.get("notices", ())),
@@ -75,7 +101,7 @@ def read(run_dir: Path) -> RunRecord:
 
 def _asked(row: Example) -> dict[str, object]:
     """What counts of a row: its id pairs it, the columns of slices are nobody's question."""
-    return {k: v for k, v in dataclasses.asdict(row).items() if k != "fields" and v is not None}
+    return {k: v for k, v in dataclasses.asdict(row).items() if k != "fields" and v not in (None, ())}
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:

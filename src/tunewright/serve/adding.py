@@ -37,20 +37,6 @@ def identify(path: Path) -> Identity:
     )
 
 
-def recommended(path: Path) -> Path:
-    """An adapter folder as it is; for a run folder the adapter that the run recommends.
-
-    Raises:
-        RunError: The run recommends no adapter of its own.
-    """
-    if not (path / FILE_NAME).exists():
-        return path
-    winner = record.read(path).winner
-    if winner is None or winner.shipped_seed is None:
-        raise RunError(f"{path} recommends no adapter of its own. Give one of {path / 'adapters'}.")
-    return adapter_folder(path, winner.id, winner.shipped_seed)
-
-
 def measured_by(path: Path, adapter_sha256: str, run: Path | None) -> Measured | None:
     """The comparison that an adapter comes from; None where it lies in no run folder and none is named.
 

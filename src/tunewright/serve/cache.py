@@ -61,7 +61,8 @@ class Cache:
     adapter with weights of its own, whose rows share a pass with no other.
 
     Args:
-        limit_bytes: Of adapters that mix; a single one that is larger is held alone.
+        limit_bytes: Of adapters that mix, a single one that is larger being held alone; and again of the keys and
+            values that each decoder keeps of their prefixes.
         max_bases: Bases and adapters with weights of their own.
         on_loaded: Called from the loading thread after each load.
         model: Where the base is, when not under the name it had in training.
@@ -160,7 +161,7 @@ class Cache:
                 return self._bases[key]
             self._make_room(self._max_bases - 1)
         checkpoint = load_checkpoint(adapter.base.name if self._model is None else self._model)
-        backbone = open_backbone(checkpoint, dtype=dtype, device=device())
+        backbone = open_backbone(checkpoint, dtype=dtype, device=device(), prefix_bytes=self._limit_bytes)
         backbone.check(adapter)
         with self._lock:
             self._bases[key] = backbone

@@ -12,7 +12,7 @@ import torch
 
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter
-from tunewright.adapters.parts import DemonstrationPool, Verbalizer
+from tunewright.adapters.parts import Decoding, DemonstrationPool, Verbalizer
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
@@ -38,9 +38,14 @@ RUNS: Mapping[str, Mapping[Target, str]] = {
     "weights": {"merged": "in place of the base's"},
     "template": {"vllm": "its words as vectors", "text": "as words"},
     "verbalizer": {"text": "its phrases, to choose from"},
+    "decoding": {"vllm": "as settings of the request"},
     "demonstrations": {"text": "all of them, none retrieved"},
 }
 """Part -> export -> in what form it goes along. What is missing here is left behind."""
+
+
+_NOT_ALONE = {"decoding"}
+"""Settings of other parts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +79,7 @@ def export(
     if (text is not None) != (target == "vllm"):
         raise ConfigError("`--text` is what vLLM is asked: it goes with --to vllm, and with no other.")
     kept = tuple(name for name in adapter.parts() if target in RUNS.get(name, {}))
-    if not kept:
+    if set(kept) <= _NOT_ALONE:
         allowed = ", ".join(name for name, forms in RUNS.items() if target in forms)
         raise AdapterError(f"--to {target} has a form for {allowed}. The adapter has {', '.join(adapter.parts())}.")
     if out.exists():
@@ -111,20 +116,23 @@ def _merged(adapter: Adapter, out: Path, source: str, _: str) -> None:
 
 def _vllm(adapter: Adapter, out: Path, source: str, text: str) -> None:
     vectors_ND = payload.prompt_vectors(adapter, open_base(adapter, source), text)
-    write_json(out, payload.body(vectors_ND, model=source))
+    write_json(out, payload.body(vectors_ND, decoding_of(adapter), model=source))
 
 
 def _text(adapter: Adapter, out: Path, _source: str, _: str) -> None:
     write_text(out, "\n\n".join(in_words(adapter)) + "\n")
 
 
+def decoding_of(adapter: Adapter) -> Decoding:
+    """How the adapter answers in text; the defaults where it does not say."""
+    return Decoding() if adapter.decoding is None else adapter.decoding
+
+
 def in_words(adapter: Adapter) -> list[str]:
     """The parts of an adapter that are words, each as a paragraph."""
     found = []
-    template = adapter.parts().get("template")
-    if template is not None:
-        settings = template.settings()
-        found += [str(settings["fixed"]).strip(), str(settings["row"])]
+    if adapter.template is not None:
+        found += [adapter.template.fixed.strip(), adapter.template.row]
     verbalizer, pool = adapter.verbalizer, adapter.demonstrations
     if verbalizer is not None:
         found.append(_phrases(adapter, verbalizer))

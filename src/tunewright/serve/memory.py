@@ -5,7 +5,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunewright.serve.ask import Label
+from tunewright.serve.ask import Answer
 from tunewright.serve.tasks import NAME
 from tunewright.types import Example
 
@@ -55,11 +55,11 @@ class Memory:
         self._keeps_texts = keeps_texts
         self._rows: OrderedDict[str, Remembered] = OrderedDict()
 
-    def note(self, ids: Sequence[str], examples: Sequence[Example], labels: Sequence[Label]) -> None:
+    def note(self, ids: Sequence[str], examples: Sequence[Example], answers: Sequence[Answer]) -> None:
         """Rows that were answered."""
-        for row_id, example, label in zip(ids, examples, labels, strict=True):
+        for row_id, example, answer in zip(ids, examples, answers, strict=True):
             texts = (example.text, example.text_pair) if self._keeps_texts else (None, None)
-            self._rows[row_id] = Remembered(answer=label.label, text=texts[0], text_pair=texts[1])
+            self._rows[row_id] = Remembered(answer=answer.answer, text=texts[0], text_pair=texts[1])
         while len(self._rows) > _ROWS:
             self._rows.popitem(last=False)
 

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from tunewright.serve.ask import Label, Usage
+from tunewright.serve.ask import Label, Usage, Whole, Written
 from tunewright.serve.cache import Counts
 
 MAX_TASKS = 200
@@ -56,7 +56,7 @@ class Metrics:
         registry = self._registry
         self._requests = Counter("tunewright_requests", "Requests by status.", ["task", "status"], registry=registry)
         self._rows = Counter("tunewright_rows", "Rows answered.", ["task"], registry=registry)
-        self._tokens = Counter("tunewright_tokens", "Tokens: text or prefix.", ["task", "kind"], registry=registry)
+        self._tokens = Counter("tunewright_tokens", "Text, prefix, written.", ["task", "kind"], registry=registry)
         self._answers = Counter("tunewright_answers", "Answers by label.", ["task", "label"], registry=registry)
         self._latency = Histogram("tunewright_latency_seconds", "", ["task"], buckets=_SECONDS, registry=registry)
         self._confidence = Histogram(
@@ -83,16 +83,21 @@ class Metrics:
         self._batch_rows.observe(rows)
         self._batch_tokens.inc(tokens)
 
-    def note_usage(self, task: str, usage: Usage) -> None:
+    def note_row(self, task: str, row: Whole) -> None:
         """A row that was answered."""
         name = self._name(task)
         self._rows.labels(name).inc()
+        self._note_usage(name, row.usage)
+        if isinstance(row, Label):
+            self._note_label(name, row)
+        elif isinstance(row, Written):
+            self._tokens.labels(name, "written").inc(len(row.pieces))
+
+    def _note_usage(self, name: str, usage: Usage) -> None:
         self._tokens.labels(name, "text").inc(usage.text_tokens)
         self._tokens.labels(name, "prefix").inc(usage.prefix_tokens)
 
-    def note_label(self, task: str, label: Label) -> None:
-        """An answer of a task that classifies."""
-        name = self._name(task)
+    def _note_label(self, name: str, label: Label) -> None:
         known = self._labels.setdefault(name, set())
         if label.label not in known and len(known) < MAX_LABELS and name != OTHERS:
             known.add(label.label)

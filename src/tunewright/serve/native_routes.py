@@ -1,12 +1,13 @@
 """The server's own protocol: rows in, labels with all probabilities out; and what machines ask about the server."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from pydantic import BaseModel, Field
 
+from tunewright.serve.ask import Answer, Label, Sampling
 from tunewright.serve.faults import ErrorReply, Fault
 from tunewright.serve.gate import context_of
 from tunewright.serve.memory import row_ids
@@ -42,8 +43,11 @@ class RowAnswer(BaseModel):
 
     id: str
     """For feedback on this row."""
-    label: str
-    probabilities: dict[str, float]
+    label: str | None
+    """None where the task writes."""
+    probabilities: dict[str, float] | None
+    text: str | None
+    """None where the task classifies."""
     text_tokens: int
     num_cut: int
     """Tokens of the text that did not fit."""
@@ -75,18 +79,10 @@ def router(service: Service) -> APIRouter:
         served = service.find(request, task) if number is None else await service.find_version(request, task, number)
         rows: Sequence[Row] = asked.rows if isinstance(asked, ManyRows) else [asked]
         examples = [example_of(k, row.text, row.text_pair) for k, row in enumerate(rows)]
-        found = await service.answers(request, served, examples, may_cut=True)
+        found = await service.answers(request, served, examples, may_cut=True, sampling=Sampling(seed=0))
         request_id = context_of(request.scope).request_id
-        answers = [
-            {
-                "id": row_id,
-                "label": event.label,
-                "probabilities": dict(zip(event.labels, event.probabilities, strict=True)),
-                "text_tokens": event.usage.text_tokens,
-                "num_cut": event.usage.num_cut,
-            }
-            for row_id, event in zip(row_ids(request_id, len(found)), found, strict=True)
-        ]
+        ids = row_ids(request_id, len(found))
+        answers = [_answer(row_id, answer) for row_id, answer in zip(ids, found, strict=True)]
         head = {"request_id": request_id, "task": task, "version": served.version}
         return JSONResponse(head | {"answers": answers})
 
@@ -108,3 +104,14 @@ def router(service: Service) -> APIRouter:
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return routes
+
+
+def _answer(row_id: str, answer: Answer) -> dict[str, Any]:
+    """A row's, as JSON values."""
+    found: dict[str, Any] = {"id": row_id, "label": None, "probabilities": None, "text": None}
+    if isinstance(answer, Label):
+        found["label"] = answer.label
+        found["probabilities"] = dict(zip(answer.labels, answer.probabilities, strict=True))
+    else:
+        found["text"] = answer.answer
+    return found | {"text_tokens": answer.usage.text_tokens, "num_cut": answer.usage.num_cut}

@@ -5,12 +5,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from importlib.resources import files
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tunewright import __version__
 from tunewright.serve.entries import Promotion, Version
 from tunewright.serve.metrics import NO_FIGURES, Figures
 
@@ -57,7 +57,7 @@ def render(tasks: Sequence[TaskView], *, num_tasks: int, waiting_rows: int, keep
             num_tasks=num_tasks,
             waiting_rows=waiting_rows,
             keeps_feedback=keeps_feedback,
-            version=__version__,
+            version=metadata.version("tunewright"),
             style=Markup(_text("page.css")),
             script=Markup(_text("page.js")),
         )

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Decoding
 from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.decoder import Decoder
 from tunewright.errors import AdapterError
 from tunewright.types import Example
 
@@ -24,28 +26,31 @@ def prompt_vectors(adapter: Adapter, base: Backbone, text: str) -> Tensor:
     Args:
         adapter: With a soft prompt.
         base: Its base, a decoder.
-        text: Tokenised as in training, cut to what the soft prompt leaves.
+        text: Tokenised as in training, within the adapter's template, cut to what is left for it.
 
     Raises:
         AdapterError: No soft prompt, or the base is no decoder.
     """
     if adapter.soft_prompt is None:
         raise AdapterError(f"the adapter has no soft prompt to send to vLLM. It has: {', '.join(adapter.parts())}.")
-    if adapter.base.kind != "decoder":
+    if not isinstance(base, Decoder):
         raise AdapterError(f"vLLM takes prompt_embeds for decoders. Got a base of kind {adapter.base.kind}.")
-    (encoding,) = base.encode([Example(id="1", text=text)], adapter.max_tokens - adapter.prefix_tokens)
-    embeds_TD = base.word_embeddings[torch.tensor(encoding.ids)]
+    (encoding,) = base.encode_for([Example(id="1", text=text)], adapter)
+    fixed = () if adapter.template is None else base.fixed_ids(adapter.template.fixed)
+    embeds_TD = base.word_embeddings[torch.tensor([*fixed, *encoding.ids])]
     return torch.cat([adapter.soft_prompt.vectors_PD.detach().float().cpu(), embeds_TD.float().cpu()])
 
 
-def body(vectors_ND: Tensor, *, model: str) -> dict[str, object]:
+def body(vectors_ND: Tensor, decoding: Decoding, *, model: str) -> dict[str, object]:
     """A body for vLLM's `/v1/completions`, started with `--enable-prompt-embeds`.
 
     Args:
         vectors_ND: From `prompt_vectors`.
+        decoding: How to answer.
         model: As vLLM calls it.
     """
     buffer = io.BytesIO()
     torch.save(vectors_ND.contiguous().clone(), buffer)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return {"model": model, "prompt_embeds": encoded, "max_tokens": 16, "temperature": 0}
+    settings = decoding.settings()
+    return {"model": model, "prompt_embeds": encoded, "max_tokens": settings.pop("max_new_tokens"), **settings}

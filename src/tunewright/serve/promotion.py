@@ -1,4 +1,7 @@
-"""Whether a version may take the place of the live one: by their answers to the same test rows, row by row."""
+"""Whether a version may take the place of the live one: by their answers to the same test rows, row by row.
+
+Shapes: N rows, M statistics of a row.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ from numpy.random import default_rng
 from tunewright.errors import RegistryError, RunError
 from tunewright.evaluation import gate
 from tunewright.evaluation.gate import Outcome, Ruling
-from tunewright.evaluation.metrics import IntArray, label_indices, row_scorer
+from tunewright.evaluation.metrics import row_scorer
 from tunewright.runs import record
 from tunewright.runs.record import RunRecord
 from tunewright.serve.entries import Measured, Promotion, Version
@@ -102,10 +105,10 @@ def _paired(new: Measured, old: Measured, margin: float | None) -> Ruling:
     task, decision = challenger.comparison.task, challenger.comparison.decision
     points = margin if margin is not None else 0.0 if decision is None else decision.margin
     scorer = row_scorer(new.metric, task.labels, challenger.rows)
-    new_N = _answers(challenger, new, challenger)
-    old_N = _answers(live, old, challenger)
+    new_NM = scorer.stats(challenger.given(new.candidate))
+    old_NM = scorer.stats(live.given(old.candidate, challenger))
     rng = default_rng(challenger.comparison.provenance.seed)
-    ruling = gate.not_worse(scorer, new_N, old_N, points / 100, rng)
+    ruling = gate.not_worse(scorer, new_NM, old_NM, points / 100, rng)
     pair = f"{new.candidate} of {Path(new.run).name} against {old.candidate} of {Path(old.run).name}"
     return Ruling(outcome=ruling.outcome, reason=f"{ruling.reason} ({pair}, test {new.test_sha256[:12]})")
 
@@ -122,19 +125,3 @@ def _read(measured: Measured) -> RunRecord:
     if run.test_sha256 != measured.test_sha256:
         raise RunError(f"the test rows of {measured.run} have changed since the version was added")
     return run
-
-
-def _answers(run: RunRecord, measured: Measured, asked: RunRecord) -> IntArray:
-    """Label index of each answer, in the order of the challenger's rows.
-
-    Raises:
-        RunError: An answer is missing, or is no label of the task.
-    """
-    answers, labels = run.answers.get(measured.candidate, {}), asked.comparison.task.labels
-    missing = [row.id for row in asked.rows if row.id not in answers]
-    if missing:
-        raise RunError(f"{measured.candidate} of {measured.run} has no answer to {missing[0]}")
-    strange = sorted(set(answers.values()) - set(labels))
-    if strange:
-        raise RunError(f"{measured.candidate} of {measured.run} answers {strange[0]!r}, which is no label here")
-    return label_indices(labels, (answers[row.id] for row in asked.rows))

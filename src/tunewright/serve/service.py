@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from tunewright.errors import TunewrightError
-from tunewright.serve.ask import Ask, Features, Label, Reply, Told, Wanted
+from tunewright.serve.ask import Answer, Ask, Features, Label, Piece, Reply, Sampling, Told, Wanted, Whole, Written
 from tunewright.serve.cache import Cache
 from tunewright.serve.engine import Engine
 from tunewright.serve.faults import Fault, as_fault, is_ours
@@ -123,23 +123,31 @@ class Service:
         return [name for name in self.tasks.names() if key is None or key.allows(name)]
 
     async def answers(
-        self, request: Request, served: Served, examples: Sequence[Example], *, may_cut: bool
-    ) -> list[Label]:
-        """Labels of some rows.
+        self,
+        request: Request,
+        served: Served,
+        examples: Sequence[Example],
+        *,
+        may_cut: bool,
+        sampling: Sampling | None = None,
+    ) -> list[Answer]:
+        """Labels or texts of some rows.
 
         Args:
             request: Where they come from.
             served: What answers.
             examples: The rows.
             may_cut: Whether a text that is too long is cut; else it is refused.
+            sampling: How texts are to be made.
 
         Raises:
             Fault: What went wrong with the first row that failed.
         """
-        found = await self._all(request, served, examples, "answer", may_cut=may_cut)
-        labels = [event for event in found if isinstance(event, Label)]
-        self._note(context_of(request.scope).request_id, served, examples, labels)
-        return labels
+        asks = _asks(served, examples, may_cut=may_cut, sampling=sampling)
+        found = await self._all(request, asks)
+        answers = [row for row in found if not isinstance(row, Features)]
+        self._note(context_of(request.scope).request_id, served, examples, answers)
+        return answers
 
     async def features(self, request: Request, served: Served, examples: Sequence[Example]) -> list[Features]:
         """Features of some rows.
@@ -147,66 +155,101 @@ class Service:
         Raises:
             Fault: What went wrong with the first row that failed.
         """
-        found = await self._all(request, served, examples, "features", may_cut=False)
-        return [event for event in found if isinstance(event, Features)]
+        found = await self._all(request, _asks(served, examples, wants="features", may_cut=False))
+        return [row for row in found if isinstance(row, Features)]
 
-    async def _all(
-        self, request: Request, served: Served, examples: Sequence[Example], wants: Wanted, *, may_cut: bool
-    ) -> list[Label | Features]:
-        with self.asking(context_of(request.scope), served, examples, wants, may_cut=may_cut) as asks:
+    async def stream(
+        self, request: Request, served: Served, examples: Sequence[Example], sampling: Sampling
+    ) -> AsyncIterator[tuple[int, Label | Piece | Fault]]:
+        """Number of a row and what it hears, row by row, as it comes; a fault is the last of all.
+
+        Raises:
+            Fault: What went wrong before anything came.
+        """
+        asks = _asks(served, examples, may_cut=False, sampling=sampling)
+        with self._asking(context_of(request.scope), asks):
+            first = await while_there(request, self._next(asks[0]))
+        return self._events(request, asks, first)
+
+    async def _events(
+        self, request: Request, asks: Sequence[Ask], event: Label | Piece
+    ) -> AsyncIterator[tuple[int, Label | Piece | Fault]]:
+        answers: list[Answer] = []
+        try:
+            for k, ask in enumerate(asks):
+                event = event if k == 0 else await self._next(ask)
+                yield k, event
+                pieces = [event] if isinstance(event, Piece) else []
+                while isinstance(event, Piece) and event.finish_reason is None:
+                    event = await self._next(ask)
+                    assert isinstance(event, Piece)
+                    pieces.append(event)
+                    yield k, event
+                answers.append(event if isinstance(event, Label) else Written(pieces=tuple(pieces)))
+                self.metrics.note_row(ask.served.task, answers[-1])
+            examples = [ask.example for ask in asks]
+            self._note(context_of(request.scope).request_id, asks[0].served, examples, answers)
+        except Fault as fault:
+            yield len(answers), fault
+        finally:
+            self._engine.cancel(asks[len(answers) :])
+
+    async def _next(self, ask: Ask) -> Label | Piece:
+        """Raises Fault: what went wrong with the row."""
+        try:
+            event = await ask.reply.next()
+        except Exception as error:
+            raise self._fault(ask, error) from error
+        assert not isinstance(event, Features)
+        return event
+
+    async def _all(self, request: Request, asks: Sequence[Ask]) -> list[Whole]:
+        with self._asking(context_of(request.scope), asks):
             return await while_there(request, self._gather(asks))
 
+    async def _gather(self, asks: Sequence[Ask]) -> list[Whole]:
+        found = []
+        for ask in asks:
+            try:
+                found.append(await ask.reply.whole())
+            except Exception as error:
+                raise self._fault(ask, error) from error
+            self.metrics.note_row(ask.served.task, found[-1])
+        return found
+
     @contextlib.contextmanager
-    def asking(
-        self, context: Context, served: Served, examples: Sequence[Example], wants: Wanted, *, may_cut: bool
-    ) -> Iterator[list[Ask]]:
+    def _asking(self, context: Context, asks: Sequence[Ask]) -> Iterator[None]:
         """Rows on their way, forgotten if the block does not end as it should.
 
         Raises:
             Fault: 400 for too many rows, 429 where rate or queue are full, 503 while the server ends.
         """
-        if len(examples) > self.limits.rows:
-            message = f"a request has at most {self.limits.rows} rows. Got {len(examples)}."
-            raise Fault(400, "too_many_rows", message)
+        if len(asks) > self.limits.rows:
+            raise Fault(400, "too_many_rows", f"a request has at most {self.limits.rows} rows. Got {len(asks)}.")
         if context.key is not None:
-            context.key.spend(len(examples))
-        asks = [Ask(served=served, example=e, wants=wants, may_cut=may_cut, reply=Reply()) for e in examples]
+            context.key.spend(len(asks))
         self._waiting.put(asks)
         try:
-            yield asks
+            yield
         except BaseException:
-            self._waiting.cancel(asks)
+            self._engine.cancel(asks)
             raise
 
-    async def _gather(self, asks: Sequence[Ask]) -> list[Label | Features]:
-        return [await self.next(ask) for ask in asks]
+    def _fault(self, ask: Ask, error: Exception) -> Fault:
+        """What the sender hears of it; what is ours goes to the log too."""
+        if is_ours(error):
+            _LOG.error("task %s: %s", ask.served.task, error)
+        return as_fault(error)
 
-    async def next(self, ask: Ask) -> Label | Features:
-        """The next event of a row, noted.
-
-        Raises:
-            Fault: What went wrong with it.
-        """
-        try:
-            event = await ask.reply.next()
-        except Exception as error:
-            if is_ours(error):
-                _LOG.error("task %s: %s", ask.served.task, error)
-            raise as_fault(error) from error
-        self.metrics.note_usage(ask.served.task, event.usage)
-        if isinstance(event, Label):
-            self.metrics.note_label(ask.served.task, event)
-        return event
-
-    def _note(self, request_id: str, served: Served, examples: Sequence[Example], labels: Sequence[Label]) -> None:
+    def _note(self, request_id: str, served: Served, examples: Sequence[Example], answers: Sequence[Answer]) -> None:
         """Remembers answers for who may speak of them, and lets a version in shadow answer too."""
         if self._silent is None:
             return
         ids = row_ids(request_id, len(examples))
-        self.memory.note(ids, examples, labels)
+        self.memory.note(ids, examples, answers)
         shadow = self.tasks.shadow(served.task, request_id)
         if shadow is not None and served == self.tasks.live(served.task):
-            self._silent.begin(shadow, served, ids, examples, labels)
+            self._silent.begin(shadow, served, ids, examples, answers)
 
     def log_error(self, error: Exception) -> None:
         """For who runs the server."""
@@ -234,6 +277,19 @@ class Service:
         while served is not None and self._cache.get(served) is None:
             await asyncio.sleep(0.02)
         self._warm = True
+
+
+def _asks(
+    served: Served,
+    examples: Sequence[Example],
+    *,
+    wants: Wanted = "answer",
+    may_cut: bool,
+    sampling: Sampling | None = None,
+) -> list[Ask]:
+    return [
+        Ask(served=served, example=e, wants=wants, may_cut=may_cut, sampling=sampling, reply=Reply()) for e in examples
+    ]
 
 
 def _put(told: Told) -> None:

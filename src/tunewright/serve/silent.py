@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from tunewright.errors import TunewrightError
-from tunewright.serve.ask import Ask, Label, Reply
+from tunewright.serve.ask import Answer, Ask, Features, Reply
 from tunewright.serve.entries import ShadowPair
 from tunewright.serve.faults import Fault
 from tunewright.serve.state import State
@@ -31,13 +31,13 @@ class Silent:
         self._running: set[asyncio.Task[None]] = set()
 
     def begin(
-        self, shadow: Served, live: Served, ids: Sequence[str], examples: Sequence[Example], labels: Sequence[Label]
+        self, shadow: Served, live: Served, ids: Sequence[str], examples: Sequence[Example], answers: Sequence[Answer]
     ) -> None:
         """Begins to ask; returns at once."""
         asks = [Ask(served=shadow, example=example, reply=Reply()) for example in examples]
         with contextlib.suppress(Fault):
             self._waiting.put(asks)
-            self._spawn(self._pair(asks, live, ids, [label.label for label in labels]))
+            self._spawn(self._pair(asks, live, ids, [answer.answer for answer in answers]))
 
     async def finish(self) -> None:
         """Waits for what is under way."""
@@ -52,8 +52,8 @@ class Silent:
         pairs = []
         try:
             for ask, row_id, answer in zip(asks, ids, answers, strict=True):
-                event = await ask.reply.next()
-                assert isinstance(event, Label)
+                found = await ask.reply.whole()
+                assert not isinstance(found, Features)
                 pairs.append(
                     ShadowPair(
                         request_id=row_id,
@@ -61,7 +61,7 @@ class Silent:
                         version=live.version,
                         shadow=ask.served.version,
                         answer=answer,
-                        shadow_answer=event.label,
+                        shadow_answer=found.answer,
                     )
                 )
             await asyncio.to_thread(self._state.add_shadow_pairs, pairs)

@@ -6,7 +6,6 @@ Every method is one transaction and may be called from any thread; what returned
 import contextlib
 import dataclasses
 import getpass
-import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +26,7 @@ from tunewright.serve.entries import (
 )
 from tunewright.serve.rows import find_task, find_version, is_version, lived, make_live, present, to_record, to_version
 from tunewright.serve.tables import changes, feedback, promotions, shadow_pairs, tasks, versions
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+from tunewright.serve.tasks import NAME
 
 
 class State:
@@ -139,7 +137,7 @@ class State:
         """
         from tunewright.serve.adding import identify, measured_by  # torch
 
-        if not _NAME.fullmatch(task):
+        if not NAME.fullmatch(task):
             allowed = "Allowed: up to 64 letters, digits, `.`, `_`, `-`, the first a letter or digit"
             raise RegistryError(f"{task!r:.80} is no name of a task. {allowed}.")
         adapter = identify(adapter_folder)

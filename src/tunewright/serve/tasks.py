@@ -98,7 +98,7 @@ def _named(given: str) -> tuple[str, Path]:
         name, rest = "", given
     path = Path(rest)
     if (path / comparison.FILE_NAME).exists():
-        return name or path.resolve().name, _recommended(path)
+        return name or path.resolve().name, recommended(path)
     if not (path / "adapter.json").exists():
         raise RunError(f"{path} is neither a run folder nor an adapter folder. Give runs/NAME, or NAME=FOLDER.")
     return name or _name_of(path.resolve()), path.resolve()
@@ -110,11 +110,17 @@ def _name_of(path: Path) -> str:
     return f"{home.name}-{path.parent.name}" if (home / comparison.FILE_NAME).exists() else path.name
 
 
-def _recommended(run: Path) -> Path:
-    """The adapter that a run recommends."""
-    found = comparison.load(run)
+def recommended(path: Path) -> Path:
+    """The adapter that a run recommends; an adapter folder as it is.
+
+    Raises:
+        RunError: The run recommends no adapter of its own.
+    """
+    if not (path / comparison.FILE_NAME).exists():
+        return path
+    found = comparison.load(path)
     chosen = None if found.decision is None else found.decision.recommended
     candidate = next((c for c in found.candidates if c.id == chosen), None)
     if candidate is None or candidate.shipped_seed is None:
-        raise RunError(f"{run} recommends no adapter of its own. Give one of {run / 'adapters'}.")
-    return adapter_folder(run.resolve(), candidate.id, candidate.shipped_seed)
+        raise RunError(f"{path} recommends no adapter of its own. Give one of {path / 'adapters'}.")
+    return adapter_folder(path.resolve(), candidate.id, candidate.shipped_seed)

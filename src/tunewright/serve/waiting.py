@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from tunewright.serve.ask import Ask
 from tunewright.serve.cache import Ready
 from tunewright.serve.faults import Fault
-from tunewright.serve.tasks import Served
 
 
 class Waiting:
@@ -47,12 +46,15 @@ class Waiting:
             self._count += len(asks)
             self._changed.notify()
 
-    def take(self, room: int, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]] | None:
-        """Up to `room` rows whose adapters are ready; waits until there is one. None when closed and empty.
+    def take(
+        self, room: int, ready: Callable[[Ask], Ready | None], *, waits: bool = True
+    ) -> list[tuple[Ask, Ready]] | None:
+        """Up to `room` rows whose adapters are ready. None when closed and empty.
 
         Args:
             room: Most rows.
-            ready: What a row needs to be run, None where that is still being loaded. Asked once a lane and turn.
+            ready: What a row needs to be run, None where that is still being loaded. Asked for each row taken.
+            waits: Whether to wait until there is one.
         """
         with self._changed:
             while True:
@@ -61,6 +63,8 @@ class Waiting:
                     return found
                 if self._closed and not self._count:
                     return None
+                if not waits:
+                    return []
                 self._changed.wait()
 
     def cancel(self, asks: Iterable[Ask]) -> None:
@@ -100,7 +104,6 @@ class Waiting:
     def _pick(self, room: int, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]]:
         found: list[tuple[Ask, Ready]] = []
         blocked: set[str] = set()
-        known: dict[Served, Ready] = {}
         while len(found) < room and len(blocked) < len(self._lanes):
             task, lane = next(iter(self._lanes.items()))
             if not lane:
@@ -109,14 +112,10 @@ class Waiting:
             self._lanes.move_to_end(task)
             if task in blocked:
                 continue
-            served = lane[0].served
-            value = known.get(served)
-            if value is None:
-                value = ready(lane[0])
+            value = ready(lane[0])
             if value is None:
                 blocked.add(task)
                 continue
-            known[served] = value
             found.append((lane.popleft(), value))
         self._count -= len(found)
         return found

@@ -1,0 +1,87 @@
+"""A row that is ready to run: tokenised for its adapter, beside its base."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunewright.adapters.adapter import Adapter
+from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.prefixed import Prefixed, fixed_text
+from tunewright.errors import ConfigError, DataError
+from tunewright.serve.ask import Ask, Event, Usage
+from tunewright.serve.faults import Fault
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Work:
+    """A row, its adapter and its base."""
+
+    ask: Ask
+    row: Row
+    backbone: Backbone
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions it takes in a pass."""
+        kept = isinstance(self.backbone, Prefixed)
+        return len(self.row.encoding.ids) + (0 if kept else self.row.adapter.prefix_tokens)
+
+
+def usage_of(work: Work) -> Usage:
+    """Its tokens."""
+    adapter, encoding = work.row.adapter, work.row.encoding
+    prefix, kept = adapter.prefix_tokens, 0
+    if isinstance(work.backbone, Prefixed):
+        prefix += len(work.backbone.fixed_ids(fixed_text(adapter)))
+        kept = prefix
+    return Usage(text_tokens=len(encoding.ids), prefix_tokens=prefix, num_cut=encoding.num_cut, kept_tokens=kept)
+
+
+def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list[tuple[Ask, Event]]) -> list[Work]:
+    """The rows, tokenised together; those that do not fit their task are told at once."""
+    work: list[Work] = []
+    for paired in (False, True):
+        some = [(ask, adapter) for ask, adapter in asked if (ask.example.text_pair is not None) == paired]
+        for (ask, adapter), encoding in zip(some, _encodings(backbone, some), strict=True):
+            try:
+                if isinstance(encoding, ConfigError):
+                    raise Fault(400, "context_length_exceeded", f"task {ask.served.task} has no room: {encoding}")
+                _check(ask, adapter, encoding)
+                work.append(Work(ask=ask, row=Row(encoding=encoding, adapter=adapter), backbone=backbone))
+            except (Fault, DataError) as error:
+                told.append((ask, error))
+    return work
+
+
+def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | ConfigError]:
+    if isinstance(backbone, Prefixed):
+        return [_framed(backbone, ask, adapter) for ask, adapter in asked]
+    # Most texts are short: all are tokenised at once, and again those that are longer than their task takes.
+    found = backbone.encode([ask.example for ask, _ in asked], backbone.max_tokens)
+    return [
+        encoding
+        if len(encoding.ids) <= adapter.max_tokens - adapter.prefix_tokens
+        else backbone.encode_for([ask.example], adapter)[0]
+        for (ask, adapter), encoding in zip(asked, found, strict=True)
+    ]
+
+
+def _framed(backbone: Prefixed, ask: Ask, adapter: Adapter) -> Encoding | ConfigError:
+    """Room for the answer is left where the request says how long it may be."""
+    asked = None if ask.sampling is None else ask.sampling.max_new_tokens
+    try:
+        return backbone.encode_for([ask.example], adapter, 0 if asked is None else asked)[0]
+    except ConfigError as error:
+        return error
+
+
+def _check(ask: Ask, adapter: Adapter, encoding: Encoding) -> None:
+    """Raises Fault where the row does not fit its task."""
+    columns = adapter.about.get("columns")
+    if columns is not None and ("text_pair" in columns) != (ask.example.text_pair is not None):
+        wanted = "two texts" if "text_pair" in columns else "one text, not two"
+        raise Fault(400, "wrong_number_of_texts", f"task {ask.served.task} takes {wanted}.", param="text_pair")
+    if encoding.num_cut and not ask.may_cut:
+        most, got = len(encoding.ids), len(encoding.ids) + encoding.num_cut
+        message = f"a text of task {ask.served.task} has at most {most} tokens. Got {got}. Shorten it."
+        raise Fault(400, "context_length_exceeded", message)

@@ -1,0 +1,128 @@
+"""Rows that are answered in text: they join a decoder's running batch, get a token with each step, and leave."""
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import torch
+
+from tunewright.adapters.parts import Decoding
+from tunewright.backbones.decoder import Decoder
+from tunewright.backbones.generation import Emitted, Generating, Request
+from tunewright.errors import ModelError
+from tunewright.serve.ask import Ask, Event, Piece, Sampling, Told
+from tunewright.serve.work import Work, usage_of
+
+_LOG = logging.getLogger("tunewright.serve")
+
+
+class Writing:
+    """All rows that are being answered in text, of any mixture of tasks and bases."""
+
+    def __init__(self) -> None:
+        self._running: dict[int, tuple[Decoder, Generating]] = {}
+        """By the identity of the base, which is held here as long as rows run on it."""
+        self._work: dict[Ask, Work] = {}
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self._work)
+
+    def add(self, work: Sequence[Work]) -> Told:
+        """Rows join; those that cannot are told at once."""
+        told: list[tuple[Ask, Event]] = []
+        for backbone in {id(w.backbone): w.backbone for w in work}.values():
+            mine = [w for w in work if w.backbone is backbone]
+            told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _refused(mine)
+        return told
+
+    def step(self) -> Told:
+        """One more token for each row; where a step fails, all rows of its base are told."""
+        told: list[tuple[Ask, Event]] = []
+        for key, (backbone, generating) in list(self._running.items()):
+            try:
+                found = [(self._work[e.id], e) for e in generating.step() if isinstance(e.id, Ask)]
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any row
+                _LOG.exception("a step of generation failed")
+                lost = [ask for ask, w in self._work.items() if w.backbone is backbone]
+                told += [(ask, error) for ask in lost]
+                self._forget(lost)
+                del self._running[key]
+                continue
+            told += [(w.ask, _piece(w, backbone, emitted)) for w, emitted in found]
+            self._forget([w.ask for w, emitted in found if emitted.finish_reason is not None])
+            if not len(generating):
+                del self._running[key]
+        return told
+
+    def remove(self, asks: Collection[Ask]) -> None:
+        """Rows leave that nobody waits for any more."""
+        gone = [ask for ask in asks if ask in self._work]
+        for key, (_, generating) in list(self._running.items()):
+            generating.remove(gone)
+            if not len(generating):
+                del self._running[key]
+        self._forget(gone)
+
+    def _join(self, backbone: Decoder, work: Sequence[Work]) -> Told:
+        """Where the rows cannot join together, each joins alone, so that a broken one harms nobody else."""
+        try:
+            if id(backbone) not in self._running:
+                self._running[id(backbone)] = (backbone, Generating(backbone))
+            requests = [_request(w) for w in work]
+            self._running[id(backbone)][1].add(requests)
+        except ModelError as error:
+            return [(w.ask, error) for w in work]
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any row
+            if len(work) > 1:
+                return [each for w in work for each in self._join(backbone, [w])]
+            _LOG.exception("a row of task %s cannot be answered", work[0].ask.served.task)
+            return [(work[0].ask, error)]
+        self._work.update({w.ask: w for w in work})
+        return []
+
+    def _forget(self, asks: Sequence[Ask]) -> None:
+        for ask in asks:
+            del self._work[ask]
+
+
+def decoding_of(work_decoding: Decoding | None, sampling: Sampling | None) -> Decoding:
+    """As the adapter says it, but for what the request says."""
+    own = Decoding() if work_decoding is None else work_decoding
+    if sampling is None:
+        return own
+    asked = {
+        "max_new_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stop": None if sampling.stop is None else (*own.stop, *sampling.stop),
+    }
+    return replace(own, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _request(work: Work) -> Request:
+    ask = work.ask
+    decoding = decoding_of(work.row.adapter.decoding, ask.sampling)
+    generator = None
+    if decoding.temperature > 0:
+        generator = torch.Generator()
+        if ask.sampling is None or ask.sampling.seed is None:
+            generator.seed()
+        else:
+            # Rows of one request differ; row k of a file has seed k in `predict`.
+            generator.manual_seed(ask.sampling.seed + int(ask.example.id))
+    return Request(id=ask, row=work.row, decoding=decoding, generator=generator)
+
+
+def _piece(work: Work, backbone: Decoder, emitted: Emitted) -> Piece:
+    return Piece(
+        text=emitted.text,
+        token=str(backbone.tokenizer.decode([emitted.token])),
+        log_prob=emitted.log_prob,
+        finish_reason=emitted.finish_reason,
+        usage=usage_of(work),
+    )
+
+
+def _refused(work: Sequence[Work]) -> Told:
+    return [(w.ask, ModelError("an encoder cannot answer in text. Use a decoder.")) for w in work]

@@ -1,0 +1,207 @@
+"""Tasks that answer in text, and tasks that score or classify on a decoder, in one batch."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from tests import tiny
+from tests.serve.live import ABOUT, Live, serving
+from tunewright.adapters import folder
+from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Decoding, Head, Part, Template, Verbalizer
+from tunewright.backbones.base import Row
+from tunewright.backbones.decoder import Decoder
+from tunewright.serve.predictor import Predictor
+from tunewright.types import Example
+
+TEXTS = ["good soup", "train road map", "a song", "old bread and salt", "one", "very new hotel"]
+KIND = "llama"
+
+
+def _writers(base: Decoder) -> dict[str, Adapter]:
+    """One of each kind of prefix, with as many tokens as each row wants."""
+    template = Template(fixed="some good old song and soup", row="{text} :")
+    parts: dict[str, dict[str, Part]] = {
+        "w-plain": {},
+        "w-template": {"template": template},
+        "w-soft": {"soft_prompt": tiny.soft_prompt(base, 3, 1)},
+        "w-prefix": {"prefix": tiny.prefix(base, 4, 2)},
+        "w-lora": {"lora": tiny.lora(base, 2, 3)},
+        "w-all": {
+            "template": template,
+            "soft_prompt": tiny.soft_prompt(base, 2, 4),
+            "lora": tiny.lora(base, 1, 5),
+        },
+    }
+    decoding = Decoding(max_new_tokens=9)
+    return {name: _made(base, labels=(), decoding=decoding, **own) for name, own in parts.items()}
+
+
+def _made(base: Decoder, labels: tuple[str, ...], **parts: Part) -> Adapter:
+    made = Adapter(base=base.identity, labels=labels, max_tokens=32, **parts)  # type: ignore[arg-type]
+    return made.with_about(ABOUT)
+
+
+def _classifiers(base: Decoder) -> dict[str, Adapter]:
+    head = tiny.head(base, 3)
+    assert isinstance(head, Head)
+    labels = tuple(tiny.GROUPS)
+    verbalizer = Verbalizer(phrases=(("food", "soup"), ("travel",), ("music",)), scale=2.0)
+    template = Template(fixed="it was", row="{text} :")
+    return {
+        "c-head": _made(base, labels, head=head, soft_prompt=tiny.soft_prompt(base, 5, 8)),
+        "c-scores": _made(base, labels, template=template, verbalizer=verbalizer),
+    }
+
+
+@pytest.fixture(scope="module")
+def base(tiny_folder: Callable[[str], Path]) -> Decoder:
+    return tiny.decoder(tiny_folder(KIND))
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Decoder) -> dict[str, Adapter]:
+    return _writers(base) | _classifiers(base)
+
+
+@pytest.fixture(scope="module")
+def live(adapters: dict[str, Adapter], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    parent = tmp_path_factory.mktemp("writers")
+    for name, adapter in adapters.items():
+        folder.save(adapter, parent / name)
+    with serving([str(parent / name) for name in adapters], max_batch=8) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(live: Live) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0, timeout=60) as found:
+        yield found
+
+
+def wanted(base: Decoder, adapter: Adapter, text: str) -> str:
+    """Written alone, by the executor."""
+    (encoding,) = base.encode_for([Example(id="0", text=text)], adapter)
+    (found,) = base.generate([Row(encoding=encoding, adapter=adapter)])
+    return found.text.strip()
+
+
+def test_mixed_rows_are_answered_as_alone(live: Live, base: Decoder, adapters: dict[str, Adapter]) -> None:
+    """All tasks at once, more rows than places: rows join and leave as they finish."""
+    replies: dict[str, list[dict[str, object]]] = {}
+
+    def ask(name: str) -> None:
+        with live.client() as client:
+            body = client.post(f"/v1/tasks/{name}/predict", json={"rows": [{"text": text} for text in TEXTS]})
+            assert body.status_code == 200, body.text
+            replies[name] = body.json()["answers"]
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in adapters]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    written = set()
+    for name, adapter in adapters.items():
+        if adapter.writes_text:
+            expected = [wanted(base, adapter, text) for text in TEXTS]
+            assert [answer["text"] for answer in replies[name]] == expected
+            written.update(expected)
+            continue
+        for answer, prediction in zip(replies[name], Predictor(adapter, base).predict(TEXTS), strict=True):
+            assert answer["label"] == prediction.label
+            probabilities = answer["probabilities"]
+            assert isinstance(probabilities, dict)
+            assert list(probabilities.values()) == pytest.approx(prediction.probabilities, abs=1e-4)
+    assert len(written) > 12, "texts must differ"
+
+
+def test_chat_and_its_stream_say_the_same(client: openai.OpenAI, base: Decoder, adapters: dict[str, Adapter]) -> None:
+    adapter = adapters["w-all"]
+    (encoding,) = base.encode_for([Example(id="0", text=TEXTS[0])], adapter)
+    (expected,) = base.generate([Row(encoding=encoding, adapter=adapter)])
+    chat = client.chat.completions.create(
+        model="w-all", messages=[{"role": "user", "content": TEXTS[0]}], logprobs=True
+    ).model_dump()
+    (choice,) = chat["choices"]
+    assert choice["message"]["content"] == expected.text.strip()
+    assert choice["finish_reason"] == expected.finish_reason
+    log_probs = pytest.approx(expected.log_probs, abs=1e-4)
+    assert [token["logprob"] for token in choice["logprobs"]["content"]] == log_probs
+    details = chat["usage"]["prompt_tokens_details"]
+    assert chat["usage"]["completion_tokens"] == len(expected.ids)
+    num_prefix = 2 + len(base.fixed_ids("some good old song and soup"))
+    assert details["cached_tokens"] == details["prefix_tokens"] == num_prefix
+    stream = client.chat.completions.create(
+        model="w-all", messages=[{"role": "user", "content": TEXTS[0]}], stream=True, logprobs=True
+    )
+    pieces = [chunk.model_dump()["choices"][0] for chunk in stream]
+    assert "".join(piece["delta"]["content"] or "" for piece in pieces).strip() == expected.text.strip()
+    assert pieces[-1]["finish_reason"] == expected.finish_reason
+    assert [token["logprob"] for piece in pieces[1:] for token in piece["logprobs"]["content"]] == log_probs
+
+
+def test_settings_of_a_request(client: openai.OpenAI) -> None:
+    def write(**settings: object) -> str:
+        done = client.completions.create(model="w-plain", prompt=TEXTS[1], **settings)  # type: ignore[call-overload]
+        return str(done.choices[0].text)
+
+    whole = write()
+    short = client.completions.create(model="w-plain", prompt=TEXTS[1], max_tokens=3)
+    assert short.choices[0].finish_reason == "length"
+    assert whole.startswith(short.choices[0].text)
+    assert short.usage is not None
+    assert short.usage.completion_tokens == 3
+    middle = whole[len(whole) // 2]
+    assert write(stop=[middle]) == whole[: whole.index(middle)].strip()
+    drawn = [write(temperature=1.5, seed=seed) for seed in (1, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn)) > 1
+
+
+def test_alternatives_of_written_tokens_are_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="tells no alternatives"):
+        client.chat.completions.create(
+            model="w-plain", messages=[{"role": "user", "content": "soup"}], logprobs=True, top_logprobs=2
+        )
+
+
+def test_an_answer_longer_than_the_context(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as long:
+        client.completions.create(model="w-plain", prompt=TEXTS[1], max_tokens=4096)
+    assert long.value.code == "context_length_exceeded"
+
+
+def test_a_client_that_leaves_mid_stream(live: Live) -> None:
+    """Its row leaves the batch; its place is free."""
+    body = {"model": "w-plain", "prompt": [TEXTS[0]] * 8, "stream": True, "max_tokens": 40}
+    with live.client() as client, client.stream("POST", "/v1/completions", json=body) as streamed:
+        assert streamed.status_code == 200
+        next(streamed.iter_lines())
+    with live.client() as client:
+        reply = client.post("/v1/tasks/w-soft/predict", json={"text": "soup"})
+        assert reply.status_code == 200
+    for _ in range(200):
+        if len(live.service._engine._writing) == 0:
+            break
+        threading.Event().wait(0.02)
+    assert len(live.service._engine._writing) == 0
+
+
+def test_lines_of_a_stream(live: Live) -> None:
+    """Server-sent events as the protocol has them."""
+    body = {"model": "w-plain", "prompt": TEXTS[:2], "stream": True, "stream_options": {"include_usage": True}}
+    reply = httpx.post(f"{live.url}/v1/completions", json=body, timeout=60)
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in reply.text.split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+    chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
+    assert {chunk["choices"][0]["index"] for chunk in chunks[:-1]} == {0, 1}
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"]["completion_tokens"] == len(chunks) - 1
