@@ -54,7 +54,7 @@ class Material:
 
     @property
     def room_tokens(self) -> int:
-        """For the input and what stands before it: what the longest target leaves of the context, `max_tokens` at most."""
+        """For the input and what stands before it: what the longest target leaves, at most `max_tokens`."""
         longest = max(map(len, self.rows.answers), default=0)
         return min(self.max_tokens, self.backbone.max_tokens - longest)
 
