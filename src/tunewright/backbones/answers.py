@@ -59,7 +59,8 @@ def _by_verbalizer(verbalizer: Verbalizer, features_BD: Tensor, embed: Embed) ->
 def _by_scores(verbalizer: Verbalizer, scores_BF: Tensor) -> Tensor:
     groups = scores_BF.split([len(phrases) for phrases in verbalizer.phrases], 1)
     means_BC = torch.stack([scores_Bf.mean(1) for scores_Bf in groups], 1)
-    return means_BC * verbalizer.scale
+    logits_BC: Tensor = means_BC * verbalizer.scale
+    return logits_BC
 
 
 def _by_neighbours(pool: DemonstrationPool, features_BD: Tensor, num_labels: int) -> Tensor:

@@ -274,8 +274,11 @@ class Service:
         """Loads the first task and its base."""
         names = self.tasks.names()
         served = self.tasks.live(names[0]) if names else None
-        while served is not None and self._cache.get(served) is None:
+        found = None
+        while served is not None and (found := self._cache.get(served)) is None:
             await asyncio.sleep(0.02)
+        if isinstance(found, TunewrightError):
+            self.log_error(found)
         self._warm = True
 
 
