@@ -95,7 +95,7 @@ def build(kind: str, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     transformers.utils.logging.disable_progress_bar()
     auto = transformers.AutoModelForCausalLM if kind in DECODERS else transformers.AutoModel
-    model = auto.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))
+    model = auto.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
