@@ -28,8 +28,6 @@ positive_data_acceptance.enabled = false
 def _with_real_names(schema: Any) -> Any:
     """Tasks that are there: a made-up name would hear 404 before anything else is looked at."""
     if isinstance(schema, dict):
-        if schema.get("pattern") == r"\S":
-            return {**schema, "maxLength": 30}  # more is over the tiny model's context, which no schema can say
         if str(schema.get("pattern", "")).startswith("^[A-Za-z0-9][A-Za-z0-9._-]"):
             return {"type": "string", "enum": NAMES}
         return {key: _with_real_names(value) for key, value in schema.items()}
