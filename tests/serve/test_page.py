@@ -44,7 +44,7 @@ def test_what_it_shows() -> None:
     assert "The first 2 of 300" in page
     assert "1 row waiting" in page
     assert '<td class="n">7</td><td class="n">1</td><td class="n">12</td><td class="n">3.1</td>' in page
-    assert "3, 25 %" in page
+    assert "3, 25%" in page
     asked = [line for line in page.splitlines() if "data-version" in line]
     assert [line.split('data-version="')[1][0] for line in asked] == ["2", "3", "1", "1"]  # the live one first
     assert render([], num_tasks=0, waiting_rows=0, keeps_feedback=False).count("<article") == 0
