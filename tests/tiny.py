@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.floors import CopiedInput, NearestTarget
 from tunewright.adapters.parts import (
     Calibration,
     Decoding,
@@ -289,6 +290,8 @@ def every_part(base: Backbone) -> Adapter:
         verbalizer=Verbalizer(phrases=(("food", "a m\u00e9al"), ("travel",), ("music", "song")), scale=20),
         demonstrations=pool,
         calibration=Calibration(bias_C=torch.tensor([0.5, 0.0, -0.5]), temperature=1.5),
+        copied_input=CopiedInput(),
+        nearest_target=NearestTarget(texts=("bread", "soup"), targets=("salt", "cake")),
         decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and")),
     )
 
