@@ -41,7 +41,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
 
     monkeypatch.setattr(encoder, "lay_out", real(tokens.lay_out))
     monkeypatch.setattr(packed, "padding", real(packed.padding))
-    monkeypatch.setattr(causal, "whole", lambda seen_RQP: False)
+    monkeypatch.setattr(causal, "whole", lambda _seen: False)
     monkeypatch.setattr(prefix, "same", lambda now, then: now is then)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode
