@@ -60,7 +60,7 @@ def test_greedy_equals_transformers(kind: str, tiny_decoder: GetDecoder, tiny_fo
         torch.testing.assert_close(torch.tensor(generation.log_probs), expected, atol=1e-5, rtol=1e-5)
         ended = generation.ids[-1] in base.end_ids
         assert generation.finish_reason == ("stop" if ended else "length")
-        text = base.tokenizer.decode(generation.ids[: len(generation.ids) - ended], skip_special_tokens=True)
+        text = base.tokenizer.decode(list(generation.ids[: len(generation.ids) - ended]), skip_special_tokens=True)
         assert generation.text == text
 
 

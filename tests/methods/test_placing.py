@@ -16,6 +16,7 @@ from tunewright.methods.base import Choice, Material, default_epochs
 from tunewright.methods.heads import described_head
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import prepare
+from tunewright.types import Params
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_random_start_has_the_size_of_embeddings(material: Material) -> None:
 
 @pytest.mark.parametrize("network", ["mlp", "lstm"])
 def test_p_tuning_starts_at_words(network: str, material: Material) -> None:
-    params = {"init": "bread soup", "length": 4, "network": network}
+    params: Params = {"init": "bread soup", "length": 4, "network": network}
     adapter = METHODS["p-tuning"].place(material, params, generator("x"))
     ids = material.backbone.token_ids("bread soup")
     assert adapter.soft_prompt is not None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -21,8 +22,9 @@ from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.foreign import is_foreign, read_foreign
 from tunewright.errors import AdapterError
 
-GetDecoder, GetFolder = Callable[[str], Decoder], Callable[[str], Path]
-PROMPT = {"task_type": "CAUSAL_LM", "num_virtual_tokens": LENGTH}
+GetDecoder = Callable[[str], Decoder]
+GetFolder = Callable[[str], Path]
+PROMPT: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": LENGTH}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*"),  # peft's own
@@ -35,7 +37,7 @@ def _quiet() -> None:
     transformers.utils.logging.set_verbosity_error()
 
 
-def language_model(path: Path) -> torch.nn.Module:
+def language_model(path: Path) -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -20,9 +21,10 @@ from tunewright.backbones.base import Encoding
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.foreign import read_foreign
 
-GetDecoder, GetFolder = Callable[[str], Decoder], Callable[[str], Path]
+GetDecoder = Callable[[str], Decoder]
+GetFolder = Callable[[str], Path]
 TEXTS = ["soup", "the train was late and my luggage is in the airport", "a piano", "bread with cheese!"]
-COMMON = {"task_type": "CAUSAL_LM", "num_virtual_tokens": LENGTH}
+COMMON: dict[str, Any] = {"task_type": "CAUSAL_LM", "num_virtual_tokens": LENGTH}
 CONFIGS: dict[str, Callable[[], peft.PeftConfig]] = {
     "soft_prompt": lambda: peft.PromptTuningConfig(**COMMON),
     "p-tuning": lambda: peft.PromptEncoderConfig(**COMMON, encoder_hidden_size=8),

@@ -14,7 +14,8 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore
 from tunewright.runtime import generator
-from tunewright.training.loop import Exam, Rows, Settings, Trained, train
+from tunewright.training.loop import Settings, Trained, train
+from tunewright.training.objective import Exam, Rows
 from tunewright.training.optim import Rates
 
 SETTINGS = Settings(lr=0.02, epochs=3, batch_size=8, dropout=0.0)

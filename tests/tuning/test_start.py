@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,8 @@ GetFolder = Callable[[str], Path]
 
 
 def quick(data: Path, model: Path, out: Path, **settings: object) -> Run:
-    every = {"trials": 1, "seeds": 1, "folds": 1, "methods": "majority,soft-prompt", "model": str(model)} | settings
+    every: dict[str, Any] = {"trials": 1, "seeds": 1, "folds": 1, "methods": "majority,soft-prompt"} | settings
+    every["model"] = str(model)
     return compare(str(data), out=str(out), **every)
 
 

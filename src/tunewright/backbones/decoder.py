@@ -17,10 +17,10 @@ from transformers.pytorch_utils import Conv1D
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding, Weights
 from tunewright.backbones import causal
-from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.base import Encoding, Generation, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.fused import fuse
-from tunewright.backbones.generation import Generation, Request, generate
+from tunewright.backbones.generation import Request, generate
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, grow, tree_scores
 from tunewright.backbones.tokens import encode_framed
@@ -171,7 +171,8 @@ class Decoder(Prefixed):
             hidden_MD = self.run(batch).hidden_MD
             assert hidden_MD is not None
             tokens_M = [token for k in members for token in answers[k]]
-            return head.log_probs(hidden_MD, range(len(tokens_M)), tokens_M, weights).split(lengths)
+            log_probs_M = head.log_probs(hidden_MD, range(len(tokens_M)), tokens_M, weights)
+            return list(log_probs_M.split(lengths))
 
         return self.by_pass(rows, one_pass)
 

@@ -8,13 +8,12 @@ Shapes: R rows of a lane, V vocabulary, D width.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tunewright.adapters.parts import Decoding, Weights
-from tunewright.backbones.base import Row
+from tunewright.backbones.base import FinishReason, Generation, Row
 from tunewright.backbones.packed import sequences
 from tunewright.backbones.prefix import Kept, Keys, stacked
 from tunewright.backbones.prefixed import Prefixed
@@ -22,8 +21,6 @@ from tunewright.backbones.scoring import Seen
 from tunewright.backbones.storage import Storage
 from tunewright.backbones.tokens import by_length
 from tunewright.backbones.written import Written
-
-FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +47,6 @@ class Emitted:
     """What is sure of the text now and was not before: less than the token where a stop text may have begun."""
     finish_reason: FinishReason | None
     """`stop` at an end-of-text token or a stop text, `length` where there is no room for more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """A whole answer."""
-
-    text: str
-    """Without the stop text."""
-    ids: tuple[int, ...]
-    """All tokens that were chosen, an end-of-text token included."""
-    log_probs: tuple[float, ...]
-    """Of each token, by the model itself, before temperature and top-p."""
-    finish_reason: FinishReason
 
 
 @dataclass(kw_only=True, eq=False)

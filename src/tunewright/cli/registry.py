@@ -127,7 +127,7 @@ def shadow(
 @registry.command("feedback")
 def feedback(
     task: TaskArgument,
-    out: Annotated[Path, typer.Option(help="csv, tsv or jsonl file to write: `text`, `text_pair`, `label`")],
+    out: Annotated[Path, typer.Option(help="csv, tsv or jsonl file to write, with `text` and `label` or `target`")],
     state: StateOption = DEFAULT_STATE,
 ) -> None:
     """Write what was confirmed or corrected as labelled rows: the next data."""

@@ -9,9 +9,9 @@ from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.methods.writing import shown, written
 from tunewright.methods.zero_shot import calibrated, fitting
-from tunewright.prompts.templates import prompt, with_demonstrations
+from tunewright.prompts.templates import prompt
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
-from tunewright.prompts.writing import INSTRUCTIONS
+from tunewright.prompts.writing import INSTRUCTIONS, demonstrated
 from tunewright.types import Example, Params, whole_text
 
 
@@ -21,7 +21,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         template = INSTRUCTIONS[str(params["template"])]
         return material.adapter(**written(material, shown(material, template, int(params["shots"]), rng)))
     if material.backbone.writes:
-        return _shown(material, params, rng)
+        return _answered(material, params, rng)
     pool = DemonstrationPool(
         texts=tuple(whole_text(e) for e in material.examples),
         labels_N=material.rows.labels_N,
@@ -32,20 +32,21 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     return material.adapter(demonstrations=pool)
 
 
-def _shown(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
+def _answered(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """As many of the drawn rows as leave half of the context to the row and its answer."""
-    fixed, row = prompt(material.task, str(params["template"]))
-    frame, room = Template(fixed="", row=row), material.backbone.max_tokens // 2
+    template = prompt(material.task, str(params["template"]))
+    fill, base = Template(fixed="", row=template[1]).fill, material.backbone
     drawn = draw(material, int(params["shots"]), rng, by_label=params["choice"] == "stratified")
-    shown = [f"{frame.fill(e.text, e.text_pair)} {in_words(str(e.label))}" for e in drawn]
-    while shown and len(material.backbone.token_ids(with_demonstrations(fixed, shown))) > room:
-        shown.remove(max(shown, key=len))
+    rows = [(fill(e.text, e.text_pair), in_words(str(e.label))) for e in drawn]
+    while rows and len(base.token_ids(demonstrated(template, rows)[0])) > base.max_tokens // 2:
+        rows.remove(max(rows, key=lambda row: len(row[0])))
+    fixed, row = demonstrated(template, rows)
     groups = label_phrases(material.task, "name", TEMPLATES["bare"])
     adapter = material.adapter(
-        template=Template(fixed=with_demonstrations(fixed, shown), row=row),
+        template=Template(fixed=fixed, row=row),
         verbalizer=Verbalizer(phrases=groups, scale=1.0),
     )
-    return calibrated(adapter, material, params).with_about({"shots": len(shown)})
+    return calibrated(adapter, material, params).with_about({"shots": len(rows)})
 
 
 def draw(material: Material, count: int, rng: np.random.Generator, *, by_label: bool) -> list[Example]:

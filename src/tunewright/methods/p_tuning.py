@@ -3,21 +3,21 @@
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.prompt_encoder import PromptEncoder
+from tunewright.adapters.prompt_encoder import Network, PromptEncoder
 from tunewright.methods.base import Choice, Material, Method, Range, Space
 from tunewright.methods.heads import answering, embedding_scale, head_rates, inits, lengths, start_vectors
 from tunewright.runtime import torch_generator
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
-HEAD_RATE = 6.0
+HEAD_RATE = 15.0
 """Of the network's rate, which is low for a head."""
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """A network whose first vectors are embeddings of words, never noise, and a head from the labels' words."""
     vectors_PD = start_vectors(material, str(params["init"]), int(params["length"]), rng)
-    network = "lstm" if params["network"] == "lstm" else "mlp"
+    network: Network = "lstm" if params["network"] == "lstm" else "mlp"
     shape = (vectors_PD.shape[0], vectors_PD.shape[1])
     encoder = PromptEncoder.random(network, shape, vectors_PD.shape[1], torch_generator(rng))
     return material.adapter(soft_prompt=encoder.ending_at(vectors_PD), **answering(material))
@@ -33,7 +33,7 @@ def space(material: Material) -> Space:
     """Short prompts first; rates at the scale of the base's embeddings, which the network's last layer has."""
     scale = embedding_scale(material)
     return {
-        "lr": Range(low=1e-4 * scale, high=2e-3 * scale, default=5e-4 * scale),
+        "lr": Range(low=3e-5 * scale, high=1e-3 * scale, default=2e-4 * scale),
         "length": lengths((20, 10, 5, 50, 100), material),
         "network": Choice(options=("mlp", "lstm")),
         "init": inits(material),

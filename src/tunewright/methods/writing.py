@@ -12,7 +12,7 @@ _USUAL = 0.99
 """Share of the training targets that fit in what may be written."""
 
 _DEMONSTRATED = 0.5
-"""Share of the context that demonstrations may take."""
+"""Share of what targets leave of the context that demonstrations may take."""
 
 
 def written(material: Material, template: tuple[str, str] = PLAIN) -> dict[str, object]:
@@ -32,7 +32,7 @@ def shown(material: Material, template: tuple[str, str], num_shots: int, rng: np
     """The template with that many training rows of different inputs as demonstrations, or as many as fit."""
     fill = Template(fixed=template[0], row=template[1]).fill
     chosen: list[tuple[str, str]] = []
-    room = _DEMONSTRATED * material.max_tokens
+    room = _DEMONSTRATED * material.room_tokens
     for position in rng.permutation(len(material.examples)).tolist():
         example = material.examples[position]
         one = (fill(example.text, example.text_pair), str(example.target))

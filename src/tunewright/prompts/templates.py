@@ -1,7 +1,5 @@
 """What a decoder is asked: words before all rows, and words around each, after which the answer begins."""
 
-from collections.abc import Sequence
-
 from tunewright.data.labels import in_words
 from tunewright.types import Task
 
@@ -25,8 +23,3 @@ def prompt(task: Task, name: str) -> tuple[str, str]:
     labels = ", ".join(in_words(label) for label in task.labels)
     fixed, row = PROMPTS[name]
     return fixed.replace("{labels}", labels), row.replace("{labels}", labels.replace("{", "(").replace("}", ")"))
-
-
-def with_demonstrations(fixed: str, shown: Sequence[str]) -> str:
-    """Words before all rows that end with answered rows, a blank line after each."""
-    return fixed + "".join(f"{row}\n\n" for row in shown)
