@@ -47,9 +47,9 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
-from tunewright.serve.state import State
-from tunewright.serve.tables import tasks as task_table
-from tunewright.serve.tables import versions
+from tunewright.releases.state import State
+from tunewright.releases.tables import tasks as task_table
+from tunewright.releases.tables import versions
 from tunewright.types import Example
 
 LENGTHS = (5, 10, 20, 50, 100)

@@ -36,8 +36,8 @@ from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
 from tunewright.errors import RegistryError
 from tunewright.files import write_json
+from tunewright.releases.state import State
 from tunewright.serve.predictor import Predictor
-from tunewright.serve.state import State
 
 ROOT = Path(__file__).parents[1]
 TASK, LABELS = "messages", ("a", "b", "c")

@@ -11,11 +11,11 @@ import pytest
 from tests import tiny
 from tests.serve.live import ABOUT, Live, kinds, serving
 from tunewright.adapters import folder
-from tunewright.serve.entries import Promotion, Version
+from tunewright.releases.entries import Promotion, Version
+from tunewright.releases.state import State
 from tunewright.serve.metrics import Figures
 from tunewright.serve.page import TaskView, policy, render
 from tunewright.serve.registered import Registered
-from tunewright.serve.state import State
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

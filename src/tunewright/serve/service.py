@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from tunewright.errors import TunewrightError
+from tunewright.releases.state import State
 from tunewright.serve.ask import Answer, Ask, Features, Label, Piece, Reply, Sampling, Told, Wanted, Whole, Written
 from tunewright.serve.cache import Cache
 from tunewright.serve.engine import Engine
@@ -17,7 +18,6 @@ from tunewright.serve.gate import Context, Limits, context_of
 from tunewright.serve.memory import Memory, row_ids
 from tunewright.serve.metrics import Metrics
 from tunewright.serve.silent import Silent
-from tunewright.serve.state import State
 from tunewright.serve.tasks import Served, Tasks
 from tunewright.serve.waiting import Waiting
 from tunewright.types import Example

@@ -10,9 +10,9 @@ from tests import tiny
 from tunewright.adapters import folder
 from tunewright.adapters.parts import Decoding, Template
 from tunewright.errors import RegistryError
-from tunewright.serve.entries import Feedback
-from tunewright.serve.harvest import harvest
-from tunewright.serve.state import State
+from tunewright.releases.entries import Feedback
+from tunewright.releases.harvest import harvest
+from tunewright.releases.state import State
 
 
 @pytest.fixture

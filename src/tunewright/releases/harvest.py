@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tunewright.errors import RunError
 from tunewright.files import read_json
-from tunewright.serve.entries import Feedback, Version
-from tunewright.serve.state import State
+from tunewright.releases.entries import Feedback, Version
+from tunewright.releases.state import State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
