@@ -12,9 +12,9 @@ from tunewright.errors import RegistryError
 from tunewright.evaluation.gate import Outcome
 from tunewright.files import read_json, read_lines, write_json, write_text
 from tunewright.releases import promotion
-from tunewright.releases.adding import recommended
 from tunewright.releases.state import State
 from tunewright.runs.folder import adapter_folder
+from tunewright.runs.shipped import recommended
 
 
 class Registry:

@@ -49,7 +49,7 @@ def add(
     state: StateOption = DEFAULT_STATE,
 ) -> None:
     """Add an adapter as a new version of a task; it is not live yet."""
-    from tunewright.releases.adding import recommended
+    from tunewright.runs.shipped import recommended
 
     with _opened(state, may_be_new=True) as opened:
         added = opened.add(task, recommended(folder), run)

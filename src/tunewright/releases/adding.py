@@ -7,9 +7,9 @@ from tunewright.adapters import folder
 from tunewright.errors import RunError
 from tunewright.files import read_json
 from tunewright.releases.entries import Measured
-from tunewright.runs import comparison, record
-from tunewright.runs.comparison import FILE_NAME
+from tunewright.runs import record
 from tunewright.runs.folder import adapter_folder
+from tunewright.runs.shipped import home_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,25 +69,3 @@ def measured_by(path: Path, adapter_sha256: str, run: Path | None) -> Measured |
     if run is None:
         return None
     raise RunError(f"{run} ships no adapter that is {path}. Give the run it comes from, or leave --run out.")
-
-
-def recommended(path: Path) -> Path:
-    """The adapter that a run recommends; an adapter folder as it is.
-
-    Raises:
-        RunError: The run recommends no adapter of its own.
-    """
-    if not (path / FILE_NAME).exists():
-        return path
-    found = comparison.load(path)
-    chosen = None if found.decision is None else found.decision.recommended
-    candidate = next((c for c in found.candidates if c.id == chosen), None)
-    if candidate is None or candidate.shipped_seed is None:
-        raise RunError(f"{path} recommends no adapter of its own. Give one of {path / 'adapters'}.")
-    return adapter_folder(path.resolve(), candidate.id, candidate.shipped_seed)
-
-
-def home_of(path: Path) -> Path | None:
-    """The run folder of `RUN/adapters/CANDIDATE/seed-K`."""
-    home = path.parents[2] if len(path.parents) > 2 else path
-    return home if (home / FILE_NAME).exists() else None

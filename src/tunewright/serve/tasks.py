@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from tunewright.errors import ConfigError, RunError
-from tunewright.releases.adding import home_of, recommended
 from tunewright.releases.entries import NAME
 from tunewright.runs import comparison
+from tunewright.runs.shipped import home_of, recommended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
