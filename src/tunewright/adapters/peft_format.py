@@ -209,7 +209,7 @@ def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lo
 
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Beginnings of starts that PEFT takes off the base's weights, also when it loads: on the base as it is they are wrong."""
+"""Beginnings of starts that PEFT takes off the base's weights, also when it loads: on the base as it is, wrong."""
 
 
 _ENCODE: dict[type, Callable[[Any], tuple[dict[str, Any], dict[str, Tensor]]]] = {
