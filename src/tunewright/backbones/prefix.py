@@ -72,7 +72,7 @@ class KeptPrefixes:
         return sum(_num_bytes([*then, *kept]) for _, then, kept in self._found.values())
 
     def get(self, said: Hashable, tensors: Sequence[Tensor]) -> Kept | None:
-        """That of these tensors with these values, under what is said: an optimizer changes tensors and does not tell."""
+        """That of these tensors with these values, under what is said: optimizers change tensors and do not tell."""
         key = (said, *map(id, tensors))
         if key not in self._found:
             return None
