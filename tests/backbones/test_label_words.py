@@ -143,6 +143,17 @@ def test_texts_are_cut_and_templates_are_not(tiny_decoder: GetDecoder) -> None:
     assert emoji.num_cut > 0
 
 
+def test_both_texts_of_a_pair_are_cut(tiny_decoder: GetDecoder) -> None:
+    """Where both are too long, each keeps half of the room, to a token."""
+    base = tiny_decoder("llama")
+    template = Template(fixed="", row="{text} was {text_pair} or")
+    pair = Example(id="1", text="bread " * 70, text_pair="bread " * 60)
+    (cut,) = base.encode_for([pair], replace(asking(base, LONG), template=template))
+    first, _, second = str(base.tokenizer.decode(list(cut.ids), skip_special_tokens=True)).partition(" was ")
+    assert first.count("bread") + second.count("bread") > base.max_tokens // 2
+    assert abs(first.count("bread") - second.count("bread")) <= 1
+
+
 def test_template_longer_than_the_context(tiny_decoder: GetDecoder) -> None:
     base = tiny_decoder("llama")
     long = replace(asking(base, LONG), template=replace(TEMPLATE, fixed="we had bread and soup\n" * 12))
@@ -156,7 +167,7 @@ def test_template_longer_than_the_context(tiny_decoder: GetDecoder) -> None:
 def test_labels_with_the_same_words(tiny_decoder: GetDecoder) -> None:
     base = tiny_decoder("llama")
     twice = replace(LONG, phrases=(("soup",), ("bread", "soup"), ("song",)))
-    with pytest.raises(ConfigError, match="labels 'food' and 'travel' have the same words: 'soup'"):
+    with pytest.raises(ConfigError, match=r"labels 'food' and 'travel' have the same words: 'soup'. Rename .*\(--descriptions"):
         base.phrase_ids(asking(base, twice))
 
 

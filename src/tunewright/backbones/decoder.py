@@ -145,7 +145,8 @@ class Decoder(Prefixed):
                 ids = self.encode_answer(phrase, after=adapter.template.row)
                 if not ids or owner.setdefault(ids, label) != label:
                     fault = f"labels {owner[ids]!r} and {label!r} have the same words" if ids else "a label has no word"
-                    raise ConfigError(f"{fault}: {phrase!r}. Give each label words of its own (--label-descriptions).")
+                    todo = "Rename a label in the data; descriptions (--descriptions) must differ too."
+                    raise ConfigError(f"{fault}: {phrase!r}. {todo}")
                 found.append(ids)
         return found
 
