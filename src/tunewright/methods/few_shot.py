@@ -6,8 +6,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import DemonstrationPool
 from tunewright.backbones.answers import unit
 from tunewright.methods.base import Choice, Material, Method, Space
-from tunewright.methods.prompting import asking, calibrated, calibrations, prompts, shown
-from tunewright.prompts.template import built_in
+from tunewright.methods.prompting import asking, calibrated, calibrations, prompts, shown, templates
 from tunewright.types import Params, whole_text
 
 
@@ -15,7 +14,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     """Some training rows before every row, run once; or all of them as a pool with their features."""
     if not material.backbone.writes:
         return material.adapter(demonstrations=_voters(material, params))
-    prompt, stratified = built_in(material.task)[str(params["template"])], params.get("choice") == "stratified"
+    prompt, stratified = prompts(material)[str(params["template"])], params.get("choice") == "stratified"
     prompt, _ = shown(material, prompt, int(params["shots"]), rng, stratified=stratified)
     return calibrated(material.adapter(**asking(material, prompt)), material, params)
 
@@ -36,7 +35,7 @@ def space(material: Material) -> Space:
     if material.backbone.writes:
         return {
             "shots": Choice(options=tuple(k for k in (8, 4, 16, 2, 32) if k <= most) or (1,)),
-            "template": Choice(options=tuple(prompts(material))),
+            "template": templates(material),
             **({"choice": Choice(options=("stratified", "random"))} if material.task.labels else {}),
             **calibrations(material, "uniform", "contextual", "none"),
         }

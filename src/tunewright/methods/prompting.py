@@ -25,6 +25,9 @@ _USUAL = 0.99
 _FEW = 0.25
 """Share of the context that a prompt's own words may take, where others take less."""
 
+OWN = "yours"
+"""Name of the user's prompt among the templates."""
+
 _SHOWN = 0.5
 """Share of the context that a prompt with its demonstrations may take."""
 
@@ -88,10 +91,15 @@ def _shares(material: Material, uniform: bool) -> torch.Tensor:
 
 
 def prompts(material: Material) -> dict[str, Prompt]:
-    """The built-in prompts whose own words leave most of the context free, by name; the first where none does."""
-    found, most = built_in(material.task), _FEW * material.backbone.max_tokens
-    fitting = {name: prompt for name, prompt in found.items() if num_tokens(material, prompt) <= most}
-    return fitting or dict(list(found.items())[:1])
+    """The user's own prompt, where there is one, and the built-in ones, by name."""
+    return {**({} if material.prompt is None else {OWN: material.prompt}), **built_in(material.task)}
+
+
+def templates(material: Material) -> Choice:
+    """The prompts whose own words leave most of the context free, for a space; the first where none does."""
+    found, most = prompts(material), _FEW * material.backbone.max_tokens
+    fitting = tuple(name for name, prompt in found.items() if num_tokens(material, prompt) <= most)
+    return Choice(options=fitting or tuple(found)[:1])
 
 
 def num_tokens(material: Material, prompt: Prompt) -> int:

@@ -10,8 +10,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Verbalizer
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material, Method, Space
-from tunewright.methods.prompting import asking, calibrated, calibrations, prompts
-from tunewright.prompts.template import built_in
+from tunewright.methods.prompting import asking, calibrated, calibrations, prompts, templates
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.types import Params
 
@@ -22,7 +21,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     """A prompt, or the phrases of every label; and if asked, zero points."""
     words, template = str(params.get("words", "name")), str(params["template"])
     if material.backbone.writes:
-        parts = asking(material, built_in(material.task)[template], words)
+        parts = asking(material, prompts(material)[template], words)
     else:
         phrases = label_phrases(material.task, words, TEMPLATES[template])
         parts = {"verbalizer": Verbalizer(phrases=phrases, scale=_SCALE)}
@@ -33,7 +32,7 @@ def space(material: Material) -> Space:
     """Templates, which words of a label, and whether to set zero points."""
     if material.backbone.writes:
         return {
-            "template": Choice(options=tuple(prompts(material))),
+            "template": templates(material),
             **words_of(material, "name", "description"),
             **calibrations(material, "uniform", "contextual", "none", "train-shares"),
         }

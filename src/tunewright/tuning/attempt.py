@@ -48,6 +48,7 @@ def prepare(
     limit: int,
     *,
     store: FeatureStore | None = None,
+    prompt: Prompt | None = None,
 ) -> Workshop:
     """Tokenises the rows.
 
@@ -59,6 +60,7 @@ def prepare(
         metric: Of the task.
         limit: Most tokens of an input.
         store: Features of the base that are known already; none when absent.
+        prompt: The user's own.
     """
     to_rows = text_rows if task.kind == "generate" else label_rows
     rows, dev = to_rows(task, backbone, train_rows, limit), to_rows(task, backbone, dev_rows, limit)
@@ -69,6 +71,7 @@ def prepare(
         examples=train_rows,
         rows=rows,
         max_tokens=limit,
+        prompt=prompt,
     )
 
     scorer = row_scorer(metric.name, task.labels, dev_rows)
