@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 import tunewright as tw
-from tests.cli.test_bad_input import refused
-from tests.commands import Call, write_topics
+from tests.commands import write_topics
 from tunewright.errors import ConfigError, RunError
 from tunewright.tuning.progress import Silent
 
@@ -57,18 +56,9 @@ def test_an_encoder_is_not_asked(data: Path, tiny_folder: Callable[[str], Path],
     assert "writes no text; give a decoder with --model" in str(found.reason)
 
 
-def test_what_is_refused(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path, call: Call) -> None:
+def test_what_is_refused(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     model = tiny_folder("llama")
     with pytest.raises(ConfigError, match="method 'template' needs --template"):
         tw.compare(str(data), model=str(model), methods="template", out=str(tmp_path / "a"), listener=Silent())
     with pytest.raises(ConfigError, match=r"`template` has no effect without method 'template'\. Got methods majority"):
         compare(data, model, methods="majority", out=str(tmp_path / "b"))
-    for source, words in (("{review}", "unknown placeholder '{review}'"), ("Say:", "no place for a row's text")):
-        prompt = tmp_path / "bad.txt"
-        prompt.write_text(source, encoding="utf-8")
-        said = refused(call, "compare", data, "--template", prompt, "--model", model, where=tmp_path)
-        assert words in said
-        assert "{message}" in said
-    assert "cannot read the template" in refused(
-        call, "compare", data, "--template", tmp_path / "none.txt", "--model", model, where=tmp_path
-    )

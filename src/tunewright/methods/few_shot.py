@@ -6,17 +6,30 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import DemonstrationPool
 from tunewright.backbones.answers import unit
 from tunewright.methods.base import Choice, Material, Method, Space
-from tunewright.methods.prompting import asking, calibrated, calibrations, prompts, shown, templates
+from tunewright.methods.prompting import (
+    RETRIEVED,
+    asking,
+    calibrated,
+    calibrations,
+    prompts,
+    retrieving,
+    shown,
+    templates,
+)
 from tunewright.types import Params, whole_text
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """Some training rows before every row, run once; or all of them as a pool with their features."""
+    """Some training rows before every row, run once, or before each row its nearest; or all of them as voters."""
     if not material.backbone.writes:
         return material.adapter(demonstrations=_voters(material, params))
-    prompt, stratified = prompts(material)[str(params["template"])], params.get("choice") == "stratified"
-    prompt, _ = shown(material, prompt, int(params["shots"]), rng, stratified=stratified)
-    return calibrated(material.adapter(**asking(material, prompt)), material, params)
+    prompt, count, choice = prompts(material)[str(params["template"])], int(params["shots"]), str(params["choice"])
+    if choice in RETRIEVED:
+        adapter = material.adapter(**asking(material, prompt), retriever=retrieving(material, prompt, count, choice))
+    else:
+        prompt, _ = shown(material, prompt, count, rng, stratified=choice == "stratified")
+        adapter = material.adapter(**asking(material, prompt))
+    return calibrated(adapter, material, params)
 
 
 def _voters(material: Material, params: Params) -> DemonstrationPool:
@@ -36,7 +49,7 @@ def space(material: Material) -> Space:
         return {
             "shots": Choice(options=tuple(k for k in (8, 4, 16, 2, 32) if k <= most) or (1,)),
             "template": templates(material),
-            **({"choice": Choice(options=("stratified", "random"))} if material.task.labels else {}),
+            "choice": Choice(options=(*(("stratified",) if material.task.labels else ()), "random", *RETRIEVED)),
             **calibrations(material, "uniform", "contextual", "none"),
         }
     counts = tuple(k for k in (8, 1, 3, 16, 32, 64) if k <= most)
@@ -48,7 +61,7 @@ METHOD = Method(
     family="no training",
     summary="Shows labelled examples before each text; an encoder retrieves the nearest and lets them vote.",
     trains="nothing; some training rows are kept as text, or all N as a pool",
-    serves="keys and values of the examples, run once; or a search among N vectors",
+    serves="keys and values of the examples, run once; or a search among N and a longer row",
     place=place,
     space=space,
     kinds=("classify", "generate"),

@@ -11,6 +11,8 @@ import torch
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, Decoding, Template, Verbalizer
+from tunewright.adapters.retriever import Retriever
+from tunewright.backbones.answers import unit
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material
@@ -33,6 +35,9 @@ _SHOWN = 0.5
 
 _ASKED = 200
 """Training rows that are scored under a template to set zero points: there is no store of what they came to."""
+
+RETRIEVED = ("nearest", "bm25")
+"""Ways to choose demonstrations for each row."""
 
 NOTHING_SAID = ("N/A", "", "[MASK]")
 """Texts without content, by which contextual calibration asks what a prompt says by itself (Zhao et al. 2021, 5)."""
@@ -137,6 +142,23 @@ def shown(
             room -= size
     rows = [list(chosen.values())[int(k)] for k in rng.permutation(len(chosen))]
     return with_demonstrations(prompt, (demonstrated(prompt, row) for row in rows)), rows
+
+
+def retrieving(material: Material, prompt: Prompt, count: int, by: str) -> Retriever:
+    """All training rows as demonstrations, of which each row is shown its nearest.
+
+    Args:
+        material: Training rows.
+        prompt: Around each of them.
+        count: Shown to a row, at most.
+        by: `nearest`, by the bare base's features, or `bm25`.
+    """
+    return Retriever(
+        texts=tuple(whole_text(example) for example in material.examples),
+        shown=tuple(demonstrated(prompt, example) for example in material.examples),
+        num_shown=count,
+        vectors_ND=unit(material.store(material.rows.encodings)) if by == "nearest" else None,
+    )
 
 
 def demonstrated(prompt: Prompt, example: Example) -> str:
