@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from tunewright.adapters.parts import (
     Verbalizer,
     Weights,
 )
+from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.checkpoint import load_checkpoint
@@ -282,7 +284,7 @@ def every_part(base: Backbone) -> Adapter:
     )
     return adapter(
         base,
-        **({"template": Template(fixed="old and new\n", row="it: {text}\nwas")} if isinstance(base, Decoder) else {}),
+        **(asking_parts(base) if isinstance(base, Decoder) else {}),
         soft_prompt=soft_prompt(base, 5, seed=1),
         prefix=prefix(base, 4, seed=2),
         lora=lora(base, 2, seed=100, alpha=16),
@@ -294,6 +296,15 @@ def every_part(base: Backbone) -> Adapter:
         nearest_target=NearestTarget(texts=("bread", "soup"), targets=("salt", "cake")),
         decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and")),
     )
+
+
+def asking_parts(base: Decoder) -> dict[str, Any]:
+    """What stands around a row, and before it."""
+    shown = Retriever(
+        texts=("soup", "train"), shown=("soup food\n", "train travel\n"), num_shown=1,
+        vectors_ND=normal(7, 2, base.width),
+    )  # fmt: skip
+    return {"template": Template(fixed="old and new\n", row="it: {text}\nwas"), "retriever": shown}
 
 
 def set_pooling(folder: Path, mode: str) -> None:

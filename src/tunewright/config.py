@@ -71,6 +71,9 @@ class RunConfig(BaseModel):
     rows: int | None = Field(default=None, ge=1, description="use at most this many training rows, stratified")
     model: Names = Field(default=(EMBEDDED_MODEL,), min_length=1, description="base model: name or folder; may repeat")
     methods: Names = Field(default=("all",), min_length=1, description="methods to compare, comma separated, or all")
+    template: str | None = Field(
+        default=None, description="text file with your present prompt, {text} in it: a candidate of its own on decoders"
+    )
     trials: int | None = Field(default=None, ge=1, description="tuning trials for each family of methods (default 12)")
     budget: Seconds | None = Field(default=None, gt=0, description="time for the whole run, such as 90s, 10m or 2h")
     max_cost: float | None = Field(default=None, gt=0, description="modelled US dollars for the whole run, at most")

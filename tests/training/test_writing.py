@@ -17,6 +17,7 @@ from tunewright.backbones.inference import FeatureStore, answer, answer_losses, 
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Method
+from tunewright.prompts.template import Prompt
 from tunewright.runtime import generator
 from tunewright.training.objective import TextExam, Writing, objective
 from tunewright.tuning.attempt import Outcome, Workshop, attempt, prepare
@@ -41,7 +42,8 @@ def rows(count: int) -> list[Example]:
 
 
 def workshop(base: Decoder, num_train: int = 16) -> Workshop:
-    return prepare(TASK, base, rows(num_train), rows(4), METRICS["rouge-l"], base.max_tokens)
+    prompt = Prompt(fixed="", row="{text} so")
+    return prepare(TASK, base, rows(num_train), rows(4), METRICS["rouge-l"], base.max_tokens, prompt=prompt)
 
 
 def last(method: Method, shop: Workshop) -> Params:

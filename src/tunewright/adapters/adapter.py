@@ -25,9 +25,11 @@ from tunewright.adapters.parts import (
     Weights,
 )
 from tunewright.adapters.prompt_encoder import PromptEncoder
+from tunewright.adapters.retriever import Retriever
 
 PARTS: dict[str, type[Part]] = {
     "template": Template,
+    "retriever": Retriever,
     "soft_prompt": SoftPrompt,
     "prefix": Prefix,
     "lora": Lora,
@@ -40,9 +42,9 @@ PARTS: dict[str, type[Part]] = {
     "copied_input": CopiedInput,
     "nearest_target": NearestTarget,
 }
-"""Field of `Adapter` -> kind of part. The first five change what the base computes, the rest turn it into answers."""
+"""Field of `Adapter` -> kind of part. The first six change what the base computes, the rest turn it into answers."""
 
-BODY_PARTS = ("template", "soft_prompt", "prefix", "lora", "weights")
+BODY_PARTS = ("template", "retriever", "soft_prompt", "prefix", "lora", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ class Adapter:
     max_tokens: int
     """Texts are cut to this many tokens, the soft prompt or prefix included, the template not."""
     template: Template | None = None
+    retriever: Retriever | None = None
     soft_prompt: SoftPrompt | PromptEncoder | None = None
     prefix: Prefix | None = None
     lora: Lora | None = None

@@ -12,6 +12,8 @@ from typing import ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from tunewright.prompts.template import Prompt
+
 Settings = Mapping[str, object]
 """JSON values only."""
 
@@ -194,25 +196,14 @@ class Head:
         return cls(weight_CD=tensors["weight"], bias_C=tensors["bias"])
 
 
-_FIELD = re.compile(r"\{(text|text_pair)\}")
-
-
 @dataclass(frozen=True, kw_only=True)
-class Template:
-    """Text around the input of a decoder: `[prefix][soft prompt][fixed][row]`, and then the answer."""
+class Template(Prompt):
+    """Text around the input of a decoder: `[prefix][soft prompt][fixed][row]`, and then the answer.
 
-    fixed: str
-    """Instruction and fixed demonstrations: the same for all rows, tokenised apart and run once."""
-    row: str
-    """What a row becomes, with `{text}` and, for pairs, `{text_pair}`; ends where the answer begins."""
+    The fixed text is tokenised apart from the rows.
+    """
+
     mixes: ClassVar[bool] = True
-
-    def fill(self, text: str, text_pair: str | None = None) -> str:
-        """A row as text; a pair for which there is no place of its own follows on a line."""
-        if text_pair is not None and "{text_pair}" not in self.row:
-            text = f"{text}\n{text_pair}"
-        values = {"text": text, "text_pair": "" if text_pair is None else text_pair}
-        return _FIELD.sub(lambda field: values[field[1]], self.row)
 
     def settings(self) -> dict[str, object]:
         return {"fixed": self.fixed, "row": self.row}

@@ -170,8 +170,9 @@ class Backbone(ABC):
                 f"Got {mine.name} (weights {mine.sha256[:12]}, tokenizer {mine.tokenizer_sha256[:12]}). "
                 "Give its own base with --model."
             )
-        if adapter.template is not None and mine.kind != "decoder":
-            raise AdapterError(f"{mine.name} is an encoder and cannot carry a template. Use a decoder.")
+        for part in ("template", "retriever"):
+            if getattr(adapter, part) is not None and mine.kind != "decoder":
+                raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")
         unknown = [] if adapter.lora is None else sorted(set(adapter.lora.down) - set(self.linears))

@@ -3,9 +3,10 @@
 Shapes: B rows, R rows that run together, M hidden states that are read, D width, C candidates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,17 +17,19 @@ from transformers.pytorch_utils import Conv1D
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding, Weights
+from tunewright.adapters.retriever import Retriever
 from tunewright.backbones import causal
+from tunewright.backbones.answers import unit
 from tunewright.backbones.base import Encoding, Generation, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.fused import fuse
 from tunewright.backbones.generation import Request, generate
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, grow, tree_scores
-from tunewright.backbones.tokens import encode_framed
+from tunewright.backbones.tokens import by_length, encode_framed
 from tunewright.errors import ConfigError
 from tunewright.runtime import quiet_libraries
-from tunewright.types import Example
+from tunewright.types import Example, whole_text
 
 _BRANCH_TOKENS = 4096
 """Tokens of candidates that run at a time."""
@@ -99,8 +102,32 @@ class Decoder(Prefixed):
         begin = () if fixed else self.begin_ids
         frame = len(begin) + len(self.token_ids(adapter.template.fill("", None)))
         self._check_room(room - frame, fixed=before, frame=frame, answer=answer)
-        limit = min(wanted + frame, room)
-        return encode_framed(self._checkpoint.tokenizer, examples, adapter.template, begin, limit)
+        before = [""] * len(examples)
+        if adapter.retriever is not None:
+            before = list(self._retrieved(examples, adapter, adapter.retriever, (room - frame) // 2))
+        limits = [min(wanted + frame + len(self.token_ids(words)), room) for words in before]
+        return encode_framed(self._checkpoint.tokenizer, examples, adapter.template, begin, limits, before)
+
+    def _retrieved(
+        self, examples: Sequence[Example], adapter: Adapter, retriever: Retriever, room: int
+    ) -> Iterator[str]:
+        """What stands before each row: its nearest examples, the nearest last, as many as fit so many tokens."""
+        vectors_BD = None
+        if retriever.vectors_ND is not None and examples:
+            with torch.no_grad():
+                vectors_BD = unit(self._bare_features(examples, adapter.max_tokens).cpu())
+        for nearest in retriever.ranked([whole_text(example) for example in examples], vectors_BD):
+            sizes = accumulate(len(self.token_ids(shown)) for shown in nearest)
+            yield "".join(reversed([shown for shown, size in zip(nearest, sizes, strict=True) if size <= room]))
+
+    def _bare_features(self, examples: Sequence[Example], limit: int) -> Tensor:
+        """Features of texts by themselves, as `FeatureStore` has them."""
+        bare = Adapter(base=self.identity, labels=(), max_tokens=self.max_tokens)
+        rows = [Row(encoding=encoding, adapter=bare) for encoding in self.encode(examples, limit)]
+        found: dict[int, Tensor] = {}
+        for members in by_length([len(row.encoding.ids) for row in rows]):
+            found |= dict(zip(members, self.features([rows[k] for k in members]), strict=True))
+        return torch.stack([found[k] for k in range(len(rows))])
 
     def _check_room(self, room: int, *, fixed: int, frame: int, answer: int) -> None:
         if room < 1:

@@ -52,6 +52,9 @@ def _of_body(adapter: Adapter, backbone: Base) -> Iterator[tuple[str, Shape, Sha
         wanted = (num_layers, num_heads, max(1, adapter.prefix.length), width)
         for key, tensor in adapter.prefix.tensors().items():
             yield f"prefix.{key}", tuple(tensor.shape), wanted
+    if adapter.retriever is not None and adapter.retriever.vectors_ND is not None:
+        wanted_ND = (len(adapter.retriever.texts), backbone.width)
+        yield "retriever.vectors", tuple(adapter.retriever.vectors_ND.shape), wanted_ND
     if adapter.lora is not None:
         for name in adapter.lora.down:
             linear, rank = backbone.linears[name], adapter.lora.rank

@@ -71,7 +71,8 @@ def encode_framed(
     examples: Sequence[Example],
     template: Template,
     begin_ids: Sequence[int],
-    limit: int,
+    limits: Sequence[int],
+    before: Sequence[str],
 ) -> list[Encoding]:
     """Tokenises what a template makes of texts and pairs; of what is too long the text is cut, the longer of a pair.
 
@@ -80,7 +81,8 @@ def encode_framed(
         examples: Rows.
         template: Around each.
         begin_ids: Tokens before each.
-        limit: Most tokens of a row, the template's own included, for which there must be room.
+        limits: Most tokens of each row, those around its text included, for which there must be room.
+        before: Further words before each row.
     """
     if not examples:
         return []
@@ -88,9 +90,10 @@ def encode_framed(
     def ids_of(texts: list[str]) -> list[list[int]]:
         return list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
 
-    limit -= len(begin_ids)
+    filled = [f"{words}{template.fill(e.text, e.text_pair)}" for e, words in zip(examples, before, strict=True)]
     found = []
-    for example, whole in zip(examples, ids_of([template.fill(e.text, e.text_pair) for e in examples]), strict=True):
+    for example, whole, most, words in zip(examples, ids_of(filled), limits, before, strict=True):
+        limit = most - len(begin_ids)
         ids, texts = whole, [t for t in (example.text, example.text_pair) if t is not None]
         while len(ids) > limit and any(texts):
             sizes = [len(each) for each in ids_of(texts)]
@@ -98,7 +101,7 @@ def encode_framed(
             if len(texts) > 1:  # the longer gives all of what it has more, and half of what is then to go
                 too_many = min(too_many, math.ceil((too_many + max(sizes) - min(sizes)) / 2))
             texts[longer] = _without_end(tokenizer, texts[longer], too_many)
-            ids = ids_of([template.fill(*texts)])[0]
+            ids = ids_of([f"{words}{template.fill(*texts)}"])[0]
         every = (*begin_ids, *ids)
         found.append(Encoding(ids=every, type_ids=(0,) * len(every), num_cut=len(whole) - len(ids)))
     return found

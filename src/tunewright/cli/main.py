@@ -7,7 +7,20 @@ from typing import Annotated, NoReturn
 import typer
 
 from tunewright import __version__
-from tunewright.cli import check, compare, evaluate, export, inspect, key, methods, predict, registry, report, serve
+from tunewright.cli import (
+    check,
+    compare,
+    evaluate,
+    export,
+    inspect,
+    key,
+    methods,
+    predict,
+    registry,
+    report,
+    serve,
+    try_prompt,
+)
 from tunewright.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, TunewrightError
 
 app = typer.Typer(
@@ -34,7 +47,7 @@ def _options(
     """What may stand before a verb."""
 
 
-for module in (compare, predict, evaluate, inspect, report, check, methods, serve, key, registry, export):
+for module in (compare, try_prompt, predict, evaluate, inspect, report, check, methods, serve, key, registry, export):
     module.register(app)
 
 

@@ -12,6 +12,7 @@ from tunewright.methods import (
     p_tuning,
     prefix,
     soft_prompt,
+    template,
     zero_shot,
 )
 from tunewright.registry import table
@@ -20,6 +21,7 @@ METHODS = table(
     majority.METHOD,
     copy_input.METHOD,
     nearest_target.METHOD,
+    template.METHOD,
     zero_shot.METHOD,
     few_shot.METHOD,
     soft_prompt.METHOD,

@@ -8,6 +8,7 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
+from tunewright.prompts.template import Prompt
 from tunewright.training.loop import Settings
 from tunewright.training.objective import Rows
 from tunewright.training.optim import Rates
@@ -51,6 +52,8 @@ class Material:
     """The examples, tokenised to the base's limit."""
     max_tokens: int
     """Texts are cut so that text and virtual tokens have at most this many."""
+    prompt: Prompt | None = None
+    """The user's own."""
 
     @property
     def room_tokens(self) -> int:
@@ -104,6 +107,8 @@ class Method:
     """Why a base cannot be used, or None."""
     kinds: tuple[TaskKind, ...] = ("classify",)
     """Of tasks that it answers."""
+    needs: str | None = None
+    """The setting that gives it what it works on; without it the method takes no part."""
     runs_base: bool = True
     """False for a floor, which answers without the base."""
 

@@ -13,7 +13,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Head
 from tunewright.backbones.answers import directions
 from tunewright.methods.base import Choice, Material
-from tunewright.methods.writing import written
+from tunewright.methods.prompting import written
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import torch_generator
 from tunewright.training.optim import Rates

@@ -40,6 +40,7 @@ RUNS: Mapping[str, Mapping[Target, str]] = {
     "verbalizer": {"text": "its phrases, to choose from"},
     "decoding": {"vllm": "as settings of the request"},
     "demonstrations": {"text": "all of them, none retrieved"},
+    "retriever": {"text": "all of them, none retrieved"},
 }
 """Part -> export -> in what form it goes along. What is missing here is left behind."""
 
@@ -138,6 +139,8 @@ def in_words(adapter: Adapter) -> list[str]:
         found.append(_phrases(adapter, verbalizer))
     if pool is not None:
         found.append(_demonstrations(adapter, pool))
+    if adapter.retriever is not None:
+        found.insert(1, "".join(adapter.retriever.shown).strip())
     return [words for words in found if words]
 
 

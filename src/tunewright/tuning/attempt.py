@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Template
 from tunewright.adapters.transfer import starting_at
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.evaluation.metrics import Metric, label_indices, row_scorer
 from tunewright.methods.base import Material, Method, settings
-from tunewright.prompts.writing import PLAIN
+from tunewright.prompts.template import PLAIN, Prompt
 from tunewright.runtime import PeakMemory
 from tunewright.training.loop import Observe, Trained, train, trainable_count, trained_names
 from tunewright.training.objective import Exam, Rows, TextExam, evaluate, evaluate_texts
@@ -49,6 +48,7 @@ def prepare(
     limit: int,
     *,
     store: FeatureStore | None = None,
+    prompt: Prompt | None = None,
 ) -> Workshop:
     """Tokenises the rows.
 
@@ -60,6 +60,7 @@ def prepare(
         metric: Of the task.
         limit: Most tokens of an input.
         store: Features of the base that are known already; none when absent.
+        prompt: The user's own.
     """
     to_rows = text_rows if task.kind == "generate" else label_rows
     rows, dev = to_rows(task, backbone, train_rows, limit), to_rows(task, backbone, dev_rows, limit)
@@ -70,6 +71,7 @@ def prepare(
         examples=train_rows,
         rows=rows,
         max_tokens=limit,
+        prompt=prompt,
     )
 
     scorer = row_scorer(metric.name, task.labels, dev_rows)
@@ -92,12 +94,12 @@ def label_rows(task: Task, backbone: Backbone, examples: Sequence[Example], limi
 
 def text_rows(_task: Task, backbone: Backbone, examples: Sequence[Example], limit: int) -> Rows:
     """Tokenised rows with the tokens of their targets, which an encoder does not write."""
-    after, most = Template(fixed=PLAIN[0], row=PLAIN[1]), backbone.max_tokens // 2
+    after, most = PLAIN, backbone.max_tokens // 2
     answers = _targets(backbone, examples, after, most) if isinstance(backbone, Decoder) else ()
     return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.zeros(0, dtype=torch.long), answers=answers)
 
 
-def _targets(base: Decoder, examples: Sequence[Example], template: Template, most: int) -> list[tuple[int, ...]]:
+def _targets(base: Decoder, examples: Sequence[Example], template: Prompt, most: int) -> list[tuple[int, ...]]:
     """Tokens of the targets after a template, cut to so many."""
     return [base.encode_answer(str(e.target), after=template.row, ends=True)[:most] for e in examples]
 

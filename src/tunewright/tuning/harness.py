@@ -33,6 +33,7 @@ from tunewright.evaluation.metrics import check_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods import METHODS
+from tunewright.prompts.template import read_source
 from tunewright.runs import comparison
 from tunewright.runs.folder import open_run
 from tunewright.runtime import device, environment
@@ -44,7 +45,7 @@ from tunewright.tuning.progress import Clock, Journal, Listener, Start
 from tunewright.tuning.protocol import Plan, make_plan
 from tunewright.tuning.retention import read_reference
 from tunewright.tuning.session import price_list
-from tunewright.tuning.stage import open_stage
+from tunewright.tuning.stage import needs, open_stage, user_prompt
 from tunewright.types import Dataset, Notice, Splits
 
 
@@ -75,6 +76,7 @@ def _compare(
     plan = make_plan(config, read_rows(config))
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
+    prompt = user_prompt(config, dataset)
     checkpoints = {name: load_checkpoint(name) for name in config.model}
     begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)
@@ -82,6 +84,7 @@ def _compare(
     hashes = {
         "bases": {name: checkpoint.identity.sha256 for name, checkpoint in checkpoints.items()},
         "outside": {name: answers_sha256(predictions) for name, predictions in answered.items()},
+        "template": {} if prompt is None else {str(config.template): f"{prompt.fixed}{prompt.row}"},
     }
     if not begun_before:
         _record_start(config, plan, hashes, out, command)
@@ -134,12 +137,14 @@ def _check_settings(config: RunConfig) -> None:
     elif len({Path(name).name for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
+    faults += needs(config) if not set(config.methods) - {"all", *METHODS} else []
     faults += _refused(
         lambda: _limit_s(config),
         lambda: parse(config.require),
         lambda: read_reference(config.retention),
         lambda: parse_rules(config.slice),
         lambda: swapped_rows(config.swap, ()),
+        lambda: None if config.template is None else read_source(config.template),
         *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),
     )
     if faults:
@@ -166,7 +171,7 @@ def _settings(config: RunConfig) -> dict[str, object]:
 
 
 Hashes = Mapping[str, Mapping[str, str]]
-"""`bases` and `outside` -> name -> hash: what else than the data a run must not change under way."""
+"""`bases`, `outside` and `template` -> name -> hash or text: what else a run must not change under way."""
 
 
 def _check_start(config: RunConfig, dataset: Dataset, hashes: Hashes, out: Path) -> dict[str, object]:
@@ -187,7 +192,7 @@ def _check_start(config: RunConfig, dataset: Dataset, hashes: Hashes, out: Path)
     prices = _as_json(dataclasses.asdict(price_list(config)))
     if known.get("prices", prices) != prices:
         raise RunError("the prices changed since the run began. Restore the file or choose another --out.")
-    for what, said in (("bases", "a model of"), ("outside", "the answers of")):
+    for what, said in (("bases", "a model of"), ("outside", "the answers of"), ("template", "the template")):
         if known.get(what, {}) != hashes[what]:
             names = ", ".join(hashes[what])
             raise RunError(f"{said} {names} changed since the run began. Restore it or choose another --out.")

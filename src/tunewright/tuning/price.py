@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.retriever import Retriever
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.inference import write
 from tunewright.evaluation import cost
@@ -78,6 +80,8 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     own = sum(t.numel() for part in mixing for t in part.tensors().values())
     runs = backbone.num_computing if adapter.needs_features or adapter.decoding is not None else 0
     serving = cost.serving_flops(backbone_parameters=runs, adapter_parameters=own, tokens=tokens, extra_tokens=extra)
+    if adapter.retriever is not None:
+        serving += _retrieval_flops(adapter.retriever, backbone, tokens)
     if adapter.demonstrations is not None:
         pool_rows, dimensions = adapter.demonstrations.vectors_ND.shape
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
@@ -103,6 +107,21 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         training_flops=once + spent(num_tokens),
         held_bytes=adapter.num_bytes() + base_bytes,
     )
+
+
+def _retrieval_flops(retriever: Retriever, backbone: Backbone, tokens: float) -> float:
+    """Of the pass that finds what is near, where features are compared, of the search, and of what is then shown."""
+    some = retriever.shown[:_POOL_ROWS]
+    shown = retriever.num_shown * sum(len(backbone.token_ids(text)) for text in some) / len(some)
+    by_features = retriever.vectors_ND is not None
+    passed = min(shown, backbone.max_tokens / 2) + (tokens if by_features else 0.0)
+    dimensions = backbone.width if by_features else round(tokens)
+    search = cost.search_flops(pool_rows=len(retriever.texts), dimensions=dimensions)
+    return cost.FORWARD * backbone.num_computing * passed + search
+
+
+_POOL_ROWS = 200
+"""Demonstrations that tell how long one is."""
 
 
 def _training_factor(adapter: Adapter) -> int:

@@ -12,6 +12,7 @@ from tunewright.config import RunConfig, choose
 from tunewright.evaluation.metrics import METRICS, task_scorer
 from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Method, Range
+from tunewright.prompts.template import Prompt, parse, read_source
 from tunewright.runs.fits import refits, trials
 from tunewright.tuning import finals
 from tunewright.tuning.attempt import Workshop, prepare
@@ -116,9 +117,40 @@ def open_stage(
 
 def _methods(config: RunConfig) -> list[Method]:
     """The methods that were asked for; all of them are those that answer this kind of task."""
-    fitting = [name for name, method in METHODS.items() if config.task in method.kinds]
+    fitting = [name for name, m in METHODS.items() if config.task in m.kinds and _has_its_need(config, m)]
     names = choose("method", config.methods, fitting if "all" in config.methods else tuple(METHODS))
     return [METHODS[name] for name in names]
+
+
+def _has_its_need(config: RunConfig, method: Method) -> bool:
+    return method.needs is None or getattr(config, method.needs) is not None
+
+
+def needs(config: RunConfig) -> list[str]:
+    """Methods without the setting that they work on, and such settings without their method: one line for each."""
+    names, faults = choose("method", config.methods, tuple(METHODS)), []
+    for method in METHODS.values():
+        named, given = method.name in names, _has_its_need(config, method)
+        if named and not given and "all" not in config.methods:
+            about = RunConfig.model_fields[str(method.needs)].description
+            faults.append(f"method {method.name!r} needs --{method.needs} ({about}). Give it, or leave the method out.")
+        if given and not named and method.needs is not None:
+            faults.append(
+                f"`{method.needs}` has no effect without method {method.name!r}. Got methods {', '.join(names)}. "
+                "Add it to --methods, or leave the setting out."
+            )
+    return faults
+
+
+def user_prompt(config: RunConfig, dataset: Dataset) -> Prompt | None:
+    """The user's own prompt for these rows, None where there is none.
+
+    Raises:
+        ConfigError: An unreadable file, or one that names no such column.
+    """
+    if config.template is None:
+        return None
+    return parse(read_source(config.template), dataset.task, dataset.columns)
 
 
 def _prepare(
@@ -126,7 +158,16 @@ def _prepare(
 ) -> Workshop:
     splits = dataset.splits
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
-    workshop = prepare(dataset.task, base, splits.train, splits.dev, METRICS[config.metric], limit, store=store)
+    workshop = prepare(
+        dataset.task,
+        base,
+        splits.train,
+        splits.dev,
+        METRICS[config.metric],
+        limit,
+        store=store,
+        prompt=user_prompt(config, dataset),
+    )
     return dataclasses.replace(workshop, start=start)
 
 

@@ -1,0 +1,83 @@
+"""`tunewright try`: what a model sees of a prompt and what it answers, to write prompts by hand."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunewright.config import RunConfig, load_config
+from tunewright.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tunewright.serve.preview import Preview, ShownRow
+
+_MOST_LABELS = 5
+"""Labels whose scores are shown."""
+
+
+def _about(field: str) -> str | None:
+    return RunConfig.model_fields[field].description
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("try", help="Ask a decoder with a prompt: what it sees of some training rows, and what it answers.")(
+        try_prompt
+    )
+
+
+def try_prompt(
+    template: Annotated[str, typer.Argument(help="the prompt, with {text} in it; or a text file that holds it")],
+    data: Annotated[str, typer.Argument(help=_about("data"), metavar="DATA")],
+    rows: Annotated[int, typer.Option(help="training rows to show", metavar="N")] = 5,
+    model: Annotated[str | None, typer.Option(help="the decoder: name or folder")] = None,
+    task: Annotated[str | None, typer.Option(help=_about("task"))] = None,
+    text: Annotated[str | None, typer.Option(help=_about("text"))] = None,
+    text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
+    label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
+    input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
+    target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
+    max_tokens: Annotated[str | None, typer.Option(help=_about("max_tokens"), metavar="N")] = None,
+) -> None:
+    """Ask a decoder with a prompt: what it sees of some training rows, and what it answers."""
+    given: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("template", "rows")}
+    config = load_config(None, given)
+    if rows < 1:
+        raise ConfigError(f"`rows` must be at least 1. Got {rows}.")
+    from tunewright.prompts.template import read_source
+
+    source = read_source(template) if "{" not in template and Path(template).is_file() else template
+    from tunewright.serve.preview import preview  # torch
+
+    print("\n".join(lines(preview(source, config, rows))))
+
+
+def lines(found: "Preview") -> Iterator[str]:
+    """The page, line by line."""
+    yield f"model   {found.model}, context of {found.max_tokens:,} tokens"
+    yield f"fixed   {_tokens(len(found.fixed))}, the same for every row; they run once"
+    if found.fixed:
+        yield f"        {_marked(found.fixed)}"
+    for row in found.rows:
+        yield ""
+        yield from _row_lines(row)
+
+
+def _row_lines(row: "ShownRow") -> Iterator[str]:
+    cut = f"; {_tokens(row.num_cut)} of the text did not fit" if row.num_cut else ""
+    yield f"{row.id}   {_tokens(len(row.tokens))}{cut}"
+    yield f"        {_marked(row.tokens)}"
+    yield f"answer  {row.answer!r}, in the data {row.wanted!r}"
+    if row.scores:
+        most = ", ".join(f"{label} {score:.2f}" for label, score in row.scores[:_MOST_LABELS])
+        yield f"        mean log-probability per token: {most}"
+
+
+def _tokens(count: int) -> str:
+    return "1 token" if count == 1 else f"{count:,} tokens"
+
+
+def _marked(tokens: Sequence[str]) -> str:
+    r"""Tokens between bars, line breaks as `\n`."""
+    return f"|{'|'.join(token.replace(chr(10), chr(92) + 'n') for token in tokens)}|"

@@ -1,0 +1,167 @@
+"""What methods place so that a decoder answers under a prompt, by labels' words or in text, and what they show it.
+
+Shapes: C labels.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Calibration, Decoding, Template, Verbalizer
+from tunewright.adapters.retriever import Retriever
+from tunewright.backbones.answers import unit
+from tunewright.backbones.inference import predict
+from tunewright.data.labels import in_words
+from tunewright.methods.base import Choice, Material
+from tunewright.prompts.calibration import zero_points
+from tunewright.prompts.template import PLAIN, Prompt, built_in, demonstration, draw, with_demonstrations
+from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
+from tunewright.types import Example, Params, whole_text
+
+_USUAL = 0.99
+"""Share of the training targets that fit in what may be written."""
+
+_FEW = 0.25
+"""Share of the context that a prompt's own words may take, where others take less."""
+
+OWN = "yours"
+"""Name of the user's prompt among the templates."""
+
+_SHOWN = 0.5
+"""Share of what targets leave of the context that a prompt with its demonstrations may take."""
+
+_ASKED = 200
+"""Training rows that are scored under a template to set zero points: there is no store of what they came to."""
+
+RETRIEVED = ("nearest", "bm25")
+"""Ways to choose demonstrations for each row."""
+
+NOTHING_SAID = ("N/A", "", "[MASK]")
+"""Texts without content, by which contextual calibration asks what a prompt says by itself (Zhao et al. 2021, 5)."""
+
+
+def asking(material: Material, prompt: Prompt, words: str = "name") -> dict[str, object]:
+    """The parts of an adapter that answers under a prompt: by the words of the labels, or in text.
+
+    Args:
+        material: Task and training rows.
+        prompt: The prompt.
+        words: Of the labels, as in `label_phrases`.
+    """
+    template = Template(fixed=prompt.fixed, row=prompt.row)
+    if material.task.kind == "generate":
+        return {"template": template, "decoding": decoding(material)}
+    phrases = label_phrases(material.task, words, TEMPLATES["bare"])
+    return {"template": template, "verbalizer": Verbalizer(phrases=phrases, scale=1.0)}
+
+
+def written(material: Material) -> dict[str, object]:
+    """The parts with which methods that learn what to write answer in text."""
+    return asking(material, PLAIN)
+
+
+def decoding(material: Material) -> Decoding:
+    """Greedy, as long as training targets are; a line ends the text where no training target has several."""
+    lengths = [len(ids) for ids in material.rows.answers]
+    has_lines = any("\n" in str(example.target) for example in material.examples)
+    most = max(1, math.ceil(float(np.quantile(lengths, _USUAL))))
+    return Decoding(max_new_tokens=most, stop=() if has_lines else ("\n",))
+
+
+def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
+    """With zero points, unless none are asked for; an adapter that writes has none."""
+    how = params.get("calibration", "none")
+    if how == "none":
+        return adapter
+    if how == "contextual":
+        empty = [Example(id=text, text=text) for text in NOTHING_SAID]
+        bias_C = -predict(adapter, material.backbone.encode_for(empty, adapter), material.store).mean(0)
+    else:
+        encodings = material.rows.encodings
+        if adapter.template is not None:
+            encodings = material.backbone.encode_for(material.examples[:_ASKED], adapter)
+        bias_C = zero_points(predict(adapter, encodings, material.store), _shares(material, how == "uniform"))
+    return replace(adapter, calibration=Calibration(bias_C=bias_C))
+
+
+def _shares(material: Material, uniform: bool) -> torch.Tensor:
+    """Target share of each label: the same for all, or as in the training rows."""
+    counts_C = torch.bincount(material.rows.labels_N, minlength=material.num_labels).float() + 1
+    if uniform:
+        counts_C = torch.ones_like(counts_C)
+    return counts_C / counts_C.sum()
+
+
+def prompts(material: Material) -> dict[str, Prompt]:
+    """The user's own prompt, where there is one, and the built-in ones, by name."""
+    return {**({} if material.prompt is None else {OWN: material.prompt}), **built_in(material.task)}
+
+
+def templates(material: Material) -> Choice:
+    """The prompts whose own words leave most of the context free, for a space; the first where none does."""
+    found, most = prompts(material), _FEW * material.backbone.max_tokens
+    fitting = tuple(name for name, prompt in found.items() if num_tokens(material, prompt) <= most)
+    return Choice(options=fitting or tuple(found)[:1])
+
+
+def num_tokens(material: Material, prompt: Prompt) -> int:
+    """Tokens of a prompt without a row."""
+    return sum(len(material.backbone.token_ids(part)) for part in (prompt.fixed, prompt.row))
+
+
+def calibrations(material: Material, *hows: str) -> dict[str, Choice]:
+    """Ways to set zero points, for a space; none where texts are written."""
+    return {} if material.task.kind == "generate" else {"calibration": Choice(options=hows)}
+
+
+def shown(
+    material: Material, prompt: Prompt, count: int, rng: np.random.Generator, *, stratified: bool = False
+) -> tuple[Prompt, list[Example]]:
+    """The prompt with training rows of different texts as demonstrations, as many as fit, and these rows.
+
+    Args:
+        material: Training rows.
+        prompt: Around each of them.
+        count: At most.
+        rng: Draws them and their order.
+        stratified: Whether labels take turns.
+    """
+    groups = material.rows.labels_N.tolist() if material.task.labels else [0] * len(material.examples)
+    room = _SHOWN * material.room_tokens - num_tokens(material, prompt)
+    chosen: dict[str, Example] = {}
+    for k in draw(groups, rng, stratified=stratified):
+        if len(chosen) == count:
+            break
+        example = material.examples[k]
+        size = len(material.backbone.token_ids(demonstrated(prompt, example)))
+        if size <= room and whole_text(example) not in chosen:
+            chosen[whole_text(example)] = example
+            room -= size
+    rows = [list(chosen.values())[int(k)] for k in rng.permutation(len(chosen))]
+    return with_demonstrations(prompt, (demonstrated(prompt, row) for row in rows)), rows
+
+
+def retrieving(material: Material, prompt: Prompt, count: int, by: str) -> Retriever:
+    """All training rows as demonstrations, of which each row is shown its nearest.
+
+    Args:
+        material: Training rows.
+        prompt: Around each of them.
+        count: Shown to a row, at most.
+        by: `nearest`, by the bare base's features, or `bm25`.
+    """
+    return Retriever(
+        texts=tuple(whole_text(example) for example in material.examples),
+        shown=tuple(demonstrated(prompt, example) for example in material.examples),
+        num_shown=count,
+        vectors_ND=unit(material.store(material.rows.encodings)) if by == "nearest" else None,
+    )
+
+
+def demonstrated(prompt: Prompt, example: Example) -> str:
+    """A training row with its answer, as a demonstration."""
+    answer = in_words(str(example.label)) if example.target is None else example.target
+    return demonstration(prompt.fill(example.text, example.text_pair), answer)

@@ -1,0 +1,145 @@
+"""Prompts: words before all rows, and words around each, after which the answer begins.
+
+A prompt is written as one text. Its lines before the one with the first place for a row's own words are the same for
+all rows, and stand apart: they run once.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tunewright.data.labels import in_words
+from tunewright.errors import ConfigError, unknown
+from tunewright.types import Task, TaskKind
+
+_FIELD = re.compile(r"\{(text|text_pair)\}")
+_PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What is asked of a model that writes."""
+
+    fixed: str
+    """Instruction and fixed demonstrations: the same for all rows."""
+    row: str
+    """What a row becomes, with `{text}` and, for pairs, `{text_pair}`; ends where the answer begins."""
+
+    def fill(self, text: str, text_pair: str | None = None) -> str:
+        """A row as text; a pair for which there is no place of its own follows on a line."""
+        if text_pair is not None and "{text_pair}" not in self.row:
+            text = f"{text}\n{text_pair}"
+        values = {"text": text, "text_pair": "" if text_pair is None else text_pair}
+        return _FIELD.sub(lambda field: values[field[1]], self.row)
+
+
+PLAIN = Prompt(fixed="", row="{text}\n")
+"""For methods that learn what to do."""
+
+PROMPTS: Mapping[TaskKind, Mapping[str, str]] = {
+    "classify": {
+        "label": "{text}\nLabel:",
+        "listed": "Each text has one of these labels: {labels}.\n\nText: {text}\nLabel:",
+        "question": "Text: {text}\nQuestion: What is it about? {labels}?\nAnswer:",
+        "opinion": "{text}\nIt was",
+        "topic": "{text}\nThis is about",
+    },
+    "generate": {
+        "input-output": "Input: {text}\nOutput:",
+        "instruction": "Write the right output for each input.\n\nInput: {text}\nOutput:",
+        "question-answer": "Question: {text}\nAnswer:",
+        "plain": PLAIN.row,
+    },
+}
+"""Kind of task -> name -> prompt. `{labels}` stands for the labels' names."""
+
+
+def built_in(task: Task) -> dict[str, Prompt]:
+    """The prompts that come along for this kind of task, by name."""
+    return {name: parse(source, task) for name, source in PROMPTS[task.kind].items()}
+
+
+def parse(source: str, task: Task, columns: Mapping[str, str] | None = None) -> Prompt:
+    """A prompt from one text.
+
+    Args:
+        source: With `{text}`; with `{text_pair}` where there are pairs; with `{labels}` where there are labels.
+        task: Whose labels.
+        columns: Role -> column of the data: a column's name in braces stands for its role.
+
+    Raises:
+        ConfigError: No place for the text, or a placeholder that stands for nothing; every fault at once.
+    """
+    roles = ("text", "text_pair") if task.paired else ("text",)
+    own = {} if columns is None else {column: role for role, column in columns.items() if role in roles}
+    known = {**own, **{role: role for role in roles}, **({"labels": "labels"} if task.labels else {})}
+    found = list(dict.fromkeys(_PLACEHOLDER.findall(source)))
+    allowed = [f"{{{name}}}" for name in known]
+    faults = [unknown("placeholder", f"{{{name}}}", allowed) for name in found if name not in known]
+    if "text" not in {known.get(name) for name in found}:
+        places = " or ".join(f"{{{name}}}" for name, role in known.items() if role == "text")
+        faults.append(f"the template has no place for a row's text. Allowed: {', '.join(allowed)}. Write {places}.")
+    if faults:
+        raise ConfigError(faults)
+    first = min(match.start() for match in _PLACEHOLDER.finditer(source) if known[match[1]] in roles)
+    start = source.rfind("\n", 0, first) + 1
+    labels = ", ".join(in_words(label) for label in task.labels)
+    in_row = labels.replace("{", "(").replace("}", ")")  # a label's name is no place for a text
+    return Prompt(fixed=_put(source[:start], known, labels), row=_put(source[start:], known, in_row))
+
+
+def _put(source: str, known: Mapping[str, str], labels: str) -> str:
+    """With the labels in it, and every place under the name of its role."""
+    return _PLACEHOLDER.sub(lambda m: labels if known[m[1]] == "labels" else f"{{{known[m[1]]}}}", source)
+
+
+def read_source(path: str) -> str:
+    """A prompt as it stands in a file, without the line break with which files end.
+
+    Raises:
+        ConfigError: No such file, not UTF-8, or empty.
+    """
+    try:
+        source = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the template {path}: {error}. Allowed: UTF-8 text with {{text}}.") from None
+    if not source.strip():
+        raise ConfigError(f"the template {path} is empty. Allowed: UTF-8 text with {{text}}.")
+    return source.removesuffix("\n")
+
+
+def demonstration(filled: str, answer: str) -> str:
+    """An answered row, with a blank line after it.
+
+    Args:
+        filled: The row as its prompt has it.
+        answer: To it.
+    """
+    return f"{filled}{'' if filled[-1:].isspace() else ' '}{answer}\n\n"
+
+
+def with_demonstrations(prompt: Prompt, shown: Iterable[str]) -> Prompt:
+    """The prompt with demonstrations before the row, the same for all rows."""
+    return replace(prompt, fixed=prompt.fixed + "".join(shown))
+
+
+def draw(groups_N: Sequence[int], rng: np.random.Generator, *, stratified: bool) -> list[int]:
+    """Positions of all rows in random order; stratified, each group in turn as long as it has rows.
+
+    Args:
+        groups_N: Group of each row, such as the index of its label.
+        rng: Draws.
+        stratified: Whether the groups take turns.
+    """
+    order = [int(k) for k in rng.permutation(len(groups_N))]
+    if not stratified:
+        return order
+    turns: dict[int, int] = {}
+    turn_of: dict[int, int] = {}
+    for k in order:
+        turn_of[k] = turns.get(groups_N[k], 0)
+        turns[groups_N[k]] = turn_of[k] + 1
+    return sorted(order, key=turn_of.__getitem__)

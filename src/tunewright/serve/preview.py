@@ -1,0 +1,110 @@
+"""What a model sees of a prompt and what it answers, row by row: for writing prompts by hand.
+
+The rows are training rows of the split that `compare` makes: whoever looks at dev or test rows while writing a prompt
+fits it to them.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Verbalizer
+from tunewright.backbones.base import Row
+from tunewright.backbones.checkpoint import load_checkpoint
+from tunewright.backbones.decoder import Decoder
+from tunewright.backbones.kinds import open_backbone
+from tunewright.config import RunConfig
+from tunewright.data.load import load_dataset
+from tunewright.errors import ConfigError
+from tunewright.evaluation.metrics import METRICS
+from tunewright.methods.prompting import asking
+from tunewright.prompts.template import parse
+from tunewright.runtime import device, fast_dtype
+from tunewright.tuning.attempt import prepare
+from tunewright.types import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownRow:
+    """One row under a prompt."""
+
+    id: str
+    tokens: tuple[str, ...]
+    """All that follows the fixed part."""
+    num_cut: int
+    """Tokens of the text that did not fit."""
+    wanted: str
+    """The label or target in the data."""
+    answer: str
+    scores: tuple[tuple[str, float], ...] = ()
+    """Label -> mean log-probability per token of its words, best first; empty where texts are written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """Some rows under a prompt."""
+
+    model: str
+    max_tokens: int
+    """Of the context."""
+    fixed: tuple[str, ...]
+    """Tokens that are the same for every row and run once."""
+    rows: tuple[ShownRow, ...]
+
+
+def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
+    """Asks a decoder with a prompt.
+
+    Args:
+        source: The prompt as one text, as in `parse`.
+        config: Data, columns, task and the model, of which the first counts.
+        num_rows: Training rows to show, at most.
+
+    Raises:
+        ConfigError: The prompt names no such column; the model writes no text, or the prompt leaves a text no room.
+        DataError: The file, its columns, its texts or its labels cannot be used.
+    """
+    dataset = load_dataset(config)
+    task, train = dataset.task, dataset.splits.train
+    prompt = parse(source, task, dataset.columns)
+    base = open_backbone(load_checkpoint(config.model[0]), dtype=fast_dtype(), device=device())
+    if not isinstance(base, Decoder) or not base.writes:
+        raise ConfigError(f"{config.model[0]!r} writes no text: there is nobody to ask. Give a decoder with --model.")
+    limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
+    shop = prepare(task, base, train, train[:1], METRICS[config.metric], limit)
+    adapter = shop.material.adapter(**asking(shop.material, prompt))
+    with torch.no_grad():
+        shown = _asked(base, adapter, train[:num_rows])
+    fixed = tuple(base.words(base.fixed_ids(prompt.fixed)))
+    return Preview(model=config.model[0], max_tokens=base.max_tokens, fixed=fixed, rows=shown)
+
+
+def _asked(base: Decoder, adapter: Adapter, examples: tuple[Example, ...]) -> tuple[ShownRow, ...]:
+    rows = [Row(encoding=encoding, adapter=adapter) for encoding in base.encode_for(examples, adapter)]
+    answers: list[tuple[str, tuple[tuple[str, float], ...]]]
+    if adapter.verbalizer is None:
+        answers = [(found.text.strip(), ()) for found in base.generate(rows)]
+    else:
+        answers = [(scores[0][0], scores) for scores in _scored(base, adapter, adapter.verbalizer, rows)]
+    return tuple(
+        ShownRow(
+            id=example.id,
+            tokens=tuple(base.words(row.encoding.ids)),
+            num_cut=row.encoding.num_cut,
+            wanted=str(example.label if example.target is None else example.target),
+            answer=answer,
+            scores=scores,
+        )
+        for example, row, (answer, scores) in zip(examples, rows, answers, strict=True)
+    )
+
+
+def _scored(
+    base: Decoder, adapter: Adapter, verbalizer: Verbalizer, rows: list[Row]
+) -> list[tuple[tuple[str, float], ...]]:
+    """Of each row, every label with its score, best first; a label has one phrase here."""
+    assert all(len(phrases) == 1 for phrases in verbalizer.phrases)
+    scores_BC = base.scores(rows, base.phrase_ids(adapter))
+    labelled = [zip(adapter.labels, scores_C, strict=True) for scores_C in scores_BC.tolist()]
+    return [tuple(sorted(each, key=lambda pair: -pair[1])) for each in labelled]

@@ -1,0 +1,106 @@
+"""Prompts from texts: where they are split, what stands in their places, what is refused; demonstrations and draws."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests import tiny
+from tunewright.errors import ConfigError
+from tunewright.prompts.template import (
+    PROMPTS,
+    Prompt,
+    built_in,
+    demonstration,
+    draw,
+    parse,
+    read_source,
+    with_demonstrations,
+)
+
+TASK = tiny.task()
+PAIRS = replace(TASK, paired=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "fixed", "row"),
+    [
+        ("Classify: {text} ->", "", "Classify: {text} ->"),
+        ("Say it.\n\nText: {text}\nLabel:", "Say it.\n\n", "Text: {text}\nLabel:"),
+        ("One of {labels}.\nIt: {text}", "One of food, travel, music.\n", "It: {text}"),
+        ("{text}\nIs it {labels}?", "", "{text}\nIs it food, travel, music?"),
+        ('As {"a": 1}.\n{text}', 'As {"a": 1}.\n', "{text}"),
+        ("{review}: {text}", "", "{text}: {text}"),
+    ],
+)
+def test_split(source: str, fixed: str, row: str) -> None:
+    """At the line with the first place for a row's own words."""
+    assert parse(source, TASK, {"text": "review", "label": "stars"}) == Prompt(fixed=fixed, row=row)
+
+
+def test_pairs() -> None:
+    prompt = parse("So:\n{premise}\n{hypothesis}?", PAIRS, {"text": "premise", "text_pair": "hypothesis"})
+    assert prompt == Prompt(fixed="So:\n", row="{text}\n{text_pair}?")
+    assert prompt.fill("{text_pair}", "{text}") == "{text_pair}\n{text}?"
+    assert parse("{text}?", PAIRS).fill("a", "b") == "a\nb?"
+
+
+def test_faults_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse("{labels} {txet} {text_pair}", TASK, {"text": "review"})
+    assert caught.value.faults == (
+        "unknown placeholder '{txet}'. Did you mean '{text}'? Allowed: {review}, {text}, {labels}.",
+        "unknown placeholder '{text_pair}'. Did you mean '{text}'? Allowed: {review}, {text}, {labels}.",
+        "the template has no place for a row's text. Allowed: {review}, {text}, {labels}. Write {review} or {text}.",
+    )
+    with pytest.raises(ConfigError, match=r"unknown placeholder '\{labels\}'"):
+        parse("{text} {labels}", replace(TASK, labels=(), kind="generate"))
+
+
+def test_a_labels_name_is_no_place() -> None:
+    odd = replace(TASK, labels=("{text}", "b"), descriptions={"{text}": "a", "b": "b"})
+    prompt = parse("{labels}\n{text} {labels}", odd)
+    assert prompt.fill("soup") == "soup (text), b"
+    assert prompt.fixed == "{text}, b\n"
+
+
+def test_built_in_prompts_are_of_both_kinds() -> None:
+    for kind, names in PROMPTS.items():
+        task = replace(TASK, kind=kind, labels=TASK.labels if kind == "classify" else ())
+        assert list(built_in(task)) == list(names)
+        assert all("{text}" in prompt.row and "{" not in prompt.fixed for prompt in built_in(task).values())
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "prompt.txt"
+    path.write_text("Say:\n{text}\n\n", encoding="utf-8")
+    assert read_source(str(path)) == "Say:\n{text}\n"
+    path.write_text(" \n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is empty"):
+        read_source(str(path))
+    path.write_bytes(b"\xff\xfe{text}")
+    with pytest.raises(ConfigError, match="cannot read the template"):
+        read_source(str(path))
+
+
+def test_demonstrations() -> None:
+    """A space before the answer unless there is white space."""
+    prompt = Prompt(fixed="Say.\n\n", row="{text}\nLabel:")
+    shown = [demonstration(prompt.fill("soup"), "food"), demonstration("a train\n", "travel")]
+    found = with_demonstrations(prompt, shown)
+    assert found == Prompt(fixed="Say.\n\nsoup\nLabel: food\n\na train\ntravel\n\n", row=prompt.row)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.booleans(), st.integers(0, 9))
+def test_draw(groups: list[int], stratified: bool, seed: int) -> None:
+    """Every row once; stratified, no group is twice ahead of one that has rows left."""
+    order = draw(groups, np.random.default_rng(seed), stratified=stratified)
+    assert sorted(order) == list(range(len(groups)))
+    if stratified:
+        for size in range(len(order)):
+            taken, left = Counter(groups[k] for k in order[:size]), Counter(groups[k] for k in order[size:])
+            assert all(taken[a] - taken[b] <= 1 for a in taken for b in left)

@@ -1,0 +1,64 @@
+"""The user's present prompt in a run: asked as it is, a candidate of its own; and what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import tunewright as tw
+from tests.commands import write_topics
+from tunewright.errors import ConfigError, RunError
+from tunewright.tuning.progress import Silent
+
+SOURCE = "One of {labels}.\n\nit: {message} was"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    path = write_topics(folder / "topics.csv", 48)
+    text = path.read_text(encoding="utf-8").split("\n", 1)
+    path.write_text(f"message,label\n{text[1]}", encoding="utf-8")
+    (folder / "prompt.txt").write_text(SOURCE + "\n", encoding="utf-8")
+    return path
+
+
+def compare(data: Path, model: Path, **settings: object) -> tw.Run:
+    return tw.compare(
+        str(data), model=str(model), trials=2, seeds=1, folds=1, template=str(data.parent / "prompt.txt"),
+        listener=Silent(), **settings,
+    )  # fmt: skip
+
+
+def test_it_is_a_candidate_as_it_is(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run = compare(data, tiny_folder("llama"), methods="majority,template,zero-shot", out=str(out))
+    found = {c.id: c for c in run.comparison.candidates}
+    assert {name: c.status for name, c in found.items()} == dict.fromkeys(("majority", "template", "zero-shot"), "ok")
+    adapter = run["template"].adapter
+    assert adapter.template is not None
+    assert adapter.verbalizer is not None
+    labels = ", ".join(adapter.labels)
+    assert (adapter.template.fixed, adapter.template.row) == (f"One of {labels}.\n\n", "it: {text} was")
+    assert adapter.verbalizer.phrases == tuple((label,) for label in adapter.labels)
+    assert adapter.calibration is None or adapter.calibration.bias_C is None
+    assert found["zero-shot"].params["template"] in {"yours", "label", "opinion", "topic"}
+    (data.parent / "prompt.txt").write_text("{text}?", encoding="utf-8")
+    with pytest.raises(RunError, match=r"the template .*prompt.txt changed since the run began"):
+        compare(data, tiny_folder("llama"), methods="majority,template,zero-shot", out=str(out), resume=True)
+    (data.parent / "prompt.txt").write_text(SOURCE, encoding="utf-8")
+
+
+def test_an_encoder_is_not_asked(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    run = compare(data, tiny_folder("bert"), methods="majority,template", out=str(tmp_path / "run"))
+    found = {c.id: c for c in run.comparison.candidates}["template"]
+    assert found.status == "skipped"
+    assert "writes no text; give a decoder with --model" in str(found.reason)
+
+
+def test_what_is_refused(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    model = tiny_folder("llama")
+    with pytest.raises(ConfigError, match="method 'template' needs --template"):
+        tw.compare(str(data), model=str(model), methods="template", out=str(tmp_path / "a"), listener=Silent())
+    with pytest.raises(ConfigError, match=r"`template` has no effect without method 'template'\. Got methods majority"):
+        compare(data, model, methods="majority", out=str(tmp_path / "b"))
