@@ -176,6 +176,9 @@ def test_feedback_when_the_state_is_gone(state: State, tmp_path: Path) -> None:
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "state_unavailable")
         assert str(tmp_path) not in reply.text
         assert ask(client)[:2] == (1, "food")
+        for reply in (client.get("/"), client.post("/v1/tasks/topics/predict", json={"text": "soup", "version": 2})):
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "state_unavailable")
+            assert reply.headers["retry-after"] == "5"
 
 
 @contextlib.contextmanager

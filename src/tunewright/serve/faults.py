@@ -70,7 +70,9 @@ def as_fault(error: Exception) -> Fault:
         # Paths of the server are nobody's business outside; the log has the whole sentence.
         return Fault(503, "task_unavailable", "the task's adapter or base cannot be loaded. Ask who runs the server.")
     if isinstance(error, StateError):
-        return Fault(503, "state_unavailable", "the server cannot store anything now.", retry_after_s=5)
+        return Fault(
+            503, "state_unavailable", "the server cannot reach its registry now. Ask again later.", retry_after_s=5
+        )
     if isinstance(error, OutOfMemory):
         return Fault(503, "out_of_memory", "the row does not fit in memory.")
     return Fault(500, "internal_error", "the server failed; it is not the request's fault.")
