@@ -176,7 +176,10 @@ def test_keys_have_tasks_and_rates(guarded: tuple[Live, str, str]) -> None:
     with live.client(full) as client:
         assert len(client.get("/v1/models").json()["data"]) == 3
         assert client.post("/v1/tasks/soft-0/predict", json={"text": "soup"}).status_code == 200
+        assert 'task="soft-0"' in client.get("/metrics").text
     with live.client(small) as client:
+        check_shape(client.get("/metrics"), 403, "metrics_not_allowed")
+        assert "soft-0" not in client.get("/").text
         assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["head-0"]
         check_shape(client.post("/v1/tasks/soft-0/predict", json={"text": "soup"}), 403, "task_not_allowed")
         check_shape(client.post("/v1/tasks/nobody/predict", json={"text": "soup"}), 403, "task_not_allowed")
