@@ -57,7 +57,9 @@ def material(base: Decoder, task: Task) -> Material:
 
 def read(base: Decoder, adapter: Adapter, examples: tuple[Example, ...]) -> list[str]:
     """Each row as its tokens say."""
-    return [str(base.tokenizer.decode(list(e.ids), skip_special_tokens=True)) for e in base.encode_for(examples, adapter)]
+    return [
+        str(base.tokenizer.decode(list(e.ids), skip_special_tokens=True)) for e in base.encode_for(examples, adapter)
+    ]
 
 
 @pytest.mark.parametrize("by", ["nearest", "bm25"])

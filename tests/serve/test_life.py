@@ -201,6 +201,19 @@ def process(*arguments: str | Path, cwd: Path) -> Iterator[tuple["subprocess.Pop
         started.communicate()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of this machine")
+def test_own_names_of_a_loopback_server(task_folders: list[str], tmp_path: Path) -> None:
+    """The address it was told to listen on is one; a port may be left out, also behind an IPv6 address."""
+    with (
+        process(task_folders[0], "--host", "127.0.0.2", cwd=tmp_path) as (_, url),
+        httpx.Client(base_url=url) as client,
+    ):
+        for host in ("127.0.0.2", "LOCALHOST:80", "[::1]", "[::1]:8000"):
+            assert client.get("/v1/models", headers={"host": host}).status_code == 200, host
+        for host in ("evil.example", "127.0.0.2.evil.example", "[::1", ""):
+            assert client.get("/v1/models", headers={"host": host}).status_code == 421, host
+
+
 @pytest.mark.slow
 def test_sigterm_answers_what_was_asked(task_folders: list[str], tmp_path: Path) -> None:
     with process(*task_folders[:4], "--max-batch", "1", cwd=tmp_path) as (started, url):
