@@ -60,7 +60,7 @@ def test_texts_are_what_is_generated(
 ) -> None:
     data, base = write_meanings(tmp_path / "pubs.csv"), tiny_decoder("gpt2")
     files = {"data": str(data), "input": "mr", "target": "ref", "model": (str(tiny_folder("gpt2")),)}
-    config = RunConfig(**files, task="generate", max_tokens=20)  # type: ignore[arg-type]
+    config = RunConfig(**files, task="generate", max_tokens=20)
     found, train = preview("{mr}\n", config, 2), load_dataset(config).splits.train
     alone = Adapter(base=base.identity, labels=(), max_tokens=20, template=Template(fixed="", row="{text}\n"))
     encodings = base.encode_for(train[:2], alone)

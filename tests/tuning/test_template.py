@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def compare(data: Path, model: Path, **settings: object) -> tw.Run:
+def compare(data: Path, model: Path, **settings: Any) -> tw.Run:
     return tw.compare(
         str(data), model=str(model), trials=2, seeds=1, folds=1, template=str(data.parent / "prompt.txt"),
         listener=Silent(), **settings,

@@ -102,11 +102,11 @@ class Decoder(Prefixed):
         begin = () if fixed else self.begin_ids
         frame = len(begin) + len(self.token_ids(adapter.template.fill("", None)))
         self._check_room(room - frame, fixed=before, frame=frame, answer=answer)
-        before = [""] * len(examples)
+        shown = [""] * len(examples)
         if adapter.retriever is not None:
-            before = list(self._retrieved(examples, adapter, adapter.retriever, (room - frame) // 2))
-        limits = [min(wanted + frame + len(self.token_ids(words)), room) for words in before]
-        return encode_framed(self._checkpoint.tokenizer, examples, adapter.template, begin, limits, before)
+            shown = list(self._retrieved(examples, adapter, adapter.retriever, (room - frame) // 2))
+        limits = [min(wanted + frame + len(self.token_ids(words)), room) for words in shown]
+        return encode_framed(self._checkpoint.tokenizer, examples, adapter.template, begin, limits, shown)
 
     def _retrieved(
         self, examples: Sequence[Example], adapter: Adapter, retriever: Retriever, room: int
