@@ -122,9 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--lines", type=Path, default=Path("ablation.jsonl"))
     parser.add_argument("--quick", action="store_true", help="two rates, starts and lengths, one seed, one epoch")
     options = parser.parse_args(argv)
-    rates, inits, lengths, seeds, epochs = RATES, (*INITS, TEXT), LENGTHS, options.seeds, options.epochs
-    if options.quick:
-        rates, inits, lengths, seeds, epochs = (1e-3, 1e-2), ("random", TEXT), (1, 5), 1, 1
+    rates: Sequence[float] = (1e-3, 1e-2) if options.quick else RATES
+    inits: Sequence[str] = ("random", TEXT) if options.quick else (*INITS, TEXT)
+    lengths: Sequence[int] = (1, 5) if options.quick else LENGTHS
+    seeds, epochs = (1, 1) if options.quick else (options.seeds, options.epochs)
     dataset = load_dataset(load_config(None, {"data": options.data, "rows": options.rows}))
     base = open_backbone(load_checkpoint(options.model), dtype=fast_dtype(), device=device())
     splits, metric = dataset.splits, METRICS["accuracy"]

@@ -90,7 +90,7 @@ def save_model(folder: Path, question: Question, *, quick: bool) -> None:
     tokenizer.train_from_iterator([question.fixed, *question.texts, *question.labels], trainer)
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end).save_pretrained(folder)
     torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 8000} if quick else {}
+    shape: dict[str, Any] = {"n_layer": 2, "n_embd": 64, "n_head": 2, "vocab_size": 8000} if quick else {}
     transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape, eos_token_id=0, bos_token_id=0)).save_pretrained(
         folder
     )

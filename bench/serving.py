@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,9 +47,9 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
-from tunewright.serve.state import State
-from tunewright.serve.tables import tasks as task_table
-from tunewright.serve.tables import versions
+from tunewright.releases.state import State
+from tunewright.releases.tables import tasks as task_table
+from tunewright.releases.tables import versions
 from tunewright.types import Example
 
 LENGTHS = (5, 10, 20, 50, 100)
@@ -244,18 +244,19 @@ def measure_loras(base: Backbone, model: str, folders: Sequence[Path], repeats: 
 
     def theirs() -> torch.Tensor:
         hidden: torch.Tensor = wrapped(**batch, adapter_names=names).last_hidden_state
-        if base.identity.kind == "decoder":
-            return hidden[torch.arange(len(names)), mask.sum(1) - 1]
-        return (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        last: torch.Tensor = hidden[torch.arange(len(names)), mask.sum(1) - 1]
+        mean: torch.Tensor = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return last if base.identity.kind == "decoder" else mean
 
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
+    sides: dict[str, Callable[[], torch.Tensor]] = {"ours": lambda: base.features(ours), "theirs": theirs}
+    times: dict[str, list[float]] = {name: [] for name in sides}
     with torch.inference_mode():
-        torch.testing.assert_close(base.features(ours), theirs(), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(sides["ours"](), sides["theirs"](), atol=1e-4, rtol=1e-3)
         for _ in range(repeats):
-            for name, run in (("ours", lambda: base.features(ours)), ("theirs", theirs)):
-                start_s = time.perf_counter()
+            for name, run in sides.items():
+                start_s = time.process_time()
                 run()
-                times[name].append(time.perf_counter() - start_s)
+                times[name].append(time.process_time() - start_s)
     return min(times["theirs"]) / min(times["ours"])
 
 

@@ -36,8 +36,8 @@ from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
 from tunewright.errors import RegistryError
 from tunewright.files import write_json
+from tunewright.releases.state import State
 from tunewright.serve.predictor import Predictor
-from tunewright.serve.state import State
 
 ROOT = Path(__file__).parents[1]
 TASK, LABELS = "messages", ("a", "b", "c")
@@ -311,7 +311,7 @@ def main() -> None:
         result = soak(Path(home), 30 if given.quick else 60 * given.minutes, given.kill_every)
     for name, value in asdict(result).items():
         print(f"{name:20} {value}")
-    print(f"{'growth':20} {100 * result.growth:+.1f} %")
+    print(f"{'growth':20} {100 * result.growth:+.1f}%")
     print("passed" if result.passed else "FAILED")
     if given.json is not None:
         write_json(given.json, asdict(result) | {"growth": result.growth, "passed": result.passed})

@@ -10,7 +10,7 @@ from tunewright.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-OF_ONE_CALL = {"out", "resume"}
+OF_ONE_CALL = {"out", "resume", "start_from", "keep_state"}
 """Settings that belong to one call and not to a task."""
 
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.floors import CopiedInput, NearestTarget
 from tunewright.adapters.parts import (
     Calibration,
     Decoding,
@@ -96,7 +97,7 @@ def build(kind: str, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     transformers.utils.logging.disable_progress_bar()
     auto = transformers.AutoModelForCausalLM if kind in DECODERS else transformers.AutoModel
-    model = auto.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))
+    model = auto.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))  # type: ignore[no-untyped-call]
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -291,6 +292,8 @@ def every_part(base: Backbone) -> Adapter:
         verbalizer=Verbalizer(phrases=(("food", "a m\u00e9al"), ("travel",), ("music", "song")), scale=20),
         demonstrations=pool,
         calibration=Calibration(bias_C=torch.tensor([0.5, 0.0, -0.5]), temperature=1.5),
+        copied_input=CopiedInput(),
+        nearest_target=NearestTarget(texts=("bread", "soup"), targets=("salt", "cake")),
         decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and")),
     )
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 from tunewright.adapters import folder
-from tunewright.serve.export import decoding_of, open_base
-from tunewright.serve.payload import body, prompt_vectors
+from tunewright.releases.export import decoding_of, open_base
+from tunewright.releases.payload import body, prompt_vectors
 
 
 def main() -> None:

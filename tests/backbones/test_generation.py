@@ -1,5 +1,6 @@
 """Text token by token against transformers' `generate`; rows that join, leave and draw hear nothing of each other."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,9 @@ from scipy import stats
 from tests import tiny
 from tests.backbones.test_scoring import adapters, alone, live, logits_alone, mixed, whole_model
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Decoding
+from tunewright.adapters.parts import Decoding, SoftPrompt
 from tunewright.backbones.base import Row
+from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.generation import Emitted, Generating, Request, draw
 from tunewright.backbones.written import Written
@@ -60,7 +62,7 @@ def test_greedy_equals_transformers(kind: str, tiny_decoder: GetDecoder, tiny_fo
         torch.testing.assert_close(torch.tensor(generation.log_probs), expected, atol=1e-5, rtol=1e-5)
         ended = generation.ids[-1] in base.end_ids
         assert generation.finish_reason == ("stop" if ended else "length")
-        text = base.tokenizer.decode(generation.ids[: len(generation.ids) - ended], skip_special_tokens=True)
+        text = base.tokenizer.decode(list(generation.ids[: len(generation.ids) - ended]), skip_special_tokens=True)
         assert generation.text == text
 
 
@@ -128,6 +130,51 @@ def test_rows_that_join_and_leave(kind: str, tiny_decoder: GetDecoder) -> None:
         assert mine == (its[: len(mine)] if gone else its), request.id
         assert len(mine) < 5 or not gone
     assert len({tuple(ids_of(apart, k)) for k in range(len(made))}) > 10
+
+
+def first_step(running: Generating, row: Row) -> float:
+    """Log-probability of the second token of a row that joins: the first step is of its text alone."""
+    running.add([Request(id="new", row=row, decoding=LONG)])
+    running.step()
+    (found,) = (emitted.log_prob for emitted in running.step() if emitted.id == "new")
+    return found
+
+
+def test_prefixes_are_held_as_long_as_they_are_known_by_address(tiny_folder: GetFolder) -> None:
+    """Else a prefix made later could get the address of one that was dropped, and be taken for it."""
+    checkpoint = load_checkpoint(str(tiny_folder("llama")))
+    base = Decoder(checkpoint, dtype=torch.float32, device=torch.device("cpu"), prefix_bytes=1)
+    prompts = [tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 3, seed=seed)) for seed in (1, 2)]
+    stays, goes = (mixed(base, [each])[0] for each in prompts)
+    running = Generating(base)
+    running.add([Request(id=key, row=row, decoding=LONG) for key, row in (("stays", stays), ("goes", goes))])
+    running.step()
+    running.step()
+    (lane,) = running._lanes.values()
+    held = [weakref.ref(writer.kept[0]) for writer in lane.writers if writer.kept is not None]
+    base.features([stays])  # drops the other from what the base keeps
+    running.remove(["goes"])
+    assert [ref() is not None for ref in held] == [True, True]
+    running.step()
+    assert [ref() is not None for ref in held] == [True, False]
+
+
+def test_what_a_row_leaves_behind(tiny_decoder: GetDecoder) -> None:
+    """A row whose adapter gave no numbers has left: the shorter one that takes its place hears nothing of it."""
+    base = tiny_decoder("llama")
+    plain = tiny.adapter(base)
+    encodings = base.encode(tiny.as_examples(["bread and soup " * 8, "old soup"]), 40)
+    long, short = (Row(encoding=e, adapter=plain) for e in encodings)
+    nan = torch.full((2, base.word_embeddings.shape[1]), float("nan"))
+    broken = Row(encoding=encodings[0], adapter=tiny.adapter(base, soft_prompt=SoftPrompt(vectors_PD=nan)))
+    expected = first_step(Generating(base), short)
+    for order in (("long", "broken"), ("broken", "long")):
+        running = Generating(base)
+        rows = {"long": long, "broken": broken}
+        running.add([Request(id=key, row=rows[key], decoding=LONG) for key in order])
+        running.step()
+        running.remove(["broken"])
+        assert first_step(running, short) == pytest.approx(expected, abs=1e-5)
 
 
 def test_seed_decides(tiny_decoder: GetDecoder) -> None:

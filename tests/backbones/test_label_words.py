@@ -18,8 +18,9 @@ from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, answer, predict
 from tunewright.errors import AdapterError, ConfigError, ModelError
 from tunewright.runtime import generator
-from tunewright.training.loop import Exam, Rows, Settings, train
+from tunewright.training.loop import Settings, train
 from tunewright.training.loss import cross_entropy
+from tunewright.training.objective import Exam, Rows
 from tunewright.types import Example
 
 GetDecoder = Callable[[str], Decoder]
@@ -131,15 +132,26 @@ def test_texts_are_cut_and_templates_are_not(tiny_decoder: GetDecoder) -> None:
     (whole, short) = base.encode_for(tiny.as_examples(["bread " * 100, "bread"]), adapter)
     fixed, phrase = len(base.fixed_ids(TEMPLATE.fixed)), max(map(len, base.phrase_ids(adapter)))
     assert base.max_tokens - fixed - phrase - 1 <= len(whole.ids) <= base.max_tokens - fixed - phrase
-    assert base.tokenizer.decode(whole.ids).endswith("\nwas")
-    assert base.tokenizer.decode(short.ids) == " it: bread\nwas"
+    assert str(base.tokenizer.decode(list(whole.ids))).endswith("\nwas")
+    assert base.tokenizer.decode(list(short.ids)) == " it: bread\nwas"
     assert (whole.num_cut > 50, short.num_cut) == (True, 0)
     pair = Example(id="1", text="bread " * 100, text_pair="old soup")
     (cut,) = base.encode_for([pair], replace(adapter, template=Template(fixed="", row="{text_pair}: {text} or")))
-    text = base.tokenizer.decode(cut.ids, skip_special_tokens=True)
+    text = base.tokenizer.decode(list(cut.ids), skip_special_tokens=True)
     assert (text[:10], text[-3:]) == (" old soup:", " or")
     (emoji,) = base.encode_for(tiny.as_examples(["\u266b" * 60]), adapter)
     assert emoji.num_cut > 0
+
+
+def test_both_texts_of_a_pair_are_cut(tiny_decoder: GetDecoder) -> None:
+    """Where both are too long, each keeps half of the room, to a token."""
+    base = tiny_decoder("llama")
+    template = Template(fixed="", row="{text} was {text_pair} or")
+    pair = Example(id="1", text="bread " * 70, text_pair="bread " * 60)
+    (cut,) = base.encode_for([pair], replace(asking(base, LONG), template=template))
+    first, _, second = str(base.tokenizer.decode(list(cut.ids), skip_special_tokens=True)).partition(" was ")
+    assert first.count("bread") + second.count("bread") > base.max_tokens // 2
+    assert abs(first.count("bread") - second.count("bread")) <= 1
 
 
 def test_template_longer_than_the_context(tiny_decoder: GetDecoder) -> None:
@@ -155,7 +167,9 @@ def test_template_longer_than_the_context(tiny_decoder: GetDecoder) -> None:
 def test_labels_with_the_same_words(tiny_decoder: GetDecoder) -> None:
     base = tiny_decoder("llama")
     twice = replace(LONG, phrases=(("soup",), ("bread", "soup"), ("song",)))
-    with pytest.raises(ConfigError, match="labels 'food' and 'travel' have the same words: 'soup'"):
+    with pytest.raises(
+        ConfigError, match=r"labels 'food' and 'travel' have the same words: 'soup'. Rename .*\(--descriptions"
+    ):
         base.phrase_ids(asking(base, twice))
 
 

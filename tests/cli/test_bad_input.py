@@ -275,7 +275,12 @@ def test_files_and_settings_at_once(call: Call, tmp_path: Path) -> None:
 SETTINGS: dict[str, tuple[list[str], list[str]]] = {
     "unknown method": (
         ["--methods", "lora,soft-promt"],
-        ["unknown method 'soft-promt'", "Did you mean 'soft-prompt'?", "majority, zero-shot", "lora"],
+        [
+            "unknown method 'soft-promt'",
+            "Did you mean 'soft-prompt'?",
+            "majority, copy-input, nearest-target, zero-shot",
+            "lora",
+        ],
     ),
     "no method": (["--methods", ","], ["`methods` must name at least one", "Got none"]),
     "unknown metric": (

@@ -8,7 +8,7 @@ import pytest
 
 from tests.commands import Call
 from tunewright.api import Run
-from tunewright.serve.inspection import read_adapter
+from tunewright.releases.inspection import read_adapter
 
 
 def shipped(finished_run: Path, candidate: str) -> Path:

@@ -7,8 +7,8 @@ import pytest
 
 from tests.commands import Call
 from tunewright.files import read_json
-from tunewright.serve.entries import Feedback, ShadowPair
-from tunewright.serve.state import State
+from tunewright.releases.entries import Feedback, ShadowPair
+from tunewright.releases.state import State
 
 
 @pytest.fixture(autouse=True)

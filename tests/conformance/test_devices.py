@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones import encoder, packed, prefix, tokens
+from tunewright.backbones import causal, encoder, packed, prefix, tokens
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Dropout, Row
 from tunewright.backbones.inference import FeatureStore, predict
@@ -41,6 +41,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
 
     monkeypatch.setattr(encoder, "lay_out", real(tokens.lay_out))
     monkeypatch.setattr(packed, "padding", real(packed.padding))
+    monkeypatch.setattr(causal, "whole", lambda _seen: False)
     monkeypatch.setattr(prefix, "same", lambda now, then: now is then)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         yield mode

@@ -128,6 +128,12 @@ REFUSED: Mapping[str, Callable[[], peft.PeftConfig]] = {
     "VERA": lambda: peft.VeraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]),
     "prefix_projection": lambda: peft.PrefixTuningConfig(**PROMPT, prefix_projection=True, encoder_hidden_size=8),
     "use_dora": lambda: replace(peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]), use_dora=True),
+    "init_lora_weights=pissa": lambda: peft.LoraConfig(
+        task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], init_lora_weights="pissa"
+    ),
+    "init_lora_weights=olora": lambda: peft.LoraConfig(
+        task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], init_lora_weights="olora"
+    ),
     "embed_tokens": lambda: peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["embed_tokens"]),
     "score": lambda: peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=LENGTH),
 }
@@ -140,6 +146,17 @@ def test_kinds_that_are_not_run(word: str, tiny_decoder: GetDecoder, tiny_folder
     plain = opens.from_pretrained(tiny_folder("llama"), dtype=torch.float32)
     peft.get_peft_model(plain, REFUSED[word]()).save_pretrained(str(tmp_path))
     with pytest.raises(AdapterError, match=word):
+        read_foreign(tmp_path, tiny_decoder("llama"))
+
+
+@pytest.mark.parametrize("kept", ["", "lora_A"])
+def test_lora_without_its_factors(kept: str, tiny_decoder: GetDecoder, tiny_folder: GetFolder, tmp_path: Path) -> None:
+    """None at all would change nothing in silence; half of them are no LoRA."""
+    model = peft.get_peft_model(language_model(tiny_folder("llama")), peft.LoraConfig(target_modules=["q_proj"]))
+    model.save_pretrained(str(tmp_path))
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    save_file({k: t for k, t in tensors.items() if kept and kept in k}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match="does not fit its tensors"):
         read_foreign(tmp_path, tiny_decoder("llama"))
 
 

@@ -16,12 +16,12 @@ from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, DemonstrationPool, Part, Verbalizer
 from tunewright.backbones.backbone import Backbone
+from tunewright.releases.state import State
 from tunewright.serve.app import create_app
 from tunewright.serve.gate import Limits
 from tunewright.serve.keys import Keys
 from tunewright.serve.server import Address, bind
 from tunewright.serve.service import Service
-from tunewright.serve.state import State
 from tunewright.serve.tasks import Folders, Tasks
 
 ABOUT = {"columns": {"text": "text", "label": "label"}, "dtype": "float32"}

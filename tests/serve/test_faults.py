@@ -90,6 +90,12 @@ def test_bad_body(path: str, body: bytes | str | dict[str, Any], status: int, co
     assert "soup" not in error["message"], "a text of the request is repeated"
 
 
+def test_the_field_at_fault_is_named(client: httpx.Client) -> None:
+    """Also where the body may be one of two kinds."""
+    for body, param in (({"rows": []}, "rows"), ({"rows": [{"text": ""}]}, "rows.0.text"), ({"text": 5}, "text")):
+        assert check_shape(client.post(PREDICT, json=body), 400, "invalid_value")["param"] == param
+
+
 def test_body_that_is_too_large(client: httpx.Client) -> None:
     """Told by its length, or where it has none as soon as it is over the limit."""
     body = json.dumps({"text": "x" * 10_000_000}).encode()

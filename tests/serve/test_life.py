@@ -19,8 +19,8 @@ from tests import tiny
 from tests.commands import COMMAND, environment
 from tests.serve.live import ABOUT, serving, wait_until_ready
 from tunewright.adapters import folder
+from tunewright.releases.state import State
 from tunewright.serve.registered import Registered
-from tunewright.serve.state import State
 
 LABELS = ("food", "travel", "music")
 

@@ -11,11 +11,11 @@ import pytest
 from tests import tiny
 from tests.serve.live import ABOUT, Live, kinds, serving
 from tunewright.adapters import folder
-from tunewright.serve.entries import Promotion, Version
+from tunewright.releases.entries import Promotion, Version
+from tunewright.releases.state import State
 from tunewright.serve.metrics import Figures
 from tunewright.serve.page import TaskView, policy, render
 from tunewright.serve.registered import Registered
-from tunewright.serve.state import State
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -44,7 +44,7 @@ def test_what_it_shows() -> None:
     assert "The first 2 of 300" in page
     assert "1 row waiting" in page
     assert '<td class="n">7</td><td class="n">1</td><td class="n">12</td><td class="n">3.1</td>' in page
-    assert "3, 25 %" in page
+    assert "3, 25%" in page
     asked = [line for line in page.splitlines() if "data-version" in line]
     assert [line.split('data-version="')[1][0] for line in asked] == ["2", "3", "1", "1"]  # the live one first
     assert render([], num_tasks=0, waiting_rows=0, keeps_feedback=False).count("<article") == 0
@@ -92,19 +92,25 @@ def served(tiny_folder: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     state.close()
 
 
+def cells(page: str, task: str) -> list[str]:
+    """What stands in a task's row: live version, requests, failed, rows, mean ms."""
+    row = page.split(f'<th scope="row">{task}</th>')[1].split("</tr>", maxsplit=1)[0]
+    return [cell.split("</td>")[0] for cell in row.split('<td class="n">')[1:]]
+
+
 def test_figures_follow_the_requests(served: Live) -> None:
     with served.client() as client:
-        before = client.get("/")
-        assert before.headers["content-type"] == "text/html; charset=utf-8"
+        first = client.get("/")
         for text in ("soup", "train"):
             assert client.post("/v1/tasks/mail/predict", json={"text": text}).status_code == 200
         assert client.post("/v1/tasks/mail/predict", json={"text": ""}).status_code == 400
-        row = client.get("/").text.split('<th scope="row">mail</th>')[1].split("</tr>")[0]
-    cells = [cell.split("</td>")[0] for cell in row.split('<td class="n">')[1:]]
-    assert cells[0] == "1"  # version
-    requests, failed, rows = map(int, cells[1:4])
+        after = cells(client.get("/").text, "mail")
+    assert first.headers["content-type"] == "text/html; charset=utf-8"
+    before = cells(first.text, "mail")
+    assert after[0] == before[0] == "1"
+    requests, failed, rows = (int(b) - int(a) for a, b in zip(before[1:4], after[1:4], strict=True))
     assert (requests - failed, rows) == (2, 2)
-    assert float(cells[4]) > 0
+    assert float(after[4]) > 0
 
 
 def test_any_version_can_be_asked(served: Live) -> None:

@@ -84,15 +84,8 @@ def client(live: Live) -> Iterator[openai.OpenAI]:
         yield found
 
 
-def wanted(base: Decoder, adapter: Adapter, text: str) -> str:
-    """Written alone, by the executor."""
-    (encoding,) = base.encode_for([Example(id="0", text=text)], adapter)
-    (found,) = base.generate([Row(encoding=encoding, adapter=adapter)])
-    return found.text.strip()
-
-
 def test_mixed_rows_are_answered_as_alone(live: Live, base: Decoder, adapters: dict[str, Adapter]) -> None:
-    """All tasks at once, more rows than places: rows join and leave as they finish."""
+    """As `predict` answers; all tasks at once, more rows than places, so that rows join and leave as they finish."""
     replies: dict[str, list[dict[str, object]]] = {}
 
     def ask(name: str) -> None:
@@ -109,7 +102,7 @@ def test_mixed_rows_are_answered_as_alone(live: Live, base: Decoder, adapters: d
     written = set()
     for name, adapter in adapters.items():
         if adapter.writes_text:
-            expected = [wanted(base, adapter, text) for text in TEXTS]
+            expected = [prediction.text for prediction in Predictor(adapter, base).predict(TEXTS)]
             assert [answer["text"] for answer in replies[name]] == expected
             written.update(expected)
             continue

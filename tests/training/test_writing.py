@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 
-from tests import tiny
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Dropout, Row
 from tunewright.backbones.decoder import Decoder
+from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, answer, answer_losses, writer
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
@@ -178,7 +178,7 @@ def _written(shop: Workshop) -> Adapter:
     return METHODS["zero-shot"].place(shop.material, {"template": "plain"}, generator("x"))
 
 
-def test_an_encoder_writes_nothing(tiny_encoder: Callable[[str], tiny.Encoder]) -> None:
+def test_an_encoder_writes_nothing(tiny_encoder: Callable[[str], Encoder]) -> None:
     encoder = tiny_encoder("bert")
     reasons = {name: method.refusal(encoder, TASK) for name, method in METHODS.items()}
     assert {name for name, reason in reasons.items() if reason is None} == {"copy-input", "nearest-target"}

@@ -189,6 +189,9 @@ def _encode_lora(part: Lora) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lora:
     unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(key)]
+    start = str(config.get("init_lora_weights", True)).lower()
+    if start.startswith(_CHANGES_BASE):
+        unsupported.append(f"init_lora_weights={start}, which changes the base,")
     if unsupported or config.get("bias", "none") != "none":
         raise AdapterError(f"LoRA with {', '.join(unsupported) or 'bias'} is not run here. Merge it with PEFT first.")
     other = [key for key in tensors if not key.endswith((".lora_A.weight", ".lora_B.weight"))]
@@ -199,7 +202,14 @@ def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lo
         end = f".{kind}.weight"
         return {k.removeprefix(_LORA_ROOT).removesuffix(end): t for k, t in tensors.items() if k.endswith(end)}
 
-    return Lora(alpha=float(config["lora_alpha"]), down=of("lora_A"), up=of("lora_B"))
+    down, up = of("lora_A"), of("lora_B")
+    assert down, "no factors"
+    assert down.keys() == up.keys(), "a factor without the other"
+    return Lora(alpha=float(config["lora_alpha"]), down=down, up=up)
+
+
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Beginnings of starts that PEFT takes off the base's weights, also when it loads: on the base as it is, wrong."""
 
 
 _ENCODE: dict[type, Callable[[Any], tuple[dict[str, Any], dict[str, Tensor]]]] = {

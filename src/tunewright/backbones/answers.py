@@ -32,7 +32,7 @@ def answer(adapter: Adapter, readings_BE: Tensor, embed: Embed, dropout: Dropout
     groups = verbalizer.phrases if adapter.scores_phrases and verbalizer is not None else ()
     num_scores = sum(map(len, groups))
     features_BD, scores_BF = readings_BE.split([readings_BE.shape[1] - num_scores, num_scores], 1)
-    logits_BC = features_BD.new_zeros(features_BD.shape[0], len(adapter.labels))
+    logits_BC: Tensor = features_BD.new_zeros(features_BD.shape[0], len(adapter.labels))
     if adapter.head is not None:
         logits_BC = logits_BC + _by_head(adapter.head, features_BD, dropout)
     if verbalizer is not None and groups:
@@ -59,7 +59,8 @@ def _by_verbalizer(verbalizer: Verbalizer, features_BD: Tensor, embed: Embed) ->
 def _by_scores(verbalizer: Verbalizer, scores_BF: Tensor) -> Tensor:
     groups = scores_BF.split([len(phrases) for phrases in verbalizer.phrases], 1)
     means_BC = torch.stack([scores_Bf.mean(1) for scores_Bf in groups], 1)
-    return means_BC * verbalizer.scale
+    logits_BC: Tensor = means_BC * verbalizer.scale
+    return logits_BC
 
 
 def _by_neighbours(pool: DemonstrationPool, features_BD: Tensor, num_labels: int) -> Tensor:

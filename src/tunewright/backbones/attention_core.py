@@ -49,7 +49,7 @@ def _shared(values_BXm: Tensor, prefix_CPd: Tensor) -> Tensor:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, before_key: Tensor, before_value: Tensor, *how: Any
     ) -> Tensor:
         mask, seen, scaling, softcap = how

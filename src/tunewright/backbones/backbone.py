@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Prefix, Weights
 from tunewright.backbones import answers
-from tunewright.backbones.base import Dropout, Encoding, Row
+from tunewright.backbones.base import Dropout, Encoding, Generation, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.shapes import check_shapes
 from tunewright.backbones.tokens import encode
-from tunewright.errors import AdapterError
+from tunewright.errors import AdapterError, ModelError
 from tunewright.types import Example
 
 
@@ -232,6 +232,22 @@ class Backbone(ABC):
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """What each row's answer is made of, fp32 [E]: its features, and of some adapters scores of phrases."""
         return list(self.features(rows))
+
+    def answer_log_probs(
+        self,
+        rows: Sequence[Row],  # noqa: ARG002
+        answers: Sequence[tuple[int, ...]],  # noqa: ARG002
+    ) -> list[Tensor]:
+        """Log-probability of every token of each row's answer, fp32; only of a base that writes."""
+        raise ModelError(f"model {self.identity.name!r} does not write. Choose a decoder.")
+
+    def generate(
+        self,
+        rows: Sequence[Row],  # noqa: ARG002
+        generators: Sequence[torch.Generator] | None = None,  # noqa: ARG002
+    ) -> list[Generation]:
+        """Answers in text; only of a base that writes."""
+        raise ModelError(f"model {self.identity.name!r} does not write. Choose a decoder.")
 
     def reading_width(self, adapter: Adapter) -> int:
         """E, of the readings of its rows."""

@@ -1,6 +1,7 @@
 """What the executor is asked: rows, each naming its adapter."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -39,3 +40,19 @@ class Dropout:
             return values
         kept = torch.rand(values.shape, generator=self.generator).ge_(self.share).to(values.device, values.dtype)
         return values * kept / (1 - self.share)
+
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A whole answer."""
+
+    text: str
+    """Without the stop text."""
+    ids: tuple[int, ...]
+    """All tokens that were chosen, an end-of-text token included."""
+    log_probs: tuple[float, ...]
+    """Of each token, by the model itself, before temperature and top-p."""
+    finish_reason: FinishReason

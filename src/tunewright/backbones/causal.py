@@ -205,8 +205,13 @@ class Pass:
                 seen_RQS = seen_RQS & (distance_RQS < rule.window)
             mask_RQS = torch.zeros_like(distance_RQS, dtype=own.keys_KGPd.dtype).masked_fill_(~seen_RQS, _NEVER)
             size = position_RS.shape[1] - own.position_GP.shape[1]
-            self._masks[key] = mask_RQS[:, None], size if bool(seen_RQS[..., :size].all()) else 0
+            self._masks[key] = mask_RQS[:, None], size if whole(seen_RQS[..., :size]) else 0
         return self._masks[key]
+
+
+def whole(seen_RQP: Tensor) -> bool:
+    """Whether every query sees every key."""
+    return bool(seen_RQP.all())
 
 
 def _columns(queries: Sequences, prefix: Keys | None, own: Keys) -> tuple[Tensor, Tensor]:

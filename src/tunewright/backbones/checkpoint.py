@@ -203,10 +203,10 @@ def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple
 
 
 def _head(output: nn.Linear, config: PreTrainedConfig, *, tied: bool) -> LanguageHead:
-    softcap = getattr(config, "final_logit_softcapping", None)
+    softcap, bias = getattr(config, "final_logit_softcapping", None), getattr(output, "bias", None)
     return LanguageHead(
         weight_VD=None if tied else output.weight.detach(),
-        bias_V=None if output.bias is None else output.bias.detach(),
+        bias_V=bias.detach() if isinstance(bias, Tensor) else None,
         softcap=None if softcap is None else float(softcap),
     )
 

@@ -20,10 +20,10 @@ from tunewright.adapters.parts import Decoding, Weights
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones import causal
 from tunewright.backbones.answers import unit
-from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.base import Encoding, Generation, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.fused import fuse
-from tunewright.backbones.generation import Generation, Request, generate
+from tunewright.backbones.generation import Request, generate
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, grow, tree_scores
 from tunewright.backbones.tokens import by_length, encode_framed
@@ -172,7 +172,8 @@ class Decoder(Prefixed):
                 ids = self.encode_answer(phrase, after=adapter.template.row)
                 if not ids or owner.setdefault(ids, label) != label:
                     fault = f"labels {owner[ids]!r} and {label!r} have the same words" if ids else "a label has no word"
-                    raise ConfigError(f"{fault}: {phrase!r}. Give each label words of its own (--label-descriptions).")
+                    todo = "Rename a label in the data; descriptions (--descriptions) must differ too."
+                    raise ConfigError(f"{fault}: {phrase!r}. {todo}")
                 found.append(ids)
         return found
 
@@ -198,7 +199,8 @@ class Decoder(Prefixed):
             hidden_MD = self.run(batch).hidden_MD
             assert hidden_MD is not None
             tokens_M = [token for k in members for token in answers[k]]
-            return head.log_probs(hidden_MD, range(len(tokens_M)), tokens_M, weights).split(lengths)
+            log_probs_M = head.log_probs(hidden_MD, range(len(tokens_M)), tokens_M, weights)
+            return list(log_probs_M.split(lengths))
 
         return self.by_pass(rows, one_pass)
 

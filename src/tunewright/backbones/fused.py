@@ -68,7 +68,9 @@ class _Gelu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0] * ctx.saved_tensors[0]
+        (slope,) = ctx.saved_tensors
+        change: Tensor = gradients[0] * slope
+        return change
 
 
 def _gelu(x: Tensor, value: Tensor, derivative: Tensor | None) -> None:
@@ -121,7 +123,8 @@ class _RmsNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
         scale = norm.square_().div_(len(weight_D)).add_(epsilon).rsqrt_()
         ctx.save_for_backward(values, weight_D, scale)
-        return (exact * scale).to(values.dtype).mul_(weight_D)
+        normed: Tensor = (exact * scale).to(values.dtype).mul_(weight_D)
+        return normed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

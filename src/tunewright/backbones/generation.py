@@ -8,13 +8,12 @@ Shapes: R rows of a lane, V vocabulary, D width.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tunewright.adapters.parts import Decoding, Weights
-from tunewright.backbones.base import Row
+from tunewright.backbones.base import FinishReason, Generation, Row
 from tunewright.backbones.packed import sequences
 from tunewright.backbones.prefix import Kept, Keys, stacked
 from tunewright.backbones.prefixed import Prefixed
@@ -22,8 +21,6 @@ from tunewright.backbones.scoring import Seen
 from tunewright.backbones.storage import Storage
 from tunewright.backbones.tokens import by_length
 from tunewright.backbones.written import Written
-
-FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +47,6 @@ class Emitted:
     """What is sure of the text now and was not before: less than the token where a stop text may have begun."""
     finish_reason: FinishReason | None
     """`stop` at an end-of-text token or a stop text, `length` where there is no room for more."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """A whole answer."""
-
-    text: str
-    """Without the stop text."""
-    ids: tuple[int, ...]
-    """All tokens that were chosen, an end-of-text token included."""
-    log_probs: tuple[float, ...]
-    """Of each token, by the model itself, before temperature and top-p."""
-    finish_reason: FinishReason
 
 
 @dataclass(kw_only=True, eq=False)
@@ -142,8 +126,8 @@ class _Lane:
         self.writers: list[_Writer] = []
         """Number r has place r of the storage."""
         self._storage = Storage()
-        self._prefixes: tuple[list[int], list[Keys] | None] = ([], None)
-        """Which prefixes stand side by side now, and their keys and values."""
+        self._prefixes: tuple[list[Kept | None], list[Keys] | None] = ([], None)
+        """Which prefixes stand side by side now (held, so that no other gets their ids), and keys and values of all."""
 
     def join(self, requests: Sequence[Request]) -> list[Emitted]:
         """Runs the texts; returns their first tokens."""
@@ -202,13 +186,16 @@ class _Lane:
 
     def _side_by_side(self) -> tuple[list[int], list[Keys]]:
         """Which prefix each row sees, and the keys and values of all: put together again when other rows are here."""
-        distinct = {0 if w.kept is None else id(w.kept[0]): w.kept for w in self.writers}
-        if list(distinct) != self._prefixes[0]:
-            like = torch.empty(0, dtype=self._base.dtype, device=self._base.device)
-            self._prefixes = (list(distinct), stacked(list(distinct.values()), self._base.prefix_shape, like))
+        distinct = {_key(w.kept): w.kept for w in self.writers}
+        if list(distinct) != [_key(kept) for kept in self._prefixes[0]]:
+            like, kept = torch.empty(0, dtype=self._base.dtype, device=self._base.device), list(distinct.values())
+            self._prefixes = (kept, stacked(kept, self._base.prefix_shape, like))
         place = {key: g for g, key in enumerate(distinct)}
-        which = [place[0 if w.kept is None else id(w.kept[0])] for w in self.writers]
-        return which, self._prefixes[1] or []
+        return [place[_key(w.kept)] for w in self.writers], self._prefixes[1] or []
+
+
+def _key(kept: Kept | None) -> int:
+    return 0 if kept is None else id(kept[0])
 
 
 def _emit(writer: _Writer, token: int, log_prob: float) -> Emitted:

@@ -66,18 +66,25 @@ def sequences(
     """
     if sum(lengths) == 0:
         return None
-    columns_T = torch.arange(-(-max(lengths) // multiple) * multiple)
-    filled_RT = columns_T < torch.tensor(lengths)[:, None]
+    filled_RT, place_N = padding(lengths, multiple)
+    columns_T = torch.arange(filled_RT.shape[1])
     return Sequences(
         lengths=tuple(lengths),
         starts=tuple(starts),
         prefixes=tuple(prefixes),
-        place_N=filled_RT.flatten().nonzero()[:, 0].to(device),
+        place_N=place_N.to(device),
         source_RT=(filled_RT.flatten().cumsum(0) - 1).clamp(min=0).view_as(filled_RT).to(device),
         position_RT=(columns_T + torch.tensor(starts)[:, None]).to(device),
         filled_RT=filled_RT.to(device),
         prefix_R=torch.tensor(prefixes).to(device),
     )
+
+
+def padding(lengths: Sequence[int], multiple: int) -> tuple[Tensor, Tensor]:
+    """What is no padding when sequences are unpacked, [R, T], and the place of each token in it, [N]."""
+    columns_T = torch.arange(-(-max(lengths) // multiple) * multiple)
+    filled_RT = columns_T < torch.tensor(lengths)[:, None]
+    return filled_RT, filled_RT.flatten().nonzero()[:, 0]
 
 
 def spans(lengths: Sequence[int]) -> list[range]:

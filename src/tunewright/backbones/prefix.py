@@ -71,18 +71,18 @@ class KeptPrefixes:
         """Held now."""
         return sum(_num_bytes([*then, *kept]) for _, then, kept in self._found.values())
 
-    def get(self, text: Hashable, tensors: Sequence[Tensor]) -> Kept | None:
-        """That of this text and these tensors with these values: an optimizer changes tensors and does not tell."""
-        key = (text, *map(id, tensors))
+    def get(self, said: Hashable, tensors: Sequence[Tensor]) -> Kept | None:
+        """That of these tensors with these values, under what is said: optimizers change tensors and do not tell."""
+        key = (said, *map(id, tensors))
         if key not in self._found:
             return None
         self._found.move_to_end(key)
         _, then, kept = self._found[key]
         return kept if all(same(a, b) for a, b in zip(tensors, then, strict=True)) else None
 
-    def put(self, text: Hashable, tensors: Sequence[Tensor], kept: Kept) -> None:
+    def put(self, said: Hashable, tensors: Sequence[Tensor], kept: Kept) -> None:
         """Keeps it, and drops others."""
-        self._found[text, *map(id, tensors)] = (list(tensors), [t.detach().clone() for t in tensors], kept)
+        self._found[said, *map(id, tensors)] = (list(tensors), [t.detach().clone() for t in tensors], kept)
         held = self.num_bytes
         while held > self._most_bytes and len(self._found) > 1:
             _, (_, then, other) = self._found.popitem(last=False)

@@ -89,7 +89,7 @@ class Prefixed(Backbone):
 
     def _kept_prefixes(self, adapters: Sequence[Adapter], weights: Weights | None) -> list[Kept | None]:
         """Keys and values of every prefix, made where they are not known yet."""
-        found = [self._kept.get(fixed_text(a), _prefix_tensors(a)) if _runs(a) else _deep(a) for a in adapters]
+        found = [self._kept.get(_said(a), _prefix_tensors(a)) if _runs(a) else _deep(a) for a in adapters]
         missing = [k for k, a in enumerate(adapters) if found[k] is None and _runs(a)]
         if missing:
             batch = Batch(
@@ -101,7 +101,7 @@ class Prefixed(Backbone):
             with torch.no_grad():
                 layers = self.run(batch).prefixes
             for k, kept in zip(missing, unstacked(layers, batch.lengths()), strict=True):
-                self._kept.put(fixed_text(adapters[k]), _prefix_tensors(adapters[k]), kept)
+                self._kept.put(_said(adapters[k]), _prefix_tensors(adapters[k]), kept)
                 found[k] = kept
         return found
 
@@ -308,11 +308,16 @@ def _prefix_key(adapter: Adapter) -> tuple[object, ...]:
 
 
 def _prefix_tensors(adapter: Adapter) -> list[Tensor]:
-    """All that the keys and values of its prefix depend on, beside the fixed text."""
+    """All that the keys and values of its prefix depend on, beside what is said by no tensor."""
     parts: list[Part | None] = [adapter.prefix]
     if _runs(adapter):
         parts += [adapter.soft_prompt, adapter.lora, adapter.weights]
     return [tensor for part in parts if part is not None for tensor in part.tensors().values()]
+
+
+def _said(adapter: Adapter) -> tuple[str, float]:
+    """What they depend on beside tensors: the fixed text, and how much the LoRA counts."""
+    return fixed_text(adapter), 0.0 if adapter.lora is None else adapter.lora.scaling
 
 
 def fixed_text(adapter: Adapter) -> str:

@@ -61,12 +61,13 @@ class Storage:
         """A row leaves, and the last one takes its place."""
         last = len(self.lengths) - 1
         size, start = self.lengths.pop(), self._starts.pop()
-        if place == last:
-            return
-        self.lengths[place], self._starts[place] = size, start
-        for layer in self._layers:
-            layer.keys_KSTd[:, place, :size] = layer.keys_KSTd[:, last, :size]
-            layer.values_KSTd[:, place, :size] = layer.values_KSTd[:, last, :size]
+        if place < last:
+            self.lengths[place], self._starts[place] = size, start
+        # Nothing stays behind, as the next row here may be shorter: a NaN would survive the mask.
+        for values_KSTd in (t for layer in self._layers for t in (layer.keys_KSTd, layer.values_KSTd)):
+            if place < last:
+                values_KSTd[:, place] = values_KSTd[:, last]
+            values_KSTd[:, last] = 0
 
     def __enter__(self) -> None:
         self._make_room(len(self.lengths), max(self.lengths) + 1)

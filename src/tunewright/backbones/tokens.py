@@ -3,6 +3,7 @@
 Shapes: B rows, L positions (soft prompt and text of the longest row), N virtual tokens of the batch.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -96,8 +97,10 @@ def encode_framed(
         ids, texts = whole, [t for t in (example.text, example.text_pair) if t is not None]
         while len(ids) > limit and any(texts):
             sizes = [len(each) for each in ids_of(texts)]
-            longer = sizes.index(max(sizes))
-            texts[longer] = _without_end(tokenizer, texts[longer], len(ids) - limit)
+            longer, too_many = sizes.index(max(sizes)), len(ids) - limit
+            if len(texts) > 1:  # the longer gives all of what it has more, and half of what is then to go
+                too_many = min(too_many, math.ceil((too_many + max(sizes) - min(sizes)) / 2))
+            texts[longer] = _without_end(tokenizer, texts[longer], too_many)
             ids = ids_of([f"{words}{template.fill(*texts)}"])[0]
         every = (*begin_ids, *ids)
         found.append(Encoding(ids=every, type_ids=(0,) * len(every), num_cut=len(whole) - len(ids)))

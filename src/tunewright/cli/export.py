@@ -27,9 +27,9 @@ def export(
     if not (adapter / FILE_NAME).exists():
         check_adapter(adapter)
     from tunewright.adapters import folder
-    from tunewright.serve.export import READERS
-    from tunewright.serve.export import export as write  # torch
-    from tunewright.serve.tasks import recommended
+    from tunewright.releases.export import READERS
+    from tunewright.releases.export import export as write  # torch
+    from tunewright.runs.shipped import recommended
 
     found = next((target for target in READERS if target == to), None)
     if found is None:

@@ -11,7 +11,7 @@ import typer
 from tunewright.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tunewright.serve.inspection import Inspection
+    from tunewright.releases.inspection import Inspection
 
 _LONGEST = 300
 """Characters of a setting that are shown; `--json` has all."""
@@ -35,7 +35,7 @@ def inspect(
     if top < 1:
         raise ConfigError(f"`top` must be at least 1. Got {top}.")
     check_adapter(adapter)
-    from tunewright.serve.inspection import read_adapter  # torch
+    from tunewright.releases.inspection import read_adapter  # torch
 
     found = read_adapter(adapter, model=model, top=top)
     print(json.dumps(asdict(found), ensure_ascii=False, indent=1) if as_json else "\n".join(lines(found)))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunewright.errors import ConfigError, RegistryError
-from tunewright.serve.entries import DEFAULT_STATE
+from tunewright.releases.entries import DEFAULT_STATE
 
 if TYPE_CHECKING:
-    from tunewright.serve.state import State
+    from tunewright.releases.state import State
     from tunewright.types import Estimate
 
 registry = typer.Typer(no_args_is_help=True)
@@ -49,7 +49,7 @@ def add(
     state: StateOption = DEFAULT_STATE,
 ) -> None:
     """Add an adapter as a new version of a task; it is not live yet."""
-    from tunewright.serve.tasks import recommended
+    from tunewright.runs.shipped import recommended
 
     with _opened(state, may_be_new=True) as opened:
         added = opened.add(task, recommended(folder), run)
@@ -68,7 +68,7 @@ def promote(
     state: StateOption = DEFAULT_STATE,
 ) -> None:
     """Make a version live, if the test rows show that it loses less than the margin against the one that is."""
-    from tunewright.serve import promotion
+    from tunewright.releases import promotion
 
     with _opened(state) as opened:
         done = promotion.promote(opened, task, version, margin=margin, force=force)
@@ -127,12 +127,12 @@ def shadow(
 @registry.command("feedback")
 def feedback(
     task: TaskArgument,
-    out: Annotated[Path, typer.Option(help="csv, tsv or jsonl file to write: `text`, `text_pair`, `label`")],
+    out: Annotated[Path, typer.Option(help="csv, tsv or jsonl file to write, with `text` and `label` or `target`")],
     state: StateOption = DEFAULT_STATE,
 ) -> None:
     """Write what was confirmed or corrected as labelled rows: the next data."""
     from tunewright.cli.rows import check_output, write_rows
-    from tunewright.serve.harvest import harvest
+    from tunewright.releases.harvest import harvest
 
     check_output(str(out))
     with _opened(state) as opened:
@@ -151,7 +151,7 @@ def _opened(where: str, *, may_be_new: bool = False) -> Iterator["State"]:
         RegistryError: No such file.
         StateError: It cannot be used.
     """
-    from tunewright.serve.state import State  # sqlalchemy
+    from tunewright.releases.state import State  # sqlalchemy
 
     if not may_be_new and "://" not in where and not Path(where).exists():
         raise RegistryError(f"no registry in {where}. Add a version with `tunewright registry add`, or give --state.")
@@ -196,7 +196,7 @@ def _print_versions(state: "State", task: str) -> None:
 
 
 def _print_shadow(state: "State", task: str) -> None:
-    from tunewright.serve.shadow import watch
+    from tunewright.releases.shadow import watch
 
     found = watch(state, task)
     print(f"same answer: {_interval(found.agreement)} of {found.agreement.n} requests")

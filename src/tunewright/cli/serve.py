@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tunewright.errors import ConfigError, StateError
-from tunewright.serve.entries import DEFAULT_STATE
+from tunewright.releases.entries import DEFAULT_STATE
 
 if TYPE_CHECKING:
-    from tunewright.serve.state import State
+    from tunewright.releases.state import State
     from tunewright.serve.tasks import Tasks
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?")
@@ -95,8 +95,8 @@ def _tasks(folders: list[str] | None, where: str, keep_texts: bool) -> "tuple[Ta
         return Folders(folders), None
     if "://" not in where and not Path(where).exists():
         raise StateError(f"no registry {where}. Give folders to serve, or add tasks with `tunewright registry add`.")
+    from tunewright.releases.state import State
     from tunewright.serve.registered import Registered
-    from tunewright.serve.state import State
 
     state = State.open(where)
     tasks = Registered(state)

@@ -56,6 +56,12 @@ class Material:
     """The user's own."""
 
     @property
+    def room_tokens(self) -> int:
+        """For the input and what stands before it: what the longest target leaves, at most `max_tokens`."""
+        longest = max(map(len, self.rows.answers), default=0)
+        return min(self.max_tokens, self.backbone.max_tokens - longest)
+
+    @property
     def num_labels(self) -> int:
         """C."""
         return len(self.task.labels)

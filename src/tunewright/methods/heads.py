@@ -122,7 +122,7 @@ def _common_ids(material: Material, length: int, rng: np.random.Generator) -> li
 
 def lengths(wanted: tuple[int, ...], material: Material) -> Choice:
     """The lengths that leave half of the longest input to the text; that half where all are longer."""
-    half = material.max_tokens // 2
+    half = material.room_tokens // 2
     fitting = tuple(length for length in wanted if length <= half)
     return Choice(options=fitting or (half,))
 

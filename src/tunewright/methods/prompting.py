@@ -32,7 +32,7 @@ OWN = "yours"
 """Name of the user's prompt among the templates."""
 
 _SHOWN = 0.5
-"""Share of the context that a prompt with its demonstrations may take."""
+"""Share of what targets leave of the context that a prompt with its demonstrations may take."""
 
 _ASKED = 200
 """Training rows that are scored under a template to set zero points: there is no store of what they came to."""
@@ -115,7 +115,7 @@ def templates(material: Material) -> Choice:
 
 def fits(material: Material, prompt: Prompt) -> bool:
     """Whether a prompt's own words leave most of the context free."""
-    return num_tokens(material, prompt) <= _FEW * material.backbone.max_tokens
+    return num_tokens(material, prompt) <= _FEW * material.room_tokens
 
 
 def num_tokens(material: Material, prompt: Prompt) -> int:
@@ -148,7 +148,7 @@ def shown(
         taken_tokens: Of the context, by what else stands before the row.
     """
     groups = material.rows.labels_N.tolist() if material.task.labels else [0] * len(material.examples)
-    room = _SHOWN * (material.backbone.max_tokens - taken_tokens) - num_tokens(material, prompt)
+    room = _SHOWN * (material.room_tokens - taken_tokens) - num_tokens(material, prompt)
     chosen: dict[str, Example] = {}
     for k in draw(groups, rng, stratified=stratified):
         if len(chosen) == count:

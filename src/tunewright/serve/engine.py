@@ -89,12 +89,20 @@ class Engine:
                 return
             start_s = time.monotonic()
             if found:
-                self._step(found)
+                self._guarded(found)
                 self._waiting.note_rate(len(found), time.monotonic() - start_s)
             with self._lock:
                 gone, self._gone = self._gone, set()
             self._writing.remove(gone)
             self._tell(self._writing.step())
+
+    def _guarded(self, found: Sequence[tuple[Ask, Ready]]) -> None:
+        """Runs rows; whatever goes wrong, the thread goes on, and nobody waits in vain."""
+        try:
+            self._step(found)
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any row
+            _LOG.exception("a batch failed")
+            self._tell([(ask, error) for ask, _ in found])
 
     def _ready(self, ask: Ask) -> Ready | None:
         """What a row runs on; None also where it is to be answered in text and all places are taken."""
@@ -110,11 +118,7 @@ class Engine:
         ready = [(ask, it) for ask, it in found if not isinstance(it, TunewrightError)]
         work: list[Work] = []
         for backbone in {id(it.backbone): it.backbone for _, it in ready}.values():
-            try:
-                work += prepare(backbone, [(ask, it.adapter) for ask, it in ready if it.backbone is backbone], told)
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any row
-                _LOG.exception("a batch could not be tokenised")
-                told += [(ask, error) for ask, it in ready if it.backbone is backbone]
+            work += prepare(backbone, [(ask, it.adapter) for ask, it in ready if it.backbone is backbone], told)
         texts = [w for w in work if _writes(w.ask, w.row.adapter)]
         told += self._writing.add([w for w in texts if w.row.adapter.floor is None])
         told += [(w.ask, _by_floor(w)) for w in texts if w.row.adapter.floor is not None]

@@ -83,13 +83,19 @@ def is_ours(error: Exception) -> bool:
 
 def of_validation(errors: Sequence[Mapping[str, Any]]) -> Fault:
     """What pydantic found, without what was sent: the first fault and how many there are."""
-    first = errors[0]
+    # Where a body may be one of several kinds, what misses or is too much in one says less than a value that is wrong.
+    first = min(errors, key=lambda error: error["type"] in ("missing", "extra_forbidden"))
     if first["type"] == "json_invalid":
         return Fault(400, "invalid_json", "the body is not valid JSON.")
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    where = ".".join(str(part) for part in first["loc"] if part != "body" and not _is_kind(part))
     if where in ("messages", "messages.0.role"):
         message = "a task answers one message of the user; its instruction is part of it."
         return Fault(400, "invalid_messages", message, param="messages")
     more = f" ({len(errors)} faults in all)" if len(errors) > 1 else ""
     message = f"`{where}`: {first['msg']}{more}." if where else f"{first['msg']}{more}."
     return Fault(400, "invalid_value", message, param=where or None)
+
+
+def _is_kind(part: object) -> bool:
+    """Whether a part of a place is the name of a record, which no sender has written."""
+    return isinstance(part, str) and part[:1].isupper()

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from tunewright.errors import RegistryError, StateError
-from tunewright.serve.entries import Feedback
+from tunewright.releases.entries import Feedback
 from tunewright.serve.faults import ErrorReply, Fault, as_fault
 from tunewright.serve.gate import context_of
 from tunewright.serve.memory import parse

@@ -5,8 +5,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunewright.releases.entries import NAME
 from tunewright.serve.ask import Answer
-from tunewright.serve.tasks import NAME
 from tunewright.types import Example
 
 _ROWS = 10_000

@@ -11,7 +11,7 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from tunewright.serve.entries import Promotion, Version
+from tunewright.releases.entries import Promotion, Version
 from tunewright.serve.metrics import NO_FIGURES, Figures
 
 

@@ -7,12 +7,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
 from tunewright.errors import TunewrightError
+from tunewright.releases.state import State
 from tunewright.serve import page
 from tunewright.serve.faults import as_fault
 from tunewright.serve.metrics import NO_FIGURES
 from tunewright.serve.page import TaskView
 from tunewright.serve.service import Service
-from tunewright.serve.state import State
 
 _MOST_TASKS = 100
 _MOST_CHANGES = 10

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from tunewright.serve.tasks import NAME
+from tunewright.releases.entries import NAME
 from tunewright.types import Example
 
 Text = Annotated[str, Field(min_length=1, max_length=100_000, pattern=r"\S")]

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from tunewright.errors import RegistryError
-from tunewright.serve.entries import TaskEntry, Version
-from tunewright.serve.shadow import shadow_of
-from tunewright.serve.state import State
+from tunewright.releases.entries import TaskEntry, Version
+from tunewright.releases.shadow import shadow_of
+from tunewright.releases.state import State
 from tunewright.serve.tasks import Served
 
 

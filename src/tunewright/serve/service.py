@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from tunewright.errors import TunewrightError
+from tunewright.releases.state import State
 from tunewright.serve.ask import Answer, Ask, Features, Label, Piece, Reply, Sampling, Told, Wanted, Whole, Written
 from tunewright.serve.cache import Cache
 from tunewright.serve.engine import Engine
@@ -17,7 +18,6 @@ from tunewright.serve.gate import Context, Limits, context_of
 from tunewright.serve.memory import Memory, row_ids
 from tunewright.serve.metrics import Metrics
 from tunewright.serve.silent import Silent
-from tunewright.serve.state import State
 from tunewright.serve.tasks import Served, Tasks
 from tunewright.serve.waiting import Waiting
 from tunewright.types import Example
@@ -274,8 +274,11 @@ class Service:
         """Loads the first task and its base."""
         names = self.tasks.names()
         served = self.tasks.live(names[0]) if names else None
-        while served is not None and self._cache.get(served) is None:
+        found = None
+        while served is not None and (found := self._cache.get(served)) is None:
             await asyncio.sleep(0.02)
+        if isinstance(found, TunewrightError):
+            self.log_error(found)
         self._warm = True
 
 

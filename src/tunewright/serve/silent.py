@@ -7,10 +7,10 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from tunewright.errors import TunewrightError
+from tunewright.releases.entries import ShadowPair
+from tunewright.releases.state import State
 from tunewright.serve.ask import Answer, Ask, Features, Reply
-from tunewright.serve.entries import ShadowPair
 from tunewright.serve.faults import Fault
-from tunewright.serve.state import State
 from tunewright.serve.tasks import Served
 from tunewright.serve.waiting import Waiting
 from tunewright.types import Example

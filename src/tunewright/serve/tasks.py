@@ -1,6 +1,5 @@
 """Which adapter answers for a task: what the server asks of a registry, and the folders of a command line as one."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,11 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from tunewright.errors import ConfigError, RunError
+from tunewright.releases.entries import NAME
 from tunewright.runs import comparison
-from tunewright.runs.folder import adapter_folder
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""Of a task, as it stands in a URL."""
+from tunewright.runs.shipped import home_of, recommended
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,21 +103,5 @@ def _named(given: str) -> tuple[str, Path]:
 
 def _name_of(path: Path) -> str:
     """`RUN-CANDIDATE` for `RUN/adapters/CANDIDATE/seed-K`, else the folder's own name."""
-    home = path.parents[2] if len(path.parents) > 2 else path
-    return f"{home.name}-{path.parent.name}" if (home / comparison.FILE_NAME).exists() else path.name
-
-
-def recommended(path: Path) -> Path:
-    """The adapter that a run recommends; an adapter folder as it is.
-
-    Raises:
-        RunError: The run recommends no adapter of its own.
-    """
-    if not (path / comparison.FILE_NAME).exists():
-        return path
-    found = comparison.load(path)
-    chosen = None if found.decision is None else found.decision.recommended
-    candidate = next((c for c in found.candidates if c.id == chosen), None)
-    if candidate is None or candidate.shipped_seed is None:
-        raise RunError(f"{path} recommends no adapter of its own. Give one of {path / 'adapters'}.")
-    return adapter_folder(path.resolve(), candidate.id, candidate.shipped_seed)
+    home = home_of(path)
+    return path.name if home is None else f"{home.name}-{path.parent.name}"

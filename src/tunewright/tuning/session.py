@@ -31,7 +31,7 @@ def price_list(config: RunConfig) -> PriceList:
 
 def _refit_s(trial_s: float) -> float:
     """Seconds to reserve for a refit; where it takes about one, what else the machine does is no small share."""
-    return max(_REFIT_SLACK * trial_s, trial_s + min(trial_s, 0.5))
+    return max(_REFIT_SLACK * trial_s, trial_s + min(trial_s, 1.0))
 
 
 @dataclass(kw_only=True)

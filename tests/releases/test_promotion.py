@@ -11,10 +11,10 @@ from tunewright.adapters import folder
 from tunewright.errors import RegistryError
 from tunewright.evaluation.gate import Outcome
 from tunewright.files import read_json, read_lines, write_json, write_text
+from tunewright.releases import promotion
+from tunewright.releases.state import State
 from tunewright.runs.folder import adapter_folder
-from tunewright.serve import promotion
-from tunewright.serve.state import State
-from tunewright.serve.tasks import recommended
+from tunewright.runs.shipped import recommended
 
 
 class Registry:

@@ -27,7 +27,7 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.encoder import Encoder
 from tunewright.errors import AdapterError, ConfigError, RunError
-from tunewright.serve.export import READERS, RUNS, Target, export, table
+from tunewright.releases.export import READERS, RUNS, Target, export, table
 
 TEXTS = ["soup", "the train was late and my luggage is in the airport", "a piano", "bread with cheese!"]
 TARGETS: tuple[Target, ...] = ("peft", "vllm", "merged", "text")

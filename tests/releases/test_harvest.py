@@ -1,14 +1,18 @@
 """From what people said to labelled rows."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests import tiny
+from tunewright.adapters import folder
+from tunewright.adapters.parts import Decoding, Template
 from tunewright.errors import RegistryError
-from tunewright.serve.entries import Feedback
-from tunewright.serve.harvest import harvest
-from tunewright.serve.state import State
+from tunewright.releases.entries import Feedback
+from tunewright.releases.harvest import harvest
+from tunewright.releases.state import State
 
 
 @pytest.fixture
@@ -61,3 +65,14 @@ def test_pairs_of_texts(state: State) -> None:
 def test_no_such_task(state: State) -> None:
     with pytest.raises(RegistryError, match=r"unknown task 'tickts'\. Did you mean 'tickets'"):
         harvest(state, "tickts")
+
+
+def test_a_task_that_writes_has_targets(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:
+    base = tiny.decoder(tiny_folder("llama"))
+    bare = dataclasses.replace(tiny.adapter(base), head=None, labels=())
+    adapter = dataclasses.replace(bare, template=Template(fixed="", row="{text}:"), decoding=Decoding())
+    folder.save(adapter, tmp_path / "writes")
+    opened = State.open(str(tmp_path / "t.db"))
+    opened.add("tickets", tmp_path / "writes")
+    say(opened, "1", "right", text="one", answer="a whole answer")
+    assert harvest(opened, "tickets").rows == ({"text": "one", "target": "a whole answer"},)

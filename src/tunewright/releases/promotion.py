@@ -11,10 +11,10 @@ from tunewright.errors import RegistryError, RunError
 from tunewright.evaluation import gate
 from tunewright.evaluation.gate import Outcome, Ruling
 from tunewright.evaluation.metrics import row_scorer
+from tunewright.releases.entries import Measured, Promotion, Version
+from tunewright.releases.state import State
 from tunewright.runs import record
 from tunewright.runs.record import RunRecord
-from tunewright.serve.entries import Measured, Promotion, Version
-from tunewright.serve.state import State
 
 FIRST = "the first live version: nothing to lose against"
 

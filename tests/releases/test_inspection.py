@@ -12,7 +12,7 @@ from tunewright.adapters import folder, peft_format
 from tunewright.adapters.parts import SoftPrompt, Verbalizer
 from tunewright.backbones.backbone import Backbone
 from tunewright.errors import AdapterError
-from tunewright.serve.inspection import read_adapter, read_prompt
+from tunewright.releases.inspection import read_adapter, read_prompt
 
 TOP = 4
 

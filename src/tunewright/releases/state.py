@@ -13,10 +13,11 @@ from pathlib import Path
 from sqlalchemy import Connection, insert, select, update
 
 from tunewright.errors import RegistryError, unknown
-from tunewright.serve import tables
-from tunewright.serve.database import Database
-from tunewright.serve.entries import (
+from tunewright.releases import tables
+from tunewright.releases.database import Database
+from tunewright.releases.entries import (
     DEFAULT_STATE,
+    NAME,
     VERDICTS,
     Feedback,
     Promotion,
@@ -24,9 +25,17 @@ from tunewright.serve.entries import (
     TaskEntry,
     Version,
 )
-from tunewright.serve.rows import find_task, find_version, is_version, lived, make_live, present, to_record, to_version
-from tunewright.serve.tables import changes, feedback, promotions, shadow_pairs, tasks, versions
-from tunewright.serve.tasks import NAME
+from tunewright.releases.rows import (
+    find_task,
+    find_version,
+    is_version,
+    lived,
+    make_live,
+    present,
+    to_record,
+    to_version,
+)
+from tunewright.releases.tables import changes, feedback, promotions, shadow_pairs, tasks, versions
 
 
 class State:
@@ -135,7 +144,7 @@ class State:
             AdapterError: No adapter there, or a broken one.
             RunError: The run did not ship this adapter.
         """
-        from tunewright.serve.adding import identify, measured_by  # torch
+        from tunewright.releases.adding import identify, measured_by  # torch
 
         if not NAME.fullmatch(task):
             allowed = "Allowed: up to 64 letters, digits, `.`, `_`, `-`, the first a letter or digit"

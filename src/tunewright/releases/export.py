@@ -19,7 +19,7 @@ from tunewright.backbones.kinds import open_backbone
 from tunewright.backbones.merged import write_merged
 from tunewright.errors import AdapterError, ConfigError, RunError
 from tunewright.files import whole_folder, write_json, write_text
-from tunewright.serve import payload
+from tunewright.releases import payload
 
 Target = Literal["peft", "vllm", "merged", "text"]
 

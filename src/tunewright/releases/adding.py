@@ -6,10 +6,10 @@ from pathlib import Path
 from tunewright.adapters import folder
 from tunewright.errors import RunError
 from tunewright.files import read_json
+from tunewright.releases.entries import Measured
 from tunewright.runs import record
-from tunewright.runs.comparison import FILE_NAME
 from tunewright.runs.folder import adapter_folder
-from tunewright.serve.entries import Measured
+from tunewright.runs.shipped import home_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +48,7 @@ def measured_by(path: Path, adapter_sha256: str, run: Path | None) -> Measured |
     Raises:
         RunError: The named run did not test this adapter.
     """
-    home = _home(path.resolve()) if run is None else run.resolve()
+    home = home_of(path.resolve()) if run is None else run.resolve()
     if home is None:
         return None
     found = record.read(home)
@@ -69,9 +69,3 @@ def measured_by(path: Path, adapter_sha256: str, run: Path | None) -> Measured |
     if run is None:
         return None
     raise RunError(f"{run} ships no adapter that is {path}. Give the run it comes from, or leave --run out.")
-
-
-def _home(path: Path) -> Path | None:
-    """The run folder of `RUN/adapters/CANDIDATE/seed-K`."""
-    home = path.parents[2] if len(path.parents) > 2 else path
-    return home if (home / FILE_NAME).exists() else None

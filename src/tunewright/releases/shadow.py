@@ -4,8 +4,8 @@ import hashlib
 
 from tunewright.errors import RegistryError
 from tunewright.evaluation.shadow import Answered, Shadowing, compare
-from tunewright.serve.entries import TaskEntry, Version
-from tunewright.serve.state import State
+from tunewright.releases.entries import TaskEntry, Version
+from tunewright.releases.state import State
 
 
 def shadow_of(entry: TaskEntry, request_id: str) -> Version | None:

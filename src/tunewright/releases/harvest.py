@@ -2,9 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
-from tunewright.serve.entries import Feedback
-from tunewright.serve.state import State
+from tunewright.errors import RunError
+from tunewright.files import read_json
+from tunewright.releases.entries import Feedback, Version
+from tunewright.releases.state import State
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -12,7 +15,7 @@ class Harvest:
     """Labelled rows, and what was said that makes none."""
 
     rows: tuple[dict[str, str], ...]
-    """`text`, `label`, and `text_pair` where any row has one; oldest first."""
+    """`text`, `label` (`target` where the task writes), and `text_pair` where any row has one; oldest first."""
     num_confirmed: int
     num_corrected: int
     num_superseded: int
@@ -44,7 +47,7 @@ def harvest(state: State, task: str) -> Harvest:
     Raises:
         RegistryError: No such task.
     """
-    state.versions(task)  # there is such a task
+    column = _column(state.versions(task)[-1])
     given = state.feedback(task)
     last = {each.request_id: each for each in given}
     counts: Counter[str] = Counter()
@@ -60,7 +63,7 @@ def harvest(state: State, task: str) -> Harvest:
         rows[each.text, each.text_pair] = each
     paired = any(each.text_pair is not None for each in rows.values())
     return Harvest(
-        rows=tuple(_row(each, paired=paired) for each in rows.values()),
+        rows=tuple(_row(each, column, paired=paired) for each in rows.values()),
         num_confirmed=sum(each.verdict == "right" for each in rows.values()),
         num_corrected=sum(each.verdict == "corrected" for each in rows.values()),
         num_superseded=len(given) - len(last) + counts["superseded"],
@@ -68,6 +71,15 @@ def harvest(state: State, task: str) -> Harvest:
         num_without_text=counts["text"],
         num_without_answer=counts["answer"],
     )
+
+
+def _column(version: Version) -> str:
+    """What answers are called in the data; an adapter without labels writes texts."""
+    try:
+        labels = read_json(Path(version.folder) / "adapter.json").get("labels")
+    except RunError:  # the folder is gone
+        return "label"
+    return "target" if labels == [] else "label"
 
 
 def _fault(each: Feedback) -> str | None:
@@ -83,9 +95,9 @@ def _label(each: Feedback) -> str | None:
     return each.answer if each.verdict == "right" else each.corrected
 
 
-def _row(each: Feedback, *, paired: bool) -> dict[str, str]:
+def _row(each: Feedback, column: str, *, paired: bool) -> dict[str, str]:
     label = _label(each)
     assert each.text is not None
     assert label is not None
     pair = {"text_pair": "" if each.text_pair is None else each.text_pair} if paired else {}
-    return {"text": each.text, **pair, "label": label}
+    return {"text": each.text, **pair, column: label}

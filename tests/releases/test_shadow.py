@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tunewright.errors import RegistryError
-from tunewright.serve.entries import Feedback, ShadowPair
-from tunewright.serve.shadow import shadow_of, watch
-from tunewright.serve.state import State
+from tunewright.releases.entries import Feedback, ShadowPair
+from tunewright.releases.shadow import shadow_of, watch
+from tunewright.releases.state import State
 
 Make = Callable[[str], Path]
 

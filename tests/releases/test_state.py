@@ -14,8 +14,8 @@ from sqlalchemy import text
 
 from tests.commands import environment
 from tunewright.errors import AdapterError, RegistryError, StateError
-from tunewright.serve.entries import Feedback, ShadowPair
-from tunewright.serve.state import State
+from tunewright.releases.entries import Feedback, ShadowPair
+from tunewright.releases.state import State
 
 Make = Callable[[str], Path]
 
@@ -207,8 +207,8 @@ def test_numbers_are_unique_when_many_add_at_once(state: State, adapter: Make) -
 
 WRITER = """
 import sys
-from tunewright.serve.entries import Feedback
-from tunewright.serve.state import State
+from tunewright.releases.entries import Feedback
+from tunewright.releases.state import State
 
 state, k = State.open(sys.argv[1]), int(sys.argv[2])
 while True:
@@ -246,7 +246,7 @@ def test_every_commit_is_flushed(tmp_path: Path) -> None:
 
 
 def test_a_locked_database(tmp_path: Path, adapter: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunewright.serve.database._PRAGMAS", ("journal_mode=WAL", "busy_timeout=50"))
+    monkeypatch.setattr("tunewright.releases.database._PRAGMAS", ("journal_mode=WAL", "busy_timeout=50"))
     path = tmp_path / "s.db"
     state = State.open(str(path))
     add(state, adapter, "a")
@@ -331,7 +331,7 @@ def test_a_failed_transaction_leaves_nothing(state: State, adapter: Make) -> Non
 
 
 def test_two_processes_open_a_new_database_at_once(where: str) -> None:
-    code = "import sys; from tunewright.serve.state import State; State.open(sys.argv[1])"
+    code = "import sys; from tunewright.releases.state import State; State.open(sys.argv[1])"
     started = [
         subprocess.Popen([sys.executable, "-c", code, where], env=environment() | {"PYTHONDONTWRITEBYTECODE": "1"})
         for _ in range(3)

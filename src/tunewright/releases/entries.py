@@ -1,5 +1,6 @@
 """What the registry knows, as records. Times are ISO 8601 in UTC."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,6 +8,9 @@ from tunewright.types import Estimate
 
 DEFAULT_STATE = "tunewright.db"
 """In the working folder."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Of a task, as it stands in a URL."""
 
 Verdict = Literal["right", "wrong", "corrected"]
 VERDICTS: tuple[Verdict, ...] = ("right", "wrong", "corrected")

@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, insert, select, update
 
 from tunewright.errors import RegistryError, unknown
-from tunewright.serve.entries import Measured, Promotion, Version
-from tunewright.serve.tables import promotions, tasks, versions
+from tunewright.releases.entries import Measured, Promotion, Version
+from tunewright.releases.tables import promotions, tasks, versions
 from tunewright.types import Estimate
 
 R = TypeVar("R")

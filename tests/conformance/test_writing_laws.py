@@ -1,0 +1,166 @@
+"""The laws of every method that writes: the same texts by seed, in a fresh process, alone and in any company."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import tiny
+from tests.conformance.test_laws import ALONE, defaults, hash_of
+from tunewright.adapters import folder
+from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Decoding
+from tunewright.backbones.base import Generation, Row
+from tunewright.backbones.decoder import Decoder
+from tunewright.backbones.inference import FeatureStore, answer
+from tunewright.evaluation.metrics import METRICS
+from tunewright.methods import METHODS
+from tunewright.methods.base import Method
+from tunewright.runtime import generator
+from tunewright.training.objective import TextExam
+from tunewright.tuning.attempt import Workshop, attempt, prepare
+from tunewright.types import Example, Task
+
+WRITING = {name: method for name, method in METHODS.items() if "generate" in method.kinds}
+RUNNING = {name: method for name, method in WRITING.items() if method.runs_base}
+"""All but the floors, which are texts already."""
+
+TASK = Task(name="shorten", labels=(), descriptions={}, metric="rouge-l", kind="generate")
+
+every_method = pytest.mark.parametrize("method", WRITING.values(), ids=WRITING)
+every_running = pytest.mark.parametrize("method", RUNNING.values(), ids=RUNNING)
+
+
+def rows(count: int, seed: int = 0) -> list[Example]:
+    """Sentences, and their first two words as the answer."""
+    return [replace(e, target=" ".join(e.text.split()[:2]), label=None) for e in tiny.examples(count, seed)]
+
+
+def asked() -> list[Example]:
+    return tiny.examples(12, seed=2)
+
+
+def workshop(base: Decoder) -> Workshop:
+    """Each epoch counts as better than the one before, so that the last is kept."""
+    dev = [replace(e, references=(str(e.target),)) for e in rows(4, seed=1)]
+    shop = prepare(TASK, base, rows(15), dev, METRICS["rouge-l"], base.max_tokens)
+    ever = iter(range(1000))
+    assert isinstance(shop.exam, TextExam)
+    return replace(shop, exam=replace(shop.exam, score=lambda _: float(next(ever))))
+
+
+def fit(method: Method, base: Decoder) -> Adapter:
+    """After four steps."""
+    shop = workshop(base)
+    params = {**defaults(method, shop.material), "epochs": 4}
+    if method.name == "few-shot":
+        params["shots"] = 2
+    return attempt(method, params, shop, generator("laws"), lambda *_: None).trained.adapter
+
+
+def texts(adapter: Adapter, base: Decoder) -> list[str]:
+    return [each.answer for each in answer(adapter, asked(), FeatureStore(base))]
+
+
+@pytest.fixture(scope="module", params=["gpt2", "llama"])
+def base(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]) -> Decoder:
+    return tiny_decoder(str(request.param))
+
+
+@pytest.fixture(scope="module")
+def fitted(base: Decoder) -> dict[str, Adapter]:
+    return {name: fit(method, base) for name, method in WRITING.items()}
+
+
+@every_method
+def test_same_seed_same_texts(method: Method, fitted: dict[str, Adapter], base: Decoder) -> None:
+    again = fit(method, base)
+    assert again.sha256() == fitted[method.name].sha256()
+    found = texts(again, base)
+    assert found == texts(fitted[method.name], base)
+    assert len(set(found)) > 1  # what is written hangs on what is read
+
+
+LOAD_AND_WRITE = """
+import json, sys
+from pathlib import Path
+from tests import tiny
+from tests.conformance.test_writing_laws import texts
+from tunewright.adapters import folder
+found, base = {}, None
+for path in sorted(Path(sys.argv[1]).glob("*")):
+    adapter = folder.load(path)
+    base = tiny.decoder(Path(adapter.base.name)) if base is None else base
+    base.check(adapter)
+    found[path.name] = texts(adapter, base)
+print(json.dumps(found))
+"""
+
+
+def test_fresh_process_same_texts(fitted: dict[str, Adapter], base: Decoder, tmp_path: Path) -> None:
+    for name, adapter in fitted.items():
+        folder.save(adapter, tmp_path / name)
+    root = Path(__file__).parents[2]
+    path = {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    call = [sys.executable, "-c", LOAD_AND_WRITE, str(tmp_path)]
+    done = subprocess.run(call, check=True, env=path, timeout=120, capture_output=True, text=True)
+    assert json.loads(done.stdout) == {name: texts(adapter, base) for name, adapter in fitted.items()}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@every_running
+def test_neighbours_do_not_matter(
+    method: Method, temperature: float, fitted: dict[str, Adapter], base: Decoder
+) -> None:
+    """Token for token: alone, in another order, few at a time, and among rows of all other methods; drawn ones too."""
+    crowd = {name: _decoding(adapter, temperature) for name, adapter in fitted.items() if name in RUNNING}
+    adapter = crowd[method.name]
+    mine = [Row(encoding=e, adapter=adapter) for e in base.encode_for(asked(), adapter)]
+    others = [Row(encoding=base.encode_for(asked(), a)[0], adapter=a) for a in crowd.values()]
+    expected = base.generate(mine, _generators(12))
+    order = np.random.default_rng(3).permutation(12).tolist()
+    shuffled = base.generate([mine[k] for k in order], [_generators(12)[k] for k in order])
+    found = (
+        [base.generate([row], [draws])[0] for row, draws in zip(mine, _generators(12), strict=True)],
+        [shuffled[k] for k in np.argsort(order).tolist()],
+        base.generate(mine, _generators(12), most_rows=5),
+        base.generate([*others, *mine], [*_generators(len(others)), *_generators(12)])[len(others) :],
+    )
+    for each in found:
+        _same(each, expected)
+    assert len({one.ids for one in expected}) > 1
+
+
+def _decoding(adapter: Adapter, temperature: float) -> Adapter:
+    return replace(adapter, decoding=Decoding(max_new_tokens=8, temperature=temperature))
+
+
+def _generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(k) for k in range(count)]
+
+
+def _same(found: list[Generation], expected: list[Generation]) -> None:
+    assert [(one.ids, one.text, one.finish_reason) for one in found] == [
+        (one.ids, one.text, one.finish_reason) for one in expected
+    ]
+    for one, other in zip(found, expected, strict=True):
+        assert one.log_probs == pytest.approx(other.log_probs, abs=ALONE)
+
+
+@every_method
+def test_base_is_untouched(method: Method, base: Decoder) -> None:
+    """Its weights, and what it writes by itself."""
+    bare = [Row(encoding=e, adapter=tiny.adapter(base)) for e in base.encode(asked(), base.max_tokens)]
+    weights = hash_of(base.masters())
+    written = base.generate(bare, decoding=Decoding(max_new_tokens=8))
+    adapter = fit(method, base)
+    assert texts(adapter, base)
+    assert hash_of(base.masters()) == weights
+    assert base.generate(bare, decoding=Decoding(max_new_tokens=8)) == written
+    assert adapter.base == base.identity
