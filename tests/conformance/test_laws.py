@@ -39,7 +39,7 @@ KINDS = ("bert", "gpt2", "llama", "qwen3")
 """An encoder; decoders of learned and rotary positions, the latter two with keys that pairs of heads share."""
 PROMPT = Prompt(fixed="we had one\n", row="it: {text}\nwas")
 """The user's own."""
-ASKING = ("template",)
+ASKING = ("template", "prompt-search", "instruction-prompt")
 """Methods for bases that write."""
 ALONE = 1e-5
 """fp32: largest difference of a logit from the same row alone."""
@@ -123,6 +123,8 @@ def test_learns_what_it_says(method: Method, base: Backbone) -> None:
     params = defaults(method, material)
     adapter = method.place(material, params, generator("laws"))
     said = set() if method.learns is None else {method.learns}
+    if method.name == "combine":
+        said = {"lora"} if isinstance(base, Decoder) else {"lora", "soft_prompt"}
     assert set(learned(adapter)) == said
     names = {name.split(".")[0] for k in range(20) for name in method.trained(adapter, params, k / 20)}
     assert names - {"head"} == said
@@ -210,7 +212,7 @@ def test_trained_bodies_change_the_features(method: Method, base: Backbone, fitt
     shop = workshop(base)
     start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
     encodings, store = shop.material.rows.encodings, shop.material.store
-    after, before = (readings(a, encodings, store) for a in (fitted[method.name], start))
+    after, before = (readings(a, encodings, store)[:, : base.width] for a in (fitted[method.name], start))
     for other in (before, store(encodings)):
         assert ((after - other).abs().amax(-1) > 1e-6).all()
 
@@ -263,6 +265,9 @@ def test_trainable_count(method: Method, kind: str, base: Backbone) -> None:
         "prefix": 2 * LAYERS * length * key_heads(kind) * head_width(kind) + head,
         "linear-probe": head,
         "lora": rank * lora + head,
+        "prompt-search": 0,
+        "instruction-prompt": length * WIDTH,
+        "combine": rank * lora + (0 if isinstance(base, Decoder) else length * WIDTH + head),
         "full": whole + head,
         "gradual-unfreezing": whole + head,
     }

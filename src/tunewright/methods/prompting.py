@@ -13,6 +13,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, Decoding, Template, Verbalizer
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material
@@ -95,6 +96,11 @@ def _shares(material: Material, uniform: bool) -> torch.Tensor:
     return counts_C / counts_C.sum()
 
 
+def cannot_be_asked(backbone: Backbone) -> str | None:
+    """Why a base cannot answer under a prompt, or None."""
+    return None if backbone.writes else f"{backbone.identity.name} writes no text; give a decoder with --model"
+
+
 def prompts(material: Material) -> dict[str, Prompt]:
     """The user's own prompt, where there is one, and the built-in ones, by name."""
     return {**({} if material.prompt is None else {OWN: material.prompt}), **built_in(material.task)}
@@ -102,9 +108,14 @@ def prompts(material: Material) -> dict[str, Prompt]:
 
 def templates(material: Material) -> Choice:
     """The prompts whose own words leave most of the context free, for a space; the first where none does."""
-    found, most = prompts(material), _FEW * material.backbone.max_tokens
-    fitting = tuple(name for name, prompt in found.items() if num_tokens(material, prompt) <= most)
+    found = prompts(material)
+    fitting = tuple(name for name, prompt in found.items() if fits(material, prompt))
     return Choice(options=fitting or tuple(found)[:1])
+
+
+def fits(material: Material, prompt: Prompt) -> bool:
+    """Whether a prompt's own words leave most of the context free."""
+    return num_tokens(material, prompt) <= _FEW * material.room_tokens
 
 
 def num_tokens(material: Material, prompt: Prompt) -> int:
@@ -118,7 +129,13 @@ def calibrations(material: Material, *hows: str) -> dict[str, Choice]:
 
 
 def shown(
-    material: Material, prompt: Prompt, count: int, rng: np.random.Generator, *, stratified: bool = False
+    material: Material,
+    prompt: Prompt,
+    count: int,
+    rng: np.random.Generator,
+    *,
+    stratified: bool = False,
+    taken_tokens: int = 0,
 ) -> tuple[Prompt, list[Example]]:
     """The prompt with training rows of different texts as demonstrations, as many as fit, and these rows.
 
@@ -128,9 +145,10 @@ def shown(
         count: At most.
         rng: Draws them and their order.
         stratified: Whether labels take turns.
+        taken_tokens: Of the context, by what else stands before the row.
     """
     groups = material.rows.labels_N.tolist() if material.task.labels else [0] * len(material.examples)
-    room = _SHOWN * material.room_tokens - num_tokens(material, prompt)
+    room = _SHOWN * (material.room_tokens - taken_tokens) - num_tokens(material, prompt)
     chosen: dict[str, Example] = {}
     for k in draw(groups, rng, stratified=stratified):
         if len(chosen) == count:

@@ -3,9 +3,8 @@
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.backbone import Backbone
 from tunewright.methods.base import Material, Method, Space
-from tunewright.methods.prompting import asking
+from tunewright.methods.prompting import asking, cannot_be_asked
 from tunewright.types import Params
 
 
@@ -20,11 +19,6 @@ def space(material: Material) -> Space:
     return {}
 
 
-def refuses(backbone: Backbone) -> str | None:
-    """A base that cannot be asked in words."""
-    return None if backbone.writes else f"{backbone.identity.name} writes no text; give a decoder with --model"
-
-
 METHOD = Method(
     name="template",
     family="no training",
@@ -33,7 +27,7 @@ METHOD = Method(
     serves="one pass of the bare base behind the prompt",
     place=place,
     space=space,
-    refuses=refuses,
+    refuses=cannot_be_asked,
     kinds=("classify", "generate"),
     needs="template",
 )

@@ -57,6 +57,21 @@ PROMPTS: Mapping[TaskKind, Mapping[str, str]] = {
 """Kind of task -> name -> prompt. `{labels}` stands for the labels' names."""
 
 
+INSTRUCTIONS: Mapping[TaskKind, tuple[str, ...]] = {
+    "classify": (
+        "Choose the label that fits each text.",
+        "Read each text and answer with one of these words: {labels}.",
+        "What follows are texts, each with its label.",
+    ),
+    "generate": (
+        "Answer each input as it should be.",
+        "Write what belongs to each input, in the same form every time.",
+        "What follows are inputs, each with its right output.",
+    ),
+}
+"""Kind of task -> sentences for prompts that have none."""
+
+
 def built_in(task: Task) -> dict[str, Prompt]:
     """The prompts that come along for this kind of task, by name."""
     return {name: parse(source, task) for name, source in PROMPTS[task.kind].items()}
