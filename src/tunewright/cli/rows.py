@@ -14,7 +14,7 @@ from tunewright.data.formats import quoted
 from tunewright.data.tables import Table, empty_rows, read_table, typed_rows
 from tunewright.errors import AdapterError, DataError, RunError
 from tunewright.files import write_text
-from tunewright.serve.tasks import recommended
+from tunewright.runs.shipped import recommended
 from tunewright.types import Example, Prediction
 
 _FORMATS = (".csv", ".tsv", ".jsonl")
