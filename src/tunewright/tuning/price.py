@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.inference import write
 from tunewright.evaluation import cost
@@ -73,7 +74,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
     total = sum(len(e.ids) for e in encodings) + sum(map(len, workshop.material.rows.answers))
     tokens = total / max(1, len(encodings))
-    extra = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
+    extra = extra_tokens(adapter, backbone)
     mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
     own = sum(t.numel() for part in mixing for t in part.tensors().values())
     runs = backbone.num_computing if adapter.needs_features or adapter.decoding is not None else 0
@@ -103,6 +104,13 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         training_flops=once + spent(num_tokens),
         held_bytes=adapter.num_bytes() + base_bytes,
     )
+
+
+def extra_tokens(adapter: Adapter, backbone: Backbone) -> int:
+    """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row."""
+    prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
+    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
+    return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
 
 
 def _training_factor(adapter: Adapter) -> int:
