@@ -1,9 +1,6 @@
-"""Tables of named things: no name twice, and a miss that teaches."""
+"""Tables of named things: no name twice."""
 
-from collections.abc import Mapping
 from typing import Protocol, TypeVar
-
-from tunewright.errors import ConfigError, unknown
 
 
 class Named(Protocol):
@@ -14,7 +11,6 @@ class Named(Protocol):
 
 
 N = TypeVar("N", bound=Named)
-T = TypeVar("T")
 
 
 def table(*entries: N) -> dict[str, N]:
@@ -22,19 +18,3 @@ def table(*entries: N) -> dict[str, N]:
     named = {entry.name: entry for entry in entries}
     assert len(named) == len(entries), "two entries share a name"
     return named
-
-
-def lookup(entries: Mapping[str, T], what: str, name: str) -> T:
-    """The entry of that name.
-
-    Args:
-        entries: A table.
-        what: What an entry is, in one word, for the error.
-        name: As the user wrote it.
-
-    Raises:
-        ConfigError: No entry has it; the nearest name is offered.
-    """
-    if name not in entries:
-        raise ConfigError(unknown(what, name, entries))
-    return entries[name]

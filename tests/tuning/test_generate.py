@@ -153,6 +153,27 @@ def test_folds(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -
     assert run.decision.reason.startswith("The method ")
 
 
+def test_what_is_cut_is_told(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """Targets beyond half of the context, and inputs beyond what these leave."""
+    words = ("bread", "song", "train", "map", "rice", "choir", "salt", "road", "drum", "cake", "apple", "hotel")
+    rows = [(f"{word} and the {other}", f"good {word}") for word in words for other in ("old", "new")]
+    rows[3] = (rows[3][0], "some good " * 40)
+    long = "the old and new " * 12
+    rows[5] = (long, "good long")
+    data = write_table(tmp_path / "d.csv", ("input", "target"), rows)
+    run = tw.compare(
+        str(data), task="generate", model=str(tiny_folder("llama")), trials=1, seeds=1, methods="copy-input,zero-shot",
+        dev=str(write_table(tmp_path / "dev.csv", ("input", "target"), rows[:2])),
+        test=str(write_table(tmp_path / "test.csv", ("input", "target"), rows[6:9])),
+        out=str(tmp_path / "run"), listener=Silent(),
+    )  # fmt: skip
+    told = {each["code"]: each for each in json.loads((run.folder / "data.json").read_text())["notices"]}
+    assert told["cut-targets"]["ids"] == ["train:4"]
+    assert "1 of 24 training targets are longer than 32 tokens" in told["cut-targets"]["message"]
+    assert told["cut-texts"]["ids"] == ["train:6"]
+    assert "longer than 32 tokens" in told["cut-texts"]["message"]
+
+
 FAULTS: dict[str, tuple[list[str], list[str]]] = {
     "settings of labels": (
         ["--task", "generate", "--label", "ref", "--text", "mr", "--swap", "s.yaml"],

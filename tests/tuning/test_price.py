@@ -10,13 +10,15 @@ import transformers
 
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Template
+from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.evaluation.cost import Prices
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import Workshop, prepare
-from tunewright.tuning.price import latency, model
+from tunewright.tuning.price import extra_tokens, latency, model
 
 EPOCHS = 5
 
@@ -111,3 +113,18 @@ def test_requests_are_timed_one_by_one_and_in_batches(workshop: Workshop) -> Non
 
 def test_timing_is_bounded(workshop: Workshop) -> None:
     assert latency(place("lora", workshop), workshop.dev_examples, workshop, allowed_s=0.0) == ()
+
+
+def test_words_of_a_template_are_tokens_of_each_request(tiny_decoder: Callable[[str], Decoder]) -> None:
+    """Demonstrations cost what a soft prompt of as many vectors does: both stand before each text."""
+    base, rows = tiny_decoder("llama"), tiny.examples(30)
+    shop = prepare(tiny.task(), base, rows[:20], rows[20:], METRICS["accuracy"], 64)
+    plain = tiny.adapter(base, head=tiny.head(base, 1))
+    template = Template(fixed="good bread: food\nold song: music\n\n", row="the {text} was")
+    asking = dataclasses.replace(plain, template=template)
+    count = len(base.token_ids(template.fixed)) + len(base.token_ids("the  was"))
+    prompted = dataclasses.replace(plain, soft_prompt=tiny.soft_prompt(base, count, seed=1))
+    assert count > 12
+    assert [extra_tokens(each, base) for each in (plain, asking, prompted)] == [0, count, count]
+    bare, *others = (model(each, shop, num_tokens=0).serving_flops for each in (plain, asking, prompted))
+    assert others[0] == others[1] > bare

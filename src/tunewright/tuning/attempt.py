@@ -99,7 +99,17 @@ def text_rows(_task: Task, backbone: Backbone, examples: Sequence[Example], limi
     return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.zeros(0, dtype=torch.long), answers=answers)
 
 
-def _targets(base: Decoder, examples: Sequence[Example], template: Prompt, most: int) -> list[tuple[int, ...]]:
+def cut_targets(material: Material) -> list[str]:
+    """Ids of the training rows whose targets are longer than what is learned of them."""
+    base = material.backbone
+    if not isinstance(base, Decoder):
+        return []
+    whole = _targets(base, material.examples, PLAIN, None)
+    rows = zip(material.examples, whole, material.rows.answers, strict=True) if material.rows.answers else ()
+    return [example.id for example, every, kept in rows if len(every) > len(kept)]
+
+
+def _targets(base: Decoder, examples: Sequence[Example], template: Prompt, most: int | None) -> list[tuple[int, ...]]:
     """Tokens of the targets after a template, cut to so many."""
     return [base.encode_answer(str(e.target), after=template.row, ends=True)[:most] for e in examples]
 

@@ -22,7 +22,7 @@ from tunewright.runs.measurements import Calibration, Flips, Gap, Retention, Sli
 from tunewright.runtime import generator
 from tunewright.tuning.choice import num_resamples
 from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.price import latency, model
+from tunewright.tuning.price import extra_tokens, latency, model
 from tunewright.tuning.results import Finalist
 from tunewright.tuning.retention import read_reference, retention
 from tunewright.tuning.session import Session
@@ -134,7 +134,7 @@ def _cost(session: Session, finalist: Finalist, adapter: Adapter, dataset: Datas
         peak_memory_bytes=max(peaks, default=None),
         adapter_bytes=best.adapter_bytes,
         trainable_parameters=best.trainable,
-        extra_tokens_per_request=float(0 if adapter.soft_prompt is None else adapter.soft_prompt.length),
+        extra_tokens_per_request=float(extra_tokens(adapter, workshop.material.backbone)),
         latency_ms=next((each.p50_ms for each in timed if each.batch == 1), None),
         price=modelled.price(prices),
         predict_s=_predict_s(session, finalist, adapter),

@@ -115,7 +115,7 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
         "dev": best.value,
         "epoch": best.epoch,
     }
-    return outcome.trained.adapter.with_about(about)
+    return outcome.trained.adapter.with_about({**outcome.trained.adapter.about, **about})
 
 
 def _calibrated(adapter: Adapter, trained: Trained, labels_N: Tensor) -> Adapter:

@@ -38,7 +38,7 @@ from tunewright.runs import comparison
 from tunewright.runs.folder import open_run
 from tunewright.runtime import device, environment
 from tunewright.tuning import conclusion, finals, outside, protocol
-from tunewright.tuning.attempt import Workshop
+from tunewright.tuning.attempt import Workshop, cut_targets
 from tunewright.tuning.folds import cross_validate
 from tunewright.tuning.ledger import ledger
 from tunewright.tuning.progress import Clock, Journal, Listener, Start
@@ -253,15 +253,25 @@ def _note_cut_texts(dataset: Dataset, workshops: dict[str, Workshop], out: Path)
 
 
 def _cut_texts(dataset: Dataset, workshop: Workshop) -> list[Notice]:
-    """What is said where texts of any split are longer than the base takes."""
+    """What is said where texts of any split, or targets to learn from, are longer than the base takes."""
     splits, material = dataset.splits, workshop.material
+    name, limit = Path(material.backbone.identity.name).name, material.room_tokens
     examples = tuple({e.id: e for e in (*splits.train, *splits.dev, *splits.test)}.values())
-    encodings = material.backbone.encode(examples, material.max_tokens)
-    ids = tuple(e.id for e, encoding in zip(examples, encodings, strict=True) if encoding.num_cut)
-    if not ids:
-        return []
-    message = (
-        f"{len(ids)} of {len(examples)} texts are longer than {material.max_tokens} tokens of "
-        f"{Path(material.backbone.identity.name).name} and were cut (first: {', '.join(ids[:5])})."
-    )
-    return [Notice(code="cut-texts", message=message, count=len(ids), ids=ids[:20])]
+    encodings = material.backbone.encode(examples, limit)
+    texts = [e.id for e, encoding in zip(examples, encodings, strict=True) if encoding.num_cut]
+    targets = cut_targets(material) if dataset.task.kind == "generate" else []
+    most, every = material.backbone.max_tokens // 2, len(examples)
+    told = {
+        "cut-texts": (texts, f"{len(texts)} of {every} texts are longer than {limit}"),
+        "cut-targets": (targets, f"{len(targets)} of {len(splits.train)} training targets are longer than {most}"),
+    }
+    return [
+        Notice(
+            code=code,
+            message=f"{said} tokens of {name} and were cut (first: {', '.join(ids[:5])}).",
+            count=len(ids),
+            ids=tuple(ids[:20]),
+        )
+        for code, (ids, said) in told.items()
+        if ids
+    ]

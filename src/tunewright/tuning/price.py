@@ -75,7 +75,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
     total = sum(len(e.ids) for e in encodings) + sum(map(len, workshop.material.rows.answers))
     tokens = total / max(1, len(encodings))
-    extra = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
+    extra = extra_tokens(adapter, backbone)
     mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
     own = sum(t.numel() for part in mixing for t in part.tensors().values())
     runs = backbone.num_computing if adapter.needs_features or adapter.decoding is not None else 0
@@ -107,6 +107,13 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         training_flops=once + spent(num_tokens),
         held_bytes=adapter.num_bytes() + base_bytes,
     )
+
+
+def extra_tokens(adapter: Adapter, backbone: Backbone) -> int:
+    """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row."""
+    prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
+    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
+    return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
 
 
 def _retrieval_flops(retriever: Retriever, backbone: Backbone, tokens: float) -> float:
