@@ -580,6 +580,7 @@ def test_folder_above_the_adapters(verb: str, adapter: Path, call: Call, tmp_pat
     assert f"one a seed. Give one of them: {adapter}." in said
     run = adapter.parents[2]
     best = Run(run).decision.recommended
+    assert best is not None
     assert f"Give the recommended one: {Run(run).adapter_folder(best)}." in refused(
         call, verb, run, data, where=tmp_path
     )
