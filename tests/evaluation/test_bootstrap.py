@@ -111,7 +111,7 @@ def test_few_units_show_no_more_than_flipping_their_signs_could(n: int) -> None:
     values_R = np.random.default_rng(0).choice(gains_N, (10_000, n)).mean(1)
     exact = 1.0
     if n > 1:
-        flips = stats.permutation_test((gains_N,), np.mean, permutation_type="samples", n_resamples=2**n + 1)
+        flips = stats.permutation_test((gains_N,), np.mean, permutation_type="samples")
         exact = float(flips.pvalue)
     assert bootstrap.difference(values_R, float(gains_N.mean()), n).p_value == pytest.approx(exact)
 

@@ -264,9 +264,9 @@ def test_the_guide_has_the_table() -> None:
 def test_mistakes(tiny_folder: Folder, tmp_path: Path) -> None:
     base = tiny.backbone(tiny_folder("bert"))
     soft, model = tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 2, seed=1)), str(tiny_folder("bert"))
-    with pytest.raises(ConfigError, match="`--text` is what vLLM is asked"):
+    with pytest.raises(ConfigError, match="Give what it asks with --text"):
         export(soft, "vllm", tmp_path / "x", model=model)
-    with pytest.raises(ConfigError, match="`--text` is what vLLM is asked"):
+    with pytest.raises(ConfigError, match="--to peft has no use for it"):
         export(soft, "peft", tmp_path / "x", model=model, text="soup")
     with pytest.raises(AdapterError, match=r"for decoders\. Got a base of kind encoder"):
         export(soft, "vllm", tmp_path / "x", model=model, text="soup")

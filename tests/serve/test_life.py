@@ -311,3 +311,4 @@ def test_keys_are_made_once_and_kept_as_hashes(tmp_path: Path) -> None:
     assert (again.returncode, again.stderr.count("\n")) == (2, 1)
     assert "has a key 'ann' already" in again.stderr
     assert make("bob", "--rows-per-minute", "0").returncode == 2
+    assert "Got 'b c', ''." in make("bob", "--tasks", "a,b c,").stderr

@@ -16,6 +16,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding, Head, Part, Template, Verbalizer
 from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
+from tunewright.serve.gate import Limits
 from tunewright.serve.predictor import Predictor
 from tunewright.types import Example
 
@@ -184,6 +185,19 @@ def test_a_client_that_leaves_mid_stream(live: Live) -> None:
             break
         threading.Event().wait(0.02)
     assert len(live.service._engine._writing) == 0
+
+
+def test_a_stream_that_takes_too_long_ends_with_the_fault(adapters: dict[str, Adapter], tmp_path: Path) -> None:
+    """Its status was sent before: the last event says that the answer is not whole."""
+    folder.save(adapters["w-plain"], tmp_path / "w-plain")
+    body = {"model": "w-plain", "prompt": [TEXTS[0]] * 256, "stream": True, "max_tokens": 40}
+    with serving([str(tmp_path / "w-plain")], max_batch=1, limits=Limits(time_s=2)) as live, live.client() as client:
+        reply = client.post("/v1/completions", json=body)
+        events = [json.loads(line.removeprefix("data: ")) for line in reply.text.split("\n\n") if line]
+        assert reply.status_code == 200
+        assert "choices" in events[0]
+        assert events[-1]["error"]["code"] == "timeout"
+        assert client.get("/healthz").status_code == 200
 
 
 def test_lines_of_a_stream(live: Live) -> None:

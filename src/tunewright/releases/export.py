@@ -77,8 +77,10 @@ def export(
         AdapterError: None of the adapter's parts has this form, or it belongs to another base.
         RunError: `out` exists.
     """
-    if (text is not None) != (target == "vllm"):
-        raise ConfigError("`--text` is what vLLM is asked: it goes with --to vllm, and with no other.")
+    if target == "vllm" and text is None:
+        raise ConfigError("`--to vllm` writes the body of one request. Give what it asks with --text.")
+    if target != "vllm" and text is not None:
+        raise ConfigError(f"`--text` is what vLLM is asked; --to {target} has no use for it. Leave it out.")
     kept = tuple(name for name in adapter.parts() if target in RUNS.get(name, {}))
     if set(kept) <= _NOT_ALONE:
         allowed = ", ".join(name for name, forms in RUNS.items() if target in forms)

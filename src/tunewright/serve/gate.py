@@ -81,36 +81,26 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        context, start_s, status = Context(), time.monotonic(), 0
+        context, start_s = Context(), time.monotonic()
         scope["tunewright"] = context
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", context.request_id.encode())]
-                if context.served is not None:
-                    message["headers"].append((b"x-tunewright-version", str(context.served.version).encode()))
-            await send(message)
-
+        sending = _Sending(context, send)
         try:
             async with asyncio.timeout(self._limits.time_s):
                 replay = await self._admit(scope, receive, context)
                 await self._app(scope, replay, sending)
         except TimeoutError:
-            if status == 0:
-                message = f"the request took longer than {self._limits.time_s:g} s. Ask for less at once."
-                await _refuse(Fault(504, "timeout", message), sending)
+            message = f"the request took longer than {self._limits.time_s:g} s. Ask for less at once."
+            await sending.refuse(Fault(504, "timeout", message))
         except Fault as fault:
-            await _refuse(fault, sending)
+            await sending.refuse(fault)
         except Exception as error:
-            if status != 0:
+            if sending.status != 0:
                 raise
             _LOG.exception("request %s failed", context.request_id)
-            await _refuse(as_fault(error), sending)
+            await sending.refuse(as_fault(error))
         finally:
             seconds = time.monotonic() - start_s
-            self._note(scope, context, status, seconds)
+            self._note(scope, context, sending.status, seconds)
 
     async def _admit(self, scope: Scope, receive: Receive, context: Context) -> Receive:
         """Checks host, key, kind and size of the body; returns it to be read again."""
@@ -167,9 +157,32 @@ def _is_json(kind: bytes) -> bool:
     return kind.split(b";")[0].strip().lower() == b"application/json"
 
 
-async def _refuse(fault: Fault, send: Send) -> None:
-    body = json.dumps(fault.body()).encode()
-    headers = [(name.encode(), value.encode()) for name, value in fault.headers.items()]
-    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": fault.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+class _Sending:
+    """What is sent of one answer: its status, and whether it is a stream that has not ended."""
+
+    def __init__(self, context: Context, send: Send) -> None:
+        self._context, self._send = context, send
+        self.status, self._streams = 0, False
+
+    async def __call__(self, message: Message) -> None:
+        """Sends a message of the application's, with the request's id in its head."""
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", ()), (b"x-request-id", self._context.request_id.encode())]
+            if self._context.served is not None:
+                headers.append((b"x-tunewright-version", str(self._context.served.version).encode()))
+            self.status, message["headers"] = message["status"], headers
+            self._streams = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
+        elif not message.get("more_body", False):
+            self._streams = False
+        await self._send(message)
+
+    async def refuse(self, fault: Fault) -> None:
+        """A fault as the answer; as the last event of a stream that has begun."""
+        body = json.dumps(fault.body()).encode()
+        if self._streams:
+            await self({"type": "http.response.body", "body": b"data: " + body + b"\n\n"})
+        elif self.status == 0:
+            headers = [(name.encode(), value.encode()) for name, value in fault.headers.items()]
+            headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await self({"type": "http.response.start", "status": fault.status, "headers": headers})
+            await self({"type": "http.response.body", "body": body})

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tunewright.errors import ConfigError
 from tunewright.files import write_json
 from tunewright.serve.faults import Fault
+from tunewright.serve.tasks import NAME
 
 _PREFIX = "tw-"
 _ROWS_PER_MINUTE = 600
@@ -113,11 +114,14 @@ def add_key(path: Path, name: str, *, tasks: Sequence[str] | None, rows_per_minu
     """Makes a key and stores its hash; the key itself is returned and kept nowhere.
 
     Raises:
-        ConfigError: The name is taken, a value is not allowed, or the file is none.
+        ConfigError: The name is taken, a value is not allowed, a task cannot be called so, or the file is none.
     """
     before = _read(path) if path.exists() else ()
     if any(entry.name == name for entry in before):
         raise ConfigError(f"{path} has a key {name!r} already. Choose another name, or take it out of the file.")
+    wrong = [task for task in tasks or () if not NAME.fullmatch(task)]
+    if wrong:
+        raise ConfigError(f"`--tasks` are names of tasks, with commas between them. Got {', '.join(map(repr, wrong))}.")
     key = _PREFIX + secrets.token_urlsafe(32)
     rate = _ROWS_PER_MINUTE if rows_per_minute is None else rows_per_minute
     try:
