@@ -188,6 +188,23 @@ def change_config(folder: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
+@pytest.mark.parametrize("kind", ["bert", "llama"])
+def test_a_model_smaller_than_its_tokenizer(kind: str, tiny_folder: GetFolder, tmp_path: Path) -> None:
+    """Refused before a text has a word that it does not know; a larger one runs."""
+    folder = Path(shutil.copytree(tiny_folder(kind), tmp_path / "model"))
+    opens = transformers.AutoModel if kind == "bert" else transformers.AutoModelForCausalLM
+    size = load_checkpoint(str(folder)).tokenizer.vocab_size
+    for less, refused in ((-5, False), (5, True)):
+        model = opens.from_pretrained(folder)
+        model.resize_token_embeddings(size - less)
+        model.save_pretrained(folder)
+        if refused:
+            with pytest.raises(ModelError, match=rf"has {size - less} word embeddings, its tokenizer has ids up to"):
+                load_checkpoint(str(folder))
+        else:
+            assert load_checkpoint(str(folder)).model.get_input_embeddings().num_embeddings == size + 5  # type: ignore[operator]
+
+
 def test_wrong_kind(copied: Path) -> None:
     change_config(copied, model_type="albert")
     with pytest.raises(ModelError, match=r"type albert\. Allowed: bert, .*Choose an encoder"):

@@ -167,9 +167,8 @@ def test_template_longer_than_the_context(tiny_decoder: GetDecoder) -> None:
 def test_labels_with_the_same_words(tiny_decoder: GetDecoder) -> None:
     base = tiny_decoder("llama")
     twice = replace(LONG, phrases=(("soup",), ("bread", "soup"), ("song",)))
-    with pytest.raises(
-        ConfigError, match=r"labels 'food' and 'travel' have the same words: 'soup'. Rename .*\(--descriptions"
-    ):
+    said = r"labels 'food' and 'travel' have the same words: 'soup'. Rename .*\(--descriptions"
+    with pytest.raises(ConfigError, match=said):
         base.phrase_ids(asking(base, twice))
 
 

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.commands import Call, files_in, write_table, write_topics, write_yaml
+from tunewright.api import Run
 
 GOOD = "text,label\n" + "".join(f"bread number {k},food\nthe train {k} left,travel\n" for k in range(20))
 
@@ -578,7 +579,11 @@ def test_folder_above_the_adapters(verb: str, adapter: Path, call: Call, tmp_pat
     assert f"{adapter.parent} is no adapter folder, but " in said
     assert f"one a seed. Give one of them: {adapter}." in said
     run = adapter.parents[2]
-    assert f"Give one of them: {run}/adapters/" in refused(call, verb, run, data, where=tmp_path)
+    best = Run(run).decision.recommended
+    assert best is not None
+    assert f"Give the recommended one: {Run(run).adapter_folder(best)}." in refused(
+        call, verb, run, data, where=tmp_path
+    )
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])

@@ -34,6 +34,10 @@ def test_yaml_with_everything_and_the_command_line_on_top(call: Call, model: str
         "text": "message",
         "text_pair": "id",
         "label": "kind",
+        "task": "classify",
+        "input": None,
+        "target": None,
+        "template": None,
         "descriptions": str(words),
         "rows": 9,
         "model": [model],
@@ -57,6 +61,9 @@ def test_yaml_with_everything_and_the_command_line_on_top(call: Call, model: str
         "error_costs": str(write_yaml(tmp_path / "costs.yaml", {"food": {"travel": 5}})),
         "pruning": False,
         "max_tokens": 16,
+        "start_from": None,
+        "keep_state": True,
+        "retention": None,
         "out": str(tmp_path / "elsewhere"),
     }
     config = write_yaml(tmp_path / "run.yaml", settings)

@@ -53,7 +53,7 @@ def test_mistakes(call: Call, finished_run: Path, tiny_folder: object, tmp_path:
     content[-1] ^= 1
     file.write_bytes(content)
     for arguments, said in (
-        ((finished_run,), "Give one of them"),
+        ((finished_run,), "Give the recommended one"),
         ((tmp_path,), "no adapter folder"),
         ((path, "--top", "0"), "`top` must be at least 1. Got 0."),
         ((path, "--model", tiny_folder("gpt2")), "belongs to"),

@@ -104,6 +104,18 @@ def test_eight_to_none_is_not_overstated() -> None:
     assert 0.003 < got.p_value < 0.008
 
 
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_units_show_no_more_than_flipping_their_signs_could(n: int) -> None:
+    """All rows say the same, by different amounts; the oracle is scipy's exact sign-flip test."""
+    gains_N = 1 + np.arange(n) / 10
+    values_R = np.random.default_rng(0).choice(gains_N, (10_000, n)).mean(1)
+    exact = 1.0
+    if n > 1:
+        flips = stats.permutation_test((gains_N,), np.mean, permutation_type="samples", n_resamples=2**n + 1)
+        exact = float(flips.pvalue)
+    assert bootstrap.difference(values_R, float(gains_N.mean()), n).p_value == pytest.approx(exact)
+
+
 def test_difference_interval_covers() -> None:
     """Two correlated candidates, 15% of 100 rows in disagreement, a true difference of 5 points."""
     rng = np.random.default_rng(4)

@@ -12,7 +12,7 @@ from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import METHODS
-from tunewright.methods.base import Choice, Material, default_epochs
+from tunewright.methods.base import Choice, Material, Range, default_epochs
 from tunewright.methods.heads import described_head
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import prepare
@@ -74,6 +74,30 @@ def test_soft_prompt_is_made_of_words(material: Material) -> None:
 def test_default_epochs(num_rows: int, num_labels: int, epochs: int) -> None:
     """4,000 rows and 100 more for each label, divided by the rows there are; 5 to 15."""
     assert default_epochs(num_rows, num_labels) == epochs
+
+
+@pytest.mark.parametrize(("width", "scale"), [(64, 36), (128, 36), (256, 9), (384, 4), (768, 1), (4096, 1)])
+def test_narrow_decoders_have_larger_rates(
+    width: int,
+    scale: float,
+    material: Material,
+    tiny_decoder: Callable[[str], Decoder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """(768 / D)^2 times those of an encoder, whose own do not hang on its width."""
+    decoder = tiny_decoder("gpt2")
+    narrow = prepare(
+        tiny.task(), decoder, tiny.examples(11), tiny.examples(9, seed=1), METRICS["accuracy"], 64
+    ).material
+    monkeypatch.setattr(decoder._checkpoint.config, "n_embd", width)
+    lows = {"prefix": 3e-3, "lora": 1e-4, "full": 1e-5, "gradual-unfreezing": 2e-5}
+    for name, low in lows.items():
+        own, theirs = METHODS[name].space(narrow)["lr"], METHODS[name].space(material)["lr"]
+        assert isinstance(own, Range)
+        assert isinstance(theirs, Range)
+        assert theirs.low == low
+        for key in ("low", "default", "high"):
+            assert getattr(own, key) == pytest.approx(scale * getattr(theirs, key))
 
 
 @pytest.mark.parametrize("kind", tiny.DECODERS)

@@ -96,6 +96,37 @@ def test_the_field_at_fault_is_named(client: httpx.Client) -> None:
         assert check_shape(client.post(PREDICT, json=body), 400, "invalid_value")["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        (PREDICT, {"rows": [{"text": "soup"}] * 257}, "`rows`: List should have at most 256 items"),
+        (PREDICT, {"rows": [{"text": "soup"}, {"txt": "soup"}]}, "`rows.1.text`: Field required (2 faults in all)."),
+        (PREDICT, {"text": "soup", "Version-2": 1}, "`Version-2`: Extra inputs are not permitted."),
+        (PREDICT, {"text": "soup", "version": 0}, "`version`: Input should be greater than or equal to 1."),
+        (PREDICT, {"text": 5}, "`text`: Input should be a valid string."),
+        (PREDICT, [], "Input should be a JSON object"),
+        (
+            CHAT,
+            {"model": "head-0", "messages": [{"role": "user", "content": ""}]},
+            "`messages.0.content`: String should",
+        ),
+        (
+            CHAT,
+            {"model": "head-0", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "`messages.0.content.0.type`: Input should be 'text'",
+        ),
+        ("/v1/completions", {"model": "head-0", "prompt": [1]}, "`prompt.0`: Input should be a valid string."),
+        ("/v1/feedback", {"request_id": "x", "verdict": "corrected"}, "`corrected`: Field required."),
+        ("/v1/feedback", {"request_id": "x", "verdict": "right", "corrected": "y"}, "`corrected`: Extra inputs"),
+    ],
+)
+def test_faults_are_told_in_the_sender_s_words(path: str, body: Any, said: str, client: httpx.Client) -> None:
+    """Where a value has several forms, those of the form it is nearest to; no name of a class of ours."""
+    error = check_shape(client.post(path, json=body), 400, "invalid_value")
+    assert error["message"].startswith(said)
+    assert f"`{error['param']}`" in said or error["param"] is None
+
+
 def test_body_that_is_too_large(client: httpx.Client) -> None:
     """Told by its length, or where it has none as soon as it is over the limit."""
     body = json.dumps({"text": "x" * 10_000_000}).encode()
@@ -151,7 +182,10 @@ def test_keys_have_tasks_and_rates(guarded: tuple[Live, str, str]) -> None:
     with live.client(full) as client:
         assert len(client.get("/v1/models").json()["data"]) == 3
         assert client.post("/v1/tasks/soft-0/predict", json={"text": "soup"}).status_code == 200
+        assert 'task="soft-0"' in client.get("/metrics").text
     with live.client(small) as client:
+        check_shape(client.get("/metrics"), 403, "metrics_not_allowed")
+        assert "soft-0" not in client.get("/").text
         assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["head-0"]
         check_shape(client.post("/v1/tasks/soft-0/predict", json={"text": "soup"}), 403, "task_not_allowed")
         check_shape(client.post("/v1/tasks/nobody/predict", json={"text": "soup"}), 403, "task_not_allowed")

@@ -176,6 +176,9 @@ def test_feedback_when_the_state_is_gone(state: State, tmp_path: Path) -> None:
         assert (reply.status_code, reply.json()["error"]["code"]) == (503, "state_unavailable")
         assert str(tmp_path) not in reply.text
         assert ask(client)[:2] == (1, "food")
+        for reply in (client.get("/"), client.post("/v1/tasks/topics/predict", json={"text": "soup", "version": 2})):
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "state_unavailable")
+            assert reply.headers["retry-after"] == "5"
 
 
 @contextlib.contextmanager
@@ -196,6 +199,19 @@ def process(*arguments: str | Path, cwd: Path) -> Iterator[tuple["subprocess.Pop
     finally:
         started.kill()
         started.communicate()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of this machine")
+def test_own_names_of_a_loopback_server(task_folders: list[str], tmp_path: Path) -> None:
+    """The address it was told to listen on is one; a port may be left out, also behind an IPv6 address."""
+    with (
+        process(task_folders[0], "--host", "127.0.0.2", cwd=tmp_path) as (_, url),
+        httpx.Client(base_url=url) as client,
+    ):
+        for host in ("127.0.0.2", "LOCALHOST:80", "[::1]", "[::1]:8000"):
+            assert client.get("/v1/models", headers={"host": host}).status_code == 200, host
+        for host in ("evil.example", "127.0.0.2.evil.example", "[::1", ""):
+            assert client.get("/v1/models", headers={"host": host}).status_code == 421, host
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Texts as the answer of tiny decoders: the loss is transformers', every method learns to write, and laws hold."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Method
 from tunewright.prompts.template import Prompt
 from tunewright.runtime import generator
+from tunewright.training.batching import epoch_batches
 from tunewright.training.objective import TextExam, Writing, objective
 from tunewright.tuning.attempt import Outcome, Workshop, attempt, prepare
 from tunewright.types import Example, Params, Task
@@ -197,3 +199,55 @@ def test_rows_of_adapters_that_write_share_a_pass(base: Decoder) -> None:
     found = [each.text.strip() for each in base.generate(mixed)]
     store = FeatureStore(base)
     assert found == [answer(a, [e], store)[0].text for a, e in zip(adapters, examples, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_full_against_a_plain_loop(kind: str, tiny_decoder: GetDecoder, tiny_folder: Callable[[str], Path]) -> None:
+    """Six steps leave the weights that transformers' own forward and torch's own AdamW leave on the same batches.
+
+    A head of its own stands still, and so do rows of the embeddings that no training text has, tied or not.
+    """
+    base = tiny_decoder(kind)
+    shop = workshop(base, 12)
+    params = {"lr": 1e-3, "epochs": 2, "batch_size": 4, "weight_decay": 0.1}
+    trained = attempt(METHODS["full"], params, shop, generator("plain"), lambda *_: None).trained
+    assert trained.best is not None
+    assert trained.adapter.weights is not None
+    found, ids_V = trained.adapter.weights.values, trained.adapter.weights.vocabulary_ids_V
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder(kind), dtype=torch.float32).eval()
+    table = model.get_input_embeddings().weight
+    is_seen_V = torch.zeros(len(table), 1).index_fill(0, ids_V, 1.0)
+    table.register_hook(lambda gradient: gradient * is_seen_V)
+    mine = {n: p for n, p in model.named_parameters() if not n.startswith("lm_head")}
+    is_decayed = {n: p.ndim == 2 and not re.search("embed|wte|wpe", n) for n, p in mine.items()}
+    groups = [{"params": [p for n, p in mine.items() if is_decayed[n] == d], "weight_decay": 0.1 * d} for d in (1, 0)]
+    oracle, examples = torch.optim.AdamW(groups), rows(12)
+    answers = [base.encode_answer(str(e.target), after="\n", ends=True) for e in examples]
+    asked = [e.ids for e in base.encode_for(examples, trained.adapter)]
+    rng = generator("plain")
+    rng.integers(2**63)  # the seed of dropout
+    lengths = [len(ids) + len(answer) for ids, answer in zip(asked, answers, strict=True)]
+    for step, batch in enumerate(b for _ in range(trained.best.epoch) for b in epoch_batches(lengths, 4, rng)):
+        for group in oracle.param_groups:
+            group["lr"] = 1e-3 * min(1.0, (6 - step) / 5)
+        sums = [_loss(model, asked[k], answers[k]) for k in batch]
+        oracle.zero_grad()
+        (torch.stack(sums).sum() / sum(len(answers[k]) for k in batch)).backward()
+        torch.nn.utils.clip_grad_norm_(mine.values(), 1.0)
+        oracle.step()
+    assert len(found) == len(mine)
+    for name, parameter in mine.items():
+        own = re.sub("^(transformer|model)[.]", "", name)
+        expected = parameter.detach()[ids_V] if own == base.vocabulary_name else parameter.detach()
+        begun = base.masters()[own]
+        assert not torch.equal(found[own], begun[ids_V] if own == base.vocabulary_name else begun), name
+        # A key's bias has no gradient but rounding, of which Adam takes the sign.
+        if not name.endswith("c_attn.bias"):
+            theirs = expected.T if re.search("c_[a-z]+.weight", name) else expected  # GPT-2 keeps its maps transposed
+            torch.testing.assert_close(found[own], theirs, atol=5e-5, rtol=1e-3, msg=name)
+
+
+def _loss(model: transformers.PreTrainedModel, ids: tuple[int, ...], answer: tuple[int, ...]) -> torch.Tensor:
+    labels = torch.tensor([[*[-100] * len(ids), *answer]])
+    mean: torch.Tensor = model(input_ids=torch.tensor([[*ids, *answer]]), labels=labels).loss
+    return mean * len(answer)

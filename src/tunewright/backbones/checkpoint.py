@@ -123,6 +123,7 @@ def load_checkpoint(name: str) -> Checkpoint:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
     model = whole.base_model if kind == "decoder" else whole
+    _check_vocabulary(name, tokenizer, model)
     identity = BaseIdentity(
         name=name,
         kind=kind,
@@ -218,6 +219,17 @@ def _end_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
     listed = said if isinstance(said, list) else [said]
     size = model.get_input_embeddings().num_embeddings  # some tokenizers add a token that the model does not have
     return tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *listed) if i is not None and i < size))
+
+
+def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model: Any) -> None:
+    """Refuses a model that was made smaller than its tokenizer; tokens that were added, such as a pad, may be more."""
+    last = max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values())
+    size = model.get_input_embeddings().num_embeddings
+    if last >= size:
+        raise ModelError(
+            f"model {name!r} has {size} word embeddings, its tokenizer has ids up to {last}. "
+            "Save the model with the tokenizer it was trained with."
+        )
 
 
 def _is_unused(parameter: str) -> bool:

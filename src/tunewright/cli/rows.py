@@ -1,5 +1,6 @@
 """Rows in, rows out: the user's own columns with the answers beside them."""
 
+import contextlib
 import csv
 import io
 import json
@@ -11,8 +12,9 @@ from tunewright.data.columns import match_columns
 from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
 from tunewright.data.tables import Table, empty_rows, read_table, typed_rows
-from tunewright.errors import AdapterError, DataError
+from tunewright.errors import AdapterError, DataError, RunError
 from tunewright.files import write_text
+from tunewright.runs.shipped import recommended
 from tunewright.types import Example, Prediction
 
 _FORMATS = (".csv", ".tsv", ".jsonl")
@@ -63,14 +65,16 @@ def check_adapter(path: Path) -> None:
     """Refuses a folder above those of the adapters, a run's or a method's, and names one of them.
 
     Raises:
-        AdapterError: With the first of them and their number.
+        AdapterError: With what the run recommends, else the first of them; and their number.
     """
     levels = ("seed-*", "*/seed-*", "adapters/*/seed-*")
     found = [folder.parent for level in levels for folder in sorted(path.glob(f"{level}/adapter.json"))]
     if found and not (path / "adapter.json").exists():
-        raise AdapterError(
-            f"{path} is no adapter folder, but {len(found)} below it are, one a seed. Give one of them: {found[0]}."
-        )
+        choice = f"one of them: {found[0]}"
+        with contextlib.suppress(RunError):
+            best = recommended(path)
+            choice = next((f"the recommended one: {folder}" for folder in found if folder.resolve() == best), choice)
+        raise AdapterError(f"{path} is no adapter folder, but {len(found)} below it are, one a seed. Give {choice}.")
 
 
 def check_output(out: str | None) -> None:

@@ -6,7 +6,7 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Weights
 from tunewright.methods.base import Material, Method, Range, Space
-from tunewright.methods.heads import answering, head_rates
+from tunewright.methods.heads import answering, head_rates, narrowness
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -22,7 +22,7 @@ def own_weights(material: Material) -> Weights:
     """The base's values, to be trained.
 
     Of the word embeddings only the rows that occur in the training texts are held: the others get no gradient and, as
-    embeddings are not decayed, would never move.
+    embeddings are not decayed, would never move. Where a decoder's head shares them, its other rows stand still.
     """
     backbone = material.backbone
     values = {name: value.clone() for name, value in backbone.masters().items()}
@@ -41,7 +41,8 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 
 def space(material: Material) -> Space:
     """The rate."""
-    return {"lr": Range(low=1e-5, high=2e-4, default=5e-5)}
+    scale = narrowness(material)
+    return {"lr": Range(low=1e-5 * scale, high=2e-4 * scale, default=5e-5 * scale)}
 
 
 METHOD = Method(

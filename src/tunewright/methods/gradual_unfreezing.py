@@ -10,7 +10,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import is_embedding
 from tunewright.methods.base import Choice, Material, Method, Range, Space
 from tunewright.methods.full import HEAD_RATE, place
-from tunewright.methods.heads import head_rates
+from tunewright.methods.heads import head_rates, narrowness
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -40,7 +40,11 @@ def _heights(names: Iterable[str]) -> dict[str, int]:
 
 def space(material: Material) -> Space:
     """The top layer's rate and how much slower each layer below is."""
-    return {"lr": Range(low=2e-5, high=3e-4, default=1e-4), "layer_decay": Choice(options=(0.9, 0.8, 1.0))}
+    scale = narrowness(material)
+    return {
+        "lr": Range(low=2e-5 * scale, high=3e-4 * scale, default=1e-4 * scale),
+        "layer_decay": Choice(options=(0.9, 0.8, 1.0)),
+    }
 
 
 METHOD = Method(

@@ -70,6 +70,23 @@ def embedding_scale(material: Material) -> float:
     return float(word_embeddings(material).square().mean().sqrt()) / _REFERENCE_RMS
 
 
+_MEANT_WIDTH, _NARROWEST_WIDTH = 768, 128
+
+
+def narrowness(material: Material) -> float:
+    """What a narrow decoder's rates are multiplied by: (768 / D)^2, from 1 at 768 and more to 36 at 128 and less.
+
+    Rates of what changes a base are meant for encoders, which start from good features, and for decoders of 100M
+    parameters and more. A small decoder knows little: to learn a task it must move nearly as far as in its training.
+    By the width alone hidden weights would ask for 768 / D (Yang et al. 2022, section 3); decoders of 128 and 256 learn
+    best at rates nearer to its square (docs/log.md).
+    """
+    if not material.backbone.writes:
+        return 1.0
+    width = min(max(material.backbone.width, _NARROWEST_WIDTH), _MEANT_WIDTH)
+    return (_MEANT_WIDTH / width) ** 2
+
+
 def start_vectors(material: Material, init: str, length: int, rng: np.random.Generator) -> Tensor:
     """Vectors to start virtual tokens from, fp32 [P, width of the embeddings].
 

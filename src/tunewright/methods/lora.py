@@ -8,7 +8,7 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import answering, noise
+from tunewright.methods.heads import answering, narrowness, noise
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -32,7 +32,11 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 
 def space(material: Material) -> Space:
     """Rate and rank."""
-    return {"lr": Range(low=1e-4, high=2e-3, default=7e-4), "rank": Choice(options=(8, 4, 16))}
+    scale = narrowness(material)
+    return {
+        "lr": Range(low=1e-4 * scale, high=2e-3 * scale, default=7e-4 * scale),
+        "rank": Choice(options=(8, 4, 16)),
+    }
 
 
 METHOD = Method(

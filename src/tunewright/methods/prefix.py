@@ -7,7 +7,16 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix
 from tunewright.backbones.backbone import Backbone
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import answering, head_rates, inits, lengths, noise, start_vectors, word_embeddings
+from tunewright.methods.heads import (
+    answering,
+    head_rates,
+    inits,
+    lengths,
+    narrowness,
+    noise,
+    start_vectors,
+    word_embeddings,
+)
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -50,8 +59,9 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 
 def space(material: Material) -> Space:
     """Short prefixes first; on a decoder, the words whose cache it starts from."""
+    scale = narrowness(material)
     space: dict[str, Range | Choice] = {
-        "lr": Range(low=3e-3, high=6e-2, default=2e-2),
+        "lr": Range(low=3e-3 * scale, high=6e-2 * scale, default=2e-2 * scale),
         "length": lengths((20, 10, 5, 50), material),
     }
     if material.backbone.cache_of(word_embeddings(material)[:1]) is not None:

@@ -1,6 +1,7 @@
 """The HTTP application: routes behind the gate, and every error in one shape."""
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Collection
 from importlib import metadata
 from typing import Any
@@ -11,11 +12,14 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from tunewright.errors import TunewrightError
 from tunewright.serve import feedback_routes, native_routes, openai_routes, page_routes
-from tunewright.serve.faults import Fault, of_validation
+from tunewright.serve.faults import Fault, as_fault, of_validation
 from tunewright.serve.gate import Gate
 from tunewright.serve.keys import Keys
 from tunewright.serve.service import Service
+
+_LOG = logging.getLogger("tunewright.serve")
 
 
 def create_app(service: Service, *, keys: Keys | None, hosts: Collection[str] | None) -> ASGIApp:
@@ -48,6 +52,8 @@ def routes(service: Service) -> FastAPI:
     app.add_exception_handler(Fault, _on_fault)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(TunewrightError, _on_ours)
+    app.add_exception_handler(Exception, _on_unforeseen)
     return app
 
 
@@ -58,6 +64,17 @@ def _reply(fault: Fault) -> Response:
 async def _on_fault(_: Request, error: Exception) -> Response:
     assert isinstance(error, Fault)
     return _reply(error)
+
+
+async def _on_ours(_: Request, error: Exception) -> Response:
+    """A registry or a folder that cannot be read: the log has the sentence, the sender a name for it."""
+    _LOG.error("%s", error)
+    return _reply(as_fault(error))
+
+
+async def _on_unforeseen(_: Request, error: Exception) -> Response:
+    """The framework raises it again, so that the log has the traceback."""
+    return _reply(as_fault(error))
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:

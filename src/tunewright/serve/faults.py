@@ -1,5 +1,6 @@
 """What goes wrong with a request, as JSON of one shape: OpenAI's error object."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,8 @@ def as_fault(error: Exception) -> Fault:
         # Paths of the server are nobody's business outside; the log has the whole sentence.
         return Fault(503, "task_unavailable", "the task's adapter or base cannot be loaded. Ask who runs the server.")
     if isinstance(error, StateError):
-        return Fault(503, "state_unavailable", "the server cannot store anything now.", retry_after_s=5)
+        message = "the server cannot reach its registry now. Ask again later."
+        return Fault(503, "state_unavailable", message, retry_after_s=5)
     if isinstance(error, OutOfMemory):
         return Fault(503, "out_of_memory", "the row does not fit in memory.")
     return Fault(500, "internal_error", "the server failed; it is not the request's fault.")
@@ -83,19 +85,47 @@ def is_ours(error: Exception) -> bool:
 
 def of_validation(errors: Sequence[Mapping[str, Any]]) -> Fault:
     """What pydantic found, without what was sent: the first fault and how many there are."""
-    # Where a body may be one of several kinds, what misses or is too much in one says less than a value that is wrong.
-    first = min(errors, key=lambda error: error["type"] in ("missing", "extra_forbidden"))
-    if first["type"] == "json_invalid":
+    if errors[0]["type"] == "json_invalid":
         return Fault(400, "invalid_json", "the body is not valid JSON.")
-    where = ".".join(str(part) for part in first["loc"] if part != "body" and not _is_kind(part))
+    found = _of_nearest_form(errors)
+    first = found[0]
+    where = ".".join(str(part) for k, part in enumerate(first["loc"]) if part != "body" and not _is_form(first, k))
     if where in ("messages", "messages.0.role"):
         message = "a task answers one message of the user; its instruction is part of it."
         return Fault(400, "invalid_messages", message, param="messages")
-    more = f" ({len(errors)} faults in all)" if len(errors) > 1 else ""
-    message = f"`{where}`: {first['msg']}{more}." if where else f"{first['msg']}{more}."
+    is_no_object = first["type"] in ("model_type", "model_attributes_type")
+    what = "Input should be a JSON object" if is_no_object else first["msg"]
+    more = f" ({len(found)} faults in all)" if len(found) > 1 else ""
+    message = f"`{where}`: {what}{more}." if where else f"{what}{more}."
     return Fault(400, "invalid_value", message, param=where or None)
 
 
-def _is_kind(part: object) -> bool:
-    """Whether a part of a place is the name of a record, which no sender has written."""
-    return isinstance(part, str) and part[:1].isupper()
+def _is_form(error: Mapping[str, Any], k: int) -> bool:
+    """Whether part k of a fault's place is one of the forms of a value, which pydantic names as Python does."""
+    loc = error["loc"]
+    is_sent = k == len(loc) - 1 and error["type"] == "extra_forbidden"
+    return isinstance(loc[k], str) and not is_sent and re.fullmatch("[a-z][a-z0-9_]*", loc[k]) is None
+
+
+def _of_nearest_form(errors: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Where a value may have several forms: the faults of the one that it misses least, and no others."""
+    forms = [next((k for k in range(len(e["loc"])) if _is_form(e, k)), None) for e in errors]
+    at = forms[0]
+    if at is None:
+        return errors
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    others = []
+    for error, k in zip(errors, forms, strict=True):
+        if k == at and error["loc"][:k] == errors[0]["loc"][:k]:
+            groups.setdefault(error["loc"][k], []).append(error)
+        else:
+            others.append(error)
+    # A string where a list should be, another verdict or a foreign field speak for another form.
+    other_kinds = (
+        ("string_type", at + 1),
+        ("list_type", at + 1),
+        ("literal_error", at + 2),
+        ("extra_forbidden", at + 2),
+    )
+    nearest = min(groups.values(), key=lambda g: (sum((e["type"], len(e["loc"])) in other_kinds for e in g), len(g)))
+    return [*nearest, *others]

@@ -7,9 +7,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
-from tunewright.errors import RegistryError, StateError
+from tunewright.errors import RegistryError
 from tunewright.releases.entries import Feedback
-from tunewright.serve.faults import ErrorReply, Fault, as_fault
+from tunewright.serve.faults import ErrorReply, Fault
 from tunewright.serve.gate import context_of
 from tunewright.serve.memory import parse
 from tunewright.serve.records import Strict, Text
@@ -84,9 +84,6 @@ def router(service: Service) -> APIRouter:
             stored = await asyncio.to_thread(service.state.add_feedback, given)
         except RegistryError:
             raise Fault(404, "unknown_request", "there is no such request.", param="request_id") from None
-        except StateError as error:
-            service.log_error(error)
-            raise as_fault(error) from None
         body = {"request_id": stored.request_id, "task": stored.task, "version": stored.version, "at": stored.at}
         return JSONResponse(body)
 

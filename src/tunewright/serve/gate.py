@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import secrets
 import time
 from collections.abc import Collection, MutableMapping
@@ -17,6 +18,8 @@ from tunewright.serve.metrics import Metrics
 from tunewright.serve.tasks import Served
 
 _LOG = logging.getLogger("tunewright.serve")
+
+_PORT = re.compile(":[0-9]*$")
 
 _OPEN = ("/healthz", "/readyz")
 """Asked by machines without a key."""
@@ -113,9 +116,10 @@ class Gate:
         """Checks host, key, kind and size of the body; returns it to be read again."""
         headers = dict(scope["headers"])
         if self._hosts is not None:
-            host = headers.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].lower()
+            host = _PORT.sub("", headers.get(b"host", b"").decode("latin-1")).lower()
             if host not in self._hosts:
-                raise Fault(421, "unknown_host", "the server answers to its own name only.")
+                names = " or ".join(sorted(self._hosts))
+                raise Fault(421, "unknown_host", f"the server answers to its own name only. Ask it as {names}.")
         if self._keys is not None and scope["path"] not in _OPEN:
             context.key = self._keys.check(headers)
         body = await self._body(receive, headers)

@@ -99,8 +99,11 @@ def router(service: Service) -> APIRouter:
         return JSONResponse({"status": "ready"})
 
     @routes.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Figures for Prometheus."""
+    async def metrics(request: Request) -> Response:
+        """Figures for Prometheus, of all tasks: for a key that is for all of them."""
+        key = context_of(request.scope).key
+        if key is not None and key.entry.tasks is not None:
+            raise Fault(403, "metrics_not_allowed", f"key {key.entry.name!r} is not for all tasks. Use one that is.")
         return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return routes

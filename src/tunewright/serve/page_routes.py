@@ -6,10 +6,8 @@ import dataclasses
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 
-from tunewright.errors import TunewrightError
 from tunewright.releases.state import State
 from tunewright.serve import page
-from tunewright.serve.faults import as_fault
 from tunewright.serve.metrics import NO_FIGURES
 from tunewright.serve.page import TaskView
 from tunewright.serve.service import Service
@@ -27,11 +25,7 @@ def router(service: Service) -> APIRouter:
     async def overview(request: Request) -> Response:
         """Tasks, figures and a playground."""
         names = service.names(request)
-        try:
-            views = await asyncio.to_thread(_views, service, known, names[:_MOST_TASKS])
-        except TunewrightError as error:
-            service.log_error(error)
-            raise as_fault(error) from None
+        views = await asyncio.to_thread(_views, service, known, names[:_MOST_TASKS])
         html = page.render(
             views,
             num_tasks=len(names),

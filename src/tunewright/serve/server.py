@@ -17,7 +17,7 @@ from tunewright.serve.keys import Keys
 if TYPE_CHECKING:
     from tunewright.serve.service import Service
 
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +63,12 @@ def bind(address: Address, keys: Keys | None) -> socket.socket:
     return listening
 
 
+def url_of(listening: socket.socket) -> str:
+    """Where a socket can be asked."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 class _Server(uvicorn.Server):
     """One whose process ends with exit code 0 after SIGTERM: what was asked has been answered."""
 
@@ -88,8 +94,8 @@ def run(service: "Service", listening: socket.socket, *, keys: Keys | None, on_s
     """
     from tunewright.serve.app import create_app  # torch; a wrong setting is told before
 
-    host, port = listening.getsockname()[:2]
-    hosts = None if keys is not None else _LOOPBACK_NAMES
+    url = url_of(listening)
+    hosts = None if keys is not None else _LOOPBACK_NAMES | {url.removeprefix("http://").rpartition(":")[0]}
     logging.getLogger("tunewright.serve").setLevel(logging.INFO)
     config = uvicorn.Config(
         create_app(service, keys=keys, hosts=hosts),
@@ -98,5 +104,5 @@ def run(service: "Service", listening: socket.socket, *, keys: Keys | None, on_s
         server_header=False,
         timeout_graceful_shutdown=int(service.limits.time_s),
     )
-    on_start(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    on_start(url)
     _Server(config).run(sockets=[listening])
