@@ -37,8 +37,7 @@ def train_and_held_out() -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     texts = list(dict.fromkeys(" ".join(rng.choice(tiny.WORDS, 2, replace=False).tolist()) for _ in range(60)))
     texts = [*texts[:20], *(f"{mark(k)} {text}" for k, text in enumerate(texts[20:40]))]
     every = tuple(
-        Example(id=f"train:{k}", text=text, label=labels[k % 3], target=f"{text} now")
-        for k, text in enumerate(texts, 1)
+        Example(id=f"train:{k}", text=text, label=labels[k % 3], target=f"{k:02d}") for k, text in enumerate(texts, 1)
     )
     return every[:20], every[20:]
 

@@ -61,5 +61,5 @@ def test_what_is_refused(data: Path, tiny_folder: Callable[[str], Path], tmp_pat
     model = tiny_folder("llama")
     with pytest.raises(ConfigError, match="method 'template' needs --template"):
         tw.compare(str(data), model=str(model), methods="template", out=str(tmp_path / "a"), listener=Silent())
-    with pytest.raises(ConfigError, match=r"`template` has no effect without method 'template'\. Got methods majority"):
+    with pytest.raises(ConfigError, match=r"`template` is for method 'template', which takes no part\. Got methods"):
         compare(data, model, methods="majority", out=str(tmp_path / "b"))

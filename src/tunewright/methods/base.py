@@ -57,9 +57,13 @@ class Material:
 
     @property
     def room_tokens(self) -> int:
-        """For the input and what stands before it: what the longest target leaves, at most `max_tokens`."""
-        longest = max(map(len, self.rows.answers), default=0)
-        return min(self.max_tokens, self.backbone.max_tokens - longest)
+        """For the input and what is learned before it: what the longest target leaves, at most `max_tokens`."""
+        return min(self.max_tokens, self.context_tokens)
+
+    @property
+    def context_tokens(self) -> int:
+        """For all that stands before an answer, templates too: what the longest target leaves."""
+        return self.backbone.max_tokens - max(map(len, self.rows.answers), default=0)
 
     @property
     def num_labels(self) -> int:

@@ -94,22 +94,20 @@ def _drawn(material: Material, count: int, rng: np.random.Generator) -> list[Con
     return found
 
 
-def merit(contender: Contender, material: Material) -> tuple[float, float]:
-    """How well it answers some rows, the more the better: share of right labels, then minus the mean loss in nats.
+def merit(contender: Contender, material: Material) -> float:
+    """How well it answers some rows, the more the better: minus the mean loss in nats, of a label or of a token.
 
-    Where texts are written the mean loss of a token alone, for which nothing need be written.
+    Not the share of right labels: on few rows prompts that always give one label would be among the best.
     """
     adapter, backbone = contender.adapter(material), material.backbone
     encodings = backbone.encode_for(material.examples, adapter)
     if material.task.labels:
-        logits_NC = predict(adapter, encodings, material.store)
-        loss = cross_entropy(logits_NC, material.rows.labels_N)
-        right = (logits_NC.argmax(-1) == material.rows.labels_N).float().mean()
-        return float(right), -float(loss.total) / loss.count
+        loss = cross_entropy(predict(adapter, encodings, material.store), material.rows.labels_N)
+        return -float(loss.total) / loss.count
     base, after = writer(backbone), contender.prompt.row
     answers = [base.encode_answer(str(e.target), after=after, ends=True) for e in material.examples]
     losses = answer_losses(adapter, encodings, answers, material.store)
-    return 0.0, -sum(losses) / sum(map(len, answers))
+    return -sum(losses) / sum(map(len, answers))
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:

@@ -115,7 +115,7 @@ def templates(material: Material) -> Choice:
 
 def fits(material: Material, prompt: Prompt) -> bool:
     """Whether a prompt's own words leave most of the context free."""
-    return num_tokens(material, prompt) <= _FEW * material.room_tokens
+    return num_tokens(material, prompt) <= _FEW * material.context_tokens
 
 
 def num_tokens(material: Material, prompt: Prompt) -> int:
@@ -148,7 +148,7 @@ def shown(
         taken_tokens: Of the context, by what else stands before the row.
     """
     groups = material.rows.labels_N.tolist() if material.task.labels else [0] * len(material.examples)
-    room = _SHOWN * (material.room_tokens - taken_tokens) - num_tokens(material, prompt)
+    room = _SHOWN * (material.context_tokens - taken_tokens) - num_tokens(material, prompt)
     chosen: dict[str, Example] = {}
     for k in draw(groups, rng, stratified=stratified):
         if len(chosen) == count:

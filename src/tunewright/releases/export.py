@@ -40,7 +40,7 @@ RUNS: Mapping[str, Mapping[Target, str]] = {
     "verbalizer": {"text": "its phrases, to choose from"},
     "decoding": {"vllm": "as settings of the request"},
     "demonstrations": {"text": "all of them, none retrieved"},
-    "retriever": {"text": "all of them, none retrieved"},
+    "retriever": {"vllm": "what it finds, as vectors", "text": "all of them, none retrieved"},
 }
 """Part -> export -> in what form it goes along. What is missing here is left behind."""
 

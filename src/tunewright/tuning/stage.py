@@ -136,7 +136,7 @@ def needs(config: RunConfig) -> list[str]:
             faults.append(f"method {method.name!r} needs --{method.needs} ({about}). Give it, or leave the method out.")
         if given and not named and method.needs is not None:
             faults.append(
-                f"`{method.needs}` has no effect without method {method.name!r}. Got methods {', '.join(names)}. "
+                f"`{method.needs}` is for method {method.name!r}, which takes no part. Got methods {', '.join(names)}. "
                 "Add it to --methods, or leave the setting out."
             )
     return faults
