@@ -69,10 +69,20 @@ def test_soft_prompt_is_made_of_words(material: Material) -> None:
 
 @pytest.mark.parametrize(
     ("num_rows", "num_labels", "epochs"),
-    [(0, 2, 15), (100, 2, 15), (770, 77, 15), (800, 10, 6), (500, 2, 8), (1000, 30, 7), (5000, 6, 5), (10**6, 2, 5)],
+    [
+        (0, 2, 15),
+        (100, 2, 15),
+        (770, 77, 15),
+        (800, 10, 6),
+        (500, 2, 8),
+        (1000, 30, 7),
+        (5000, 6, 5),
+        (10**6, 2, 5),
+        (1000, 0, 8),
+    ],
 )
 def test_default_epochs(num_rows: int, num_labels: int, epochs: int) -> None:
-    """4,000 rows and 100 more for each label, divided by the rows there are; 5 to 15."""
+    """4,000 rows and 100 more for each label, or 8,000 texts, divided by the rows there are; 5 to 15."""
     assert default_epochs(num_rows, num_labels) == epochs
 
 

@@ -77,7 +77,7 @@ def narrowness(material: Material) -> float:
     """What a narrow decoder's rates are multiplied by: (768 / D)^2, from 1 at 768 and more to 36 at 128 and less.
 
     Rates of what changes a base are meant for encoders, which start from good features, and for decoders of 100M
-    parameters and more. A small decoder knows little: to learn a task it must move nearly as far as when it was trained.
+    parameters and more. A small decoder knows little: to learn a task it moves nearly as far as when it was trained.
     By the width alone hidden weights would ask for 768 / D (Yang et al. 2022, section 3); decoders of 128 and 256 learn
     best at rates nearer to its square (docs/log.md).
     """
