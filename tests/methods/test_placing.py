@@ -1,6 +1,7 @@
 """What each method starts from."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,14 +70,24 @@ def test_soft_prompt_is_made_of_words(material: Material) -> None:
 
 @pytest.mark.parametrize(
     ("num_rows", "num_labels", "epochs"),
-    [(0, 2, 15), (100, 2, 15), (770, 77, 15), (800, 10, 6), (500, 2, 8), (1000, 30, 7), (5000, 6, 5), (10**6, 2, 5)],
+    [
+        (0, 2, 15),
+        (100, 2, 15),
+        (770, 77, 15),
+        (800, 10, 6),
+        (500, 2, 8),
+        (1000, 30, 7),
+        (5000, 6, 5),
+        (10**6, 2, 5),
+        (1000, 0, 8),
+    ],
 )
 def test_default_epochs(num_rows: int, num_labels: int, epochs: int) -> None:
-    """4,000 rows and 100 more for each label, divided by the rows there are; 5 to 15."""
+    """4,000 rows and 100 more for each label, or 8,000 texts, divided by the rows there are; 5 to 15."""
     assert default_epochs(num_rows, num_labels) == epochs
 
 
-@pytest.mark.parametrize(("width", "scale"), [(64, 36), (128, 36), (256, 9), (384, 4), (768, 1), (4096, 1)])
+@pytest.mark.parametrize(("width", "scale"), [(64, 6), (128, 6), (256, 3), (384, 2), (768, 1), (4096, 1)])
 def test_narrow_decoders_have_larger_rates(
     width: int,
     scale: float,
@@ -84,20 +95,21 @@ def test_narrow_decoders_have_larger_rates(
     tiny_decoder: Callable[[str], Decoder],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """(768 / D)^2 times those of an encoder, whose own do not hang on its width."""
+    """768 / D times those of an encoder, whose own do not hang on its width; its square where texts are written."""
     decoder = tiny_decoder("gpt2")
-    narrow = prepare(
-        tiny.task(), decoder, tiny.examples(11), tiny.examples(9, seed=1), METRICS["accuracy"], 64
-    ).material
+    train, dev = tiny.examples(11), tiny.examples(9, seed=1)
+    narrow = prepare(tiny.task(), decoder, train, dev, METRICS["accuracy"], 64).material
+    writing = replace(narrow, task=replace(narrow.task, kind="generate", labels=(), descriptions={}))
     monkeypatch.setattr(decoder._checkpoint.config, "n_embd", width)
     lows = {"prefix": 3e-3, "lora": 1e-4, "full": 1e-5, "gradual-unfreezing": 2e-5}
     for name, low in lows.items():
-        own, theirs = METHODS[name].space(narrow)["lr"], METHODS[name].space(material)["lr"]
-        assert isinstance(own, Range)
-        assert isinstance(theirs, Range)
-        assert theirs.low == low
-        for key in ("low", "default", "high"):
-            assert getattr(own, key) == pytest.approx(scale * getattr(theirs, key))
+        meant, labels, texts = (METHODS[name].space(each)["lr"] for each in (material, narrow, writing))
+        assert isinstance(meant, Range)
+        assert meant.low == low
+        for found, factor in ((labels, scale), (texts, scale**2)):
+            assert isinstance(found, Range)
+            for key in ("low", "default", "high"):
+                assert getattr(found, key) == pytest.approx(factor * getattr(meant, key))
 
 
 @pytest.mark.parametrize("kind", tiny.DECODERS)

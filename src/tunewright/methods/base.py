@@ -144,12 +144,15 @@ def settings(method: Method, params: Params, material: Material) -> Settings:
     )
 
 
-_ROWS_SEEN, _ROWS_SEEN_PER_LABEL = 4_000, 100
+_ROWS_SEEN, _ROWS_SEEN_PER_LABEL, _TEXTS_SEEN = 4_000, 100, 8_000
 _EPOCHS = (5, 15)
 
 
 def default_epochs(num_rows: int, num_labels: int) -> int:
-    """Passes over the training rows: so many that 4,000 rows are seen and 100 more for each label; 5 to 15."""
+    """Passes over the training rows: so many that 4,000 rows are seen and 100 more for each label; 5 to 15.
+
+    Without labels 8,000: to write is more to learn than to choose.
+    """
     low, high = _EPOCHS
-    rows_seen = _ROWS_SEEN + _ROWS_SEEN_PER_LABEL * num_labels
+    rows_seen = _ROWS_SEEN + _ROWS_SEEN_PER_LABEL * num_labels if num_labels else _TEXTS_SEEN
     return min(high, max(low, round(rows_seen / max(1, num_rows))))

@@ -74,17 +74,17 @@ _MEANT_WIDTH, _NARROWEST_WIDTH = 768, 128
 
 
 def narrowness(material: Material) -> float:
-    """What a narrow decoder's rates are multiplied by: (768 / D)^2, from 1 at 768 and more to 36 at 128 and less.
+    """What a decoder's rates are multiplied by where D is under 768: 768 / D, and its square where texts are written.
 
     Rates of what changes a base are meant for encoders, which start from good features, and for decoders of 100M
-    parameters and more. A small decoder knows little: to learn a task it must move nearly as far as in its training.
-    By the width alone hidden weights would ask for 768 / D (Yang et al. 2022, section 3); decoders of 128 and 256 learn
-    best at rates nearer to its square (docs/log.md).
+        parameters and more. By the width alone hidden weights ask for 768 / D (Yang et al. 2022, section 3). A small one
+    that is to write knows little, and moves nearly as far as when it was trained: at 128 and 256 it learns best at
+    rates nearer to the square, at which choosing labels breaks down (docs/log.md). Narrower than 128 counts as 128.
     """
     if not material.backbone.writes:
         return 1.0
     width = min(max(material.backbone.width, _NARROWEST_WIDTH), _MEANT_WIDTH)
-    return (_MEANT_WIDTH / width) ** 2
+    return (_MEANT_WIDTH / width) ** (2 if material.task.kind == "generate" else 1)
 
 
 def start_vectors(material: Material, init: str, length: int, rng: np.random.Generator) -> Tensor:

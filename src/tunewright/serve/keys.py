@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tunewright.errors import ConfigError
 from tunewright.files import write_json
+from tunewright.releases.entries import NAME
 from tunewright.serve.faults import Fault
-from tunewright.serve.tasks import NAME
 
 _PREFIX = "tw-"
 _ROWS_PER_MINUTE = 600
