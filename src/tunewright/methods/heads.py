@@ -77,7 +77,7 @@ def narrowness(material: Material) -> float:
     """What a decoder's rates are multiplied by where D is under 768: 768 / D, and its square where texts are written.
 
     Rates of what changes a base are meant for encoders, which start from good features, and for decoders of 100M
-        parameters and more. By the width alone hidden weights ask for 768 / D (Yang et al. 2022, section 3). A small one
+    parameters and more. By the width alone hidden weights ask for 768 / D (Yang et al. 2022, section 3). A small one
     that is to write knows little, and moves nearly as far as when it was trained: at 128 and 256 it learns best at
     rates nearer to the square, at which choosing labels breaks down (docs/log.md). Narrower than 128 counts as 128.
     """
