@@ -103,6 +103,24 @@ def ids_of(found: Sequence[Emitted], key: int) -> list[int]:
     return [emitted.token for emitted in found if emitted.id == key]
 
 
+def test_rows_join_all_or_none(tiny_decoder: GetDecoder) -> None:
+    """A row that cannot be run takes those back that joined before it: asked again, they are there once."""
+    base = tiny_decoder("llama")
+    first, *_, last = requests(base)[1:8:2]
+    assert base.pass_of(first.row) != base.pass_of(last.row)
+    broken = replace(last, row=replace(last.row, encoding=replace(last.row.encoding, ids=(10**6,))))
+    running, found, apart = Generating(base), list[Emitted](), list[Emitted]()
+    with pytest.raises(IndexError):
+        running.add([first, broken])
+    assert len(running) == 0
+    running.add([first])
+    run(running, found)
+    alone = Generating(base)
+    alone.add([first])
+    run(alone, apart)
+    assert [(e.token, e.text) for e in found] == [(e.token, e.text) for e in apart]
+
+
 @every_kind
 def test_rows_that_join_and_leave(kind: str, tiny_decoder: GetDecoder) -> None:
     """Each row gets the tokens that it gets alone, whoever comes and goes, drawn ones too."""

@@ -86,15 +86,19 @@ class Generating:
 
     @torch.no_grad()
     def add(self, requests: Sequence[Request]) -> None:
-        """Rows join; their first tokens are among what the next step returns."""
+        """Rows join, all or none; their first tokens are among what the next step returns."""
         groups: dict[tuple[int, ...], list[Request]] = {}
         for request in requests:
             groups.setdefault(self._base.pass_of(request.row), []).append(request)
-        for key, members in groups.items():
-            if key not in self._lanes:
-                self._lanes[key] = _Lane(self._base, members[0].row.adapter.weights)
-            for some in by_length([len(request.row.encoding.ids) for request in members]):
-                self._first += self._lanes[key].join([members[k] for k in some])
+        try:
+            for key, members in groups.items():
+                if key not in self._lanes:
+                    self._lanes[key] = _Lane(self._base, members[0].row.adapter.weights)
+                for some in by_length([len(request.row.encoding.ids) for request in members]):
+                    self._first += self._lanes[key].join([members[k] for k in some])
+        except BaseException:
+            self.remove([request.id for request in requests])
+            raise
         self._close()
 
     @torch.no_grad()
@@ -143,8 +147,8 @@ class _Lane:
             written = Written(base.tokenizer, base.end_ids, request.decoding.stop)
             kept = batch.known[which]
             joined.append(_Writer(request=request, kept=kept, start=start, written=written, room=room))
-        self.writers += joined
         self._storage.join(seen.layers, [len(row.encoding.ids) for row in rows], [w.start for w in joined])
+        self.writers += joined
         return self._choose(joined, hidden_RD)
 
     def step(self) -> list[Emitted]:

@@ -93,7 +93,7 @@ class Engine:
                 self._waiting.note_rate(len(found), time.monotonic() - start_s)
             with self._lock:
                 gone, self._gone = self._gone, set()
-            self._writing.remove(gone)
+            self._tell(self._writing.remove(gone))
             self._tell(self._writing.step())
 
     def _guarded(self, found: Sequence[tuple[Ask, Ready]]) -> None:

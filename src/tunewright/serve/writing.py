@@ -43,10 +43,7 @@ class Writing:
             try:
                 found = [(self._work[e.id], e) for e in generating.step() if isinstance(e.id, Ask)]
             except Exception as error:  # noqa: BLE001 - the thread must outlive any row
-                _LOG.exception("a step of generation failed")
-                lost = [ask for ask, w in self._work.items() if w.backbone is backbone]
-                told += [(ask, error) for ask in lost]
-                self._forget(lost)
+                told += self._lost(backbone, error)
                 del self._running[key]
                 continue
             told += [(w.ask, _piece(w, backbone, emitted)) for w, emitted in found]
@@ -55,14 +52,27 @@ class Writing:
                 del self._running[key]
         return told
 
-    def remove(self, asks: Collection[Ask]) -> None:
-        """Rows leave that nobody waits for any more."""
-        gone = [ask for ask in asks if ask in self._work]
-        for key, (_, generating) in list(self._running.items()):
-            generating.remove(gone)
+    def remove(self, asks: Collection[Ask]) -> Told:
+        """Rows leave that nobody waits for any more; where that fails, all rows of their base are told."""
+        gone, told = [ask for ask in asks if ask in self._work], list[tuple[Ask, Event]]()
+        self._forget(gone)
+        for key, (backbone, generating) in list(self._running.items()):
+            try:
+                generating.remove(gone)
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any row
+                told += self._lost(backbone, error)
+                del self._running[key]
+                continue
             if not len(generating):
                 del self._running[key]
-        self._forget(gone)
+        return told
+
+    def _lost(self, backbone: Decoder, error: Exception) -> Told:
+        """All rows of a base that can no longer go on."""
+        _LOG.exception("generation failed")
+        lost = [ask for ask, w in self._work.items() if w.backbone is backbone]
+        self._forget(lost)
+        return [(ask, error) for ask in lost]
 
     def _join(self, backbone: Decoder, work: Sequence[Work]) -> Told:
         """Where the rows cannot join together, each joins alone, so that a broken one harms nobody else."""
