@@ -279,7 +279,7 @@ SETTINGS: dict[str, tuple[list[str], list[str]]] = {
         [
             "unknown method 'soft-promt'",
             "Did you mean 'soft-prompt'?",
-            "majority, copy-input, nearest-target, zero-shot",
+            "majority, copy-input, nearest-target",
             "lora",
         ],
     ),

@@ -27,7 +27,7 @@ from tunewright.training.objective import TextExam
 from tunewright.tuning.attempt import Workshop, attempt, prepare
 from tunewright.types import Example, Task
 
-WRITING = {name: method for name, method in METHODS.items() if "generate" in method.kinds}
+WRITING = {name: method for name, method in METHODS.items() if "generate" in method.kinds and method.needs is None}
 RUNNING = {name: method for name, method in WRITING.items() if method.runs_base}
 """All but the floors, which are texts already."""
 

@@ -27,8 +27,8 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     if choice in RETRIEVED:
         adapter = material.adapter(**asking(material, prompt), retriever=retrieving(material, prompt, count, choice))
     else:
-        prompt, _ = shown(material, prompt, count, rng, stratified=choice == "stratified")
-        adapter = material.adapter(**asking(material, prompt))
+        prompt, rows = shown(material, prompt, count, rng, stratified=choice == "stratified")
+        adapter = material.adapter(**asking(material, prompt)).with_about({"shots": len(rows)})
     return calibrated(adapter, material, params)
 
 
