@@ -103,6 +103,11 @@ class Backbone(ABC):
         return False
 
     @property
+    def reasons(self) -> bool:
+        """Whether it can write reasoning and then choose among answers behind it."""
+        return False
+
+    @property
     def num_layers(self) -> int:
         """Layers of the base."""
         return int(self._checkpoint.config.num_hidden_layers)
@@ -173,6 +178,8 @@ class Backbone(ABC):
         for part in ("template", "retriever"):
             if getattr(adapter, part) is not None and mine.kind != "decoder":
                 raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
+        if adapter.reasoning is not None and not self.reasons:
+            raise AdapterError(f"{mine.name} cannot reason before it answers. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")
         unknown = [] if adapter.lora is None else sorted(set(adapter.lora.down) - set(self.linears))

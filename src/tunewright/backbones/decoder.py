@@ -25,6 +25,7 @@ from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.fused import fuse
 from tunewright.backbones.generation import Request, generate
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
+from tunewright.backbones.reasoned import reasoned
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, grow, tree_scores
 from tunewright.backbones.tokens import by_length, encode_framed
 from tunewright.errors import ConfigError
@@ -71,6 +72,11 @@ class Decoder(Prefixed):
         return int(getattr(config, "word_embed_proj_dim", config.hidden_size))
 
     @property
+    def reasons(self) -> bool:
+        """Whether it can write reasoning and then choose among answers behind it."""
+        return self.writes
+
+    @property
     def max_tokens(self) -> int:
         """Longest input, soft prompt or prefix included."""
         return _max_positions(self._checkpoint.config)
@@ -92,7 +98,7 @@ class Decoder(Prefixed):
         Raises:
             ConfigError: The template leaves no room for a text.
         """
-        answer = max(answer_tokens, self._answer_tokens(adapter))
+        answer = max(answer_tokens, self.answer_tokens(adapter))
         fixed = len(self.fixed_ids(fixed_text(adapter)))
         before = adapter.prefix_tokens + fixed
         room, wanted = self.max_tokens - before - answer, adapter.max_tokens - adapter.prefix_tokens
@@ -136,11 +142,15 @@ class Decoder(Prefixed):
                 f"{answer} of the answer, in a context of {self.max_tokens} tokens. Shorten it, or the answer."
             )
 
-    def _answer_tokens(self, adapter: Adapter) -> int:
-        """Most tokens of its answers."""
+    def answer_tokens(self, adapter: Adapter) -> int:
+        """Most tokens of its answers, with the reasoning before them."""
         decoded = 0 if adapter.decoding is None else adapter.decoding.max_new_tokens
-        phrases = max(map(len, self.phrase_ids(adapter)), default=0) if adapter.scores_phrases else 0
-        return max(decoded, phrases)
+        if not adapter.scores_phrases:
+            return decoded
+        phrases = max(map(len, self.phrase_ids(adapter)), default=0)
+        if adapter.reasoning is None:
+            return max(decoded, phrases)
+        return decoded + len(self.encode_answer(adapter.reasoning.cue, after=".")) + phrases
 
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:
         """Tokens of an answer as it goes on after a text.
@@ -169,7 +179,7 @@ class Decoder(Prefixed):
         owner: dict[tuple[int, ...], str] = {}
         for label, phrases in zip(adapter.labels, adapter.verbalizer.phrases, strict=True):
             for phrase in phrases:
-                ids = self.encode_answer(phrase, after=adapter.template.row)
+                ids = self.encode_answer(phrase, after=adapter.before_answer)
                 if not ids or owner.setdefault(ids, label) != label:
                     fault = f"labels {owner[ids]!r} and {label!r} have the same words" if ids else "a label has no word"
                     todo = "Rename a label in the data; descriptions (--descriptions) must differ too."
@@ -258,6 +268,8 @@ class Decoder(Prefixed):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row; where its adapter scores phrases, followed by their scores."""
+        if any(row.adapter.reasoning is not None for row in rows):
+            return reasoned(self, rows)
         if not any(row.adapter.scores_phrases for row in rows):
             return super().readings(rows)
 
