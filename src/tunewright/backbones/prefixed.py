@@ -215,11 +215,6 @@ class Prefixed(Backbone):
         return self.next_token
 
     @property
-    def device(self) -> torch.device:
-        """Where the base runs."""
-        return self._device
-
-    @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The base's own."""
         return self._checkpoint.tokenizer

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
 from tunewright.evaluation.metrics import METRICS, task_scorer
@@ -74,7 +74,7 @@ def open_stage(
     out: Path,
     clock: Clock,
     journal: Journal,
-    bases: Mapping[str, Backbone],
+    bases: Mapping[str, Base],
     stores: Mapping[str, FeatureStore],
 ) -> Stage:
     """A stage with what is left of it in its folder.
@@ -154,7 +154,7 @@ def user_prompt(config: RunConfig, dataset: Dataset) -> Prompt | None:
 
 
 def _prepare(
-    config: RunConfig, dataset: Dataset, base: Backbone, store: FeatureStore | None, start: Start | None
+    config: RunConfig, dataset: Dataset, base: Base, store: FeatureStore | None, start: Start | None
 ) -> Workshop:
     splits = dataset.splits
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
