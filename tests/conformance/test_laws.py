@@ -23,8 +23,8 @@ from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.evaluation.metrics import METRICS
-from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Material, Method, Range
+from tunewright.methods.table import METHODS
 from tunewright.prompts.template import Prompt
 from tunewright.runtime import generator
 from tunewright.training.loop import trainable_count

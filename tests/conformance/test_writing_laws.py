@@ -20,8 +20,8 @@ from tunewright.backbones.base import Generation, Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.evaluation.metrics import METRICS
-from tunewright.methods import METHODS
 from tunewright.methods.base import Method
+from tunewright.methods.table import METHODS
 from tunewright.runtime import generator
 from tunewright.training.objective import TextExam
 from tunewright.tuning.attempt import Workshop, attempt, prepare

@@ -12,9 +12,9 @@ from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, predict, readings
 from tunewright.evaluation.metrics import METRICS
-from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Material, Range, default_epochs
 from tunewright.methods.heads import described_head
+from tunewright.methods.table import METHODS
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import prepare
 from tunewright.types import Params

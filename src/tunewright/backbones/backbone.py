@@ -103,6 +103,16 @@ class Backbone(ABC):
         return False
 
     @property
+    def takes_templates(self) -> bool:
+        """Whether words of a template can stand around its inputs."""
+        return False
+
+    @property
+    def answers_apart(self) -> bool:
+        """Whether an answer takes no room from the text it answers."""
+        return False
+
+    @property
     def num_layers(self) -> int:
         """Layers of the base."""
         return int(self._checkpoint.config.num_hidden_layers)
@@ -171,7 +181,7 @@ class Backbone(ABC):
                 "Give its own base with --model."
             )
         for part in ("template", "retriever"):
-            if getattr(adapter, part) is not None and mine.kind != "decoder":
+            if getattr(adapter, part) is not None and not self.takes_templates:
                 raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")

@@ -1,5 +1,6 @@
 """What the executor is asked: rows, each naming its adapter."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Decoding
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,6 +27,17 @@ class Row:
 
     encoding: Encoding
     adapter: Adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A row that wants an answer in text."""
+
+    id: Hashable
+    row: Row
+    decoding: Decoding
+    generator: torch.Generator | None = None
+    """Draws its tokens, and nobody else's, so that neighbours change nothing; not used at temperature 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

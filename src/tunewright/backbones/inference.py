@@ -11,8 +11,8 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
-from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.tokens import by_length
+from tunewright.backbones.writer import Writer
 from tunewright.types import Example, Prediction, whole_text
 
 
@@ -101,9 +101,9 @@ def write(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) ->
     return generate_texts(adapter, store.backbone.encode_for(examples, adapter), store)
 
 
-def writer(backbone: Backbone) -> Decoder:
+def writer(backbone: Backbone) -> Writer:
     """The base as one that writes; methods that need that refuse any other before."""
-    assert isinstance(backbone, Decoder), "an encoder writes no text"
+    assert isinstance(backbone, Writer), "an encoder writes no text"
     return backbone
 
 

@@ -63,7 +63,8 @@ class Material:
     @property
     def context_tokens(self) -> int:
         """For all that stands before an answer, templates too: what the longest target leaves."""
-        return self.backbone.max_tokens - max(map(len, self.rows.answers), default=0)
+        longest = 0 if self.backbone.answers_apart else max(map(len, self.rows.answers), default=0)
+        return self.backbone.max_tokens - longest
 
     @property
     def num_labels(self) -> int:
@@ -120,7 +121,7 @@ class Method:
         """Why it cannot answer this task on this base, or None."""
         if task.kind not in self.kinds:
             return "it chooses labels, not texts" if task.kind == "generate" else "it answers with texts, not labels"
-        if task.kind == "generate" and self.runs_base and backbone.identity.kind != "decoder":
+        if task.kind == "generate" and self.runs_base and not backbone.writes:
             kind = backbone.identity.kind
             return f"{backbone.identity.name} is an {kind} and writes no text; give a decoder with --model"
         return self.refuses(backbone)

@@ -14,8 +14,8 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.transfer import starting_at
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, answer
+from tunewright.backbones.writer import Writer
 from tunewright.evaluation.metrics import Metric, label_indices, row_scorer
 from tunewright.methods.base import Material, Method, settings
 from tunewright.prompts.template import PLAIN, Prompt
@@ -95,21 +95,21 @@ def label_rows(task: Task, backbone: Backbone, examples: Sequence[Example], limi
 def text_rows(_task: Task, backbone: Backbone, examples: Sequence[Example], limit: int) -> Rows:
     """Tokenised rows with the tokens of their targets, which an encoder does not write."""
     after, most = PLAIN, backbone.max_tokens // 2
-    answers = _targets(backbone, examples, after, most) if isinstance(backbone, Decoder) else ()
+    answers = _targets(backbone, examples, after, most) if isinstance(backbone, Writer) else ()
     return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.zeros(0, dtype=torch.long), answers=answers)
 
 
 def cut_targets(material: Material) -> list[str]:
     """Ids of the training rows whose targets are longer than what is learned of them."""
     base = material.backbone
-    if not isinstance(base, Decoder):
+    if not isinstance(base, Writer):
         return []
     whole = _targets(base, material.examples, PLAIN, None)
     rows = zip(material.examples, whole, material.rows.answers, strict=True) if material.rows.answers else ()
     return [example.id for example, every, kept in rows if len(every) > len(kept)]
 
 
-def _targets(base: Decoder, examples: Sequence[Example], template: Prompt, most: int | None) -> list[tuple[int, ...]]:
+def _targets(base: Writer, examples: Sequence[Example], template: Prompt, most: int | None) -> list[tuple[int, ...]]:
     """Tokens of the targets after a template, cut to so many."""
     return [base.encode_answer(str(e.target), after=template.row, ends=True)[:most] for e in examples]
 
@@ -229,7 +229,7 @@ def _framed(workshop: Workshop, adapter: Adapter, exam: TextExam) -> tuple[Rows,
     """Train rows and exam as the adapter's template has them; targets end where its decoding would end them."""
     material, base = workshop.material, workshop.material.backbone
     template, decoding = adapter.template, adapter.decoding
-    if template is None or decoding is None or not isinstance(base, Decoder):
+    if template is None or decoding is None or not isinstance(base, Writer):
         return material.rows, exam
     found = []
     for examples in (material.examples, workshop.dev_examples):

@@ -15,7 +15,7 @@ from tunewright.data.swaps import swapped_rows
 from tunewright.errors import OutOfMemory
 from tunewright.evaluation.calibration import fit_temperature
 from tunewright.files import append_line, dump_lines, write_text
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.runs.comparison import Comparison
 from tunewright.runs.fits import Refit, Trial, finalist, refits, shipped
 from tunewright.runs.folder import adapter_folder, predictions_file

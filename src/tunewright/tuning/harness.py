@@ -32,7 +32,7 @@ from tunewright.evaluation.cost import time_limit_s
 from tunewright.evaluation.named import find_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.prompts.template import read_source
 from tunewright.runs import comparison
 from tunewright.runs.folder import open_run

@@ -9,7 +9,7 @@ from tunewright.evaluation import bootstrap
 from tunewright.evaluation.answers import Answers, read_answers
 from tunewright.evaluation.metrics import Scorer
 from tunewright.files import dump_lines, write_text
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.runs.comparison import Candidate, Cost, SeedResult
 from tunewright.runs.folder import predictions_file
 from tunewright.runtime import generator

@@ -11,8 +11,8 @@ from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
 from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
-from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Method, Range
+from tunewright.methods.table import METHODS
 from tunewright.prompts.template import Prompt, parse, read_source
 from tunewright.runs.fits import refits, trials
 from tunewright.tuning import finals
