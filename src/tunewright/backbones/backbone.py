@@ -164,7 +164,7 @@ class Backbone(Base):
         super().check(adapter)
         mine = self.identity
         for part in ("template", "retriever"):
-            if getattr(adapter, part) is not None and mine.kind != "decoder":
+            if getattr(adapter, part) is not None and not self.takes_templates:
                 raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")

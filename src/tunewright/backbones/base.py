@@ -5,7 +5,7 @@ Shapes: B rows, C labels, E of a reading.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
+from tunewright.adapters.parts import Decoding
 from tunewright.errors import AdapterError, ModelError
 from tunewright.types import Example
 
@@ -33,6 +34,17 @@ class Row:
 
     encoding: Encoding
     adapter: Adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A row that wants an answer in text."""
+
+    id: Hashable
+    row: Row
+    decoding: Decoding
+    generator: torch.Generator | None = None
+    """Draws its tokens, and nobody else's, so that neighbours change nothing; not used at temperature 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +134,16 @@ class Base(ABC):
     @property
     def writes(self) -> bool:
         """Whether it can score answers under a template, and write them."""
+        return False
+
+    @property
+    def takes_templates(self) -> bool:
+        """Whether words of a template can stand around its inputs."""
+        return False
+
+    @property
+    def answers_apart(self) -> bool:
+        """Whether an answer takes no room from the text it answers."""
         return False
 
     @property

@@ -70,7 +70,8 @@ class Material:
     @property
     def context_tokens(self) -> int:
         """For all that stands before an answer, templates too: what the longest target leaves."""
-        return self.backbone.max_tokens - max(map(len, self.rows.answers), default=0)
+        longest = 0 if self.backbone.answers_apart else max(map(len, self.rows.answers), default=0)
+        return self.backbone.max_tokens - longest
 
     @property
     def num_labels(self) -> int:

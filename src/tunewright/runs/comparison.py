@@ -120,6 +120,8 @@ class Candidate:
     flips: tuple[Flips, ...] = ()
     retention: Retention | None = None
     """None where no reference text was given."""
+    remarks: tuple[str, ...] = ()
+    """What the metric says of the answers beside their value, such as how many queries failed."""
     unmet: tuple[str, ...] = ()
     """Requirements of the user's that it fails, each with its figure: such a candidate is not recommended."""
 

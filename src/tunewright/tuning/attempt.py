@@ -73,7 +73,7 @@ def prepare(
         prompt=prompt,
     )
 
-    scorer = row_scorer(metric.name, task.labels, dev_rows)
+    scorer = row_scorer(metric, task.labels, dev_rows)
 
     def score(logits_NC: Tensor, _labels_N: Tensor) -> float:
         return scorer.value(scorer.stats([task.labels[k] for k in logits_NC.argmax(-1).tolist()]))
