@@ -11,7 +11,7 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding
 from tunewright.adapters.reasoning import Reasoning
-from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.methods.prompting import asking, prompts, shown, templates
@@ -90,7 +90,7 @@ def space(material: Material) -> Space:
     }
 
 
-def _refuses(backbone: Backbone) -> str | None:
+def _refuses(backbone: Base) -> str | None:
     return None if backbone.reasons else f"{backbone.identity.name} writes no reasoning; give a decoder with --model"
 
 

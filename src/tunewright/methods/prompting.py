@@ -14,7 +14,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, Decoding, Template, Verbalizer
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
-from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material
@@ -97,7 +97,7 @@ def _shares(material: Material, uniform: bool) -> torch.Tensor:
     return counts_C / counts_C.sum()
 
 
-def cannot_be_asked(backbone: Backbone) -> str | None:
+def cannot_be_asked(backbone: Base) -> str | None:
     """Why a base cannot answer under a prompt, or None."""
     return None if backbone.writes else f"{backbone.identity.name} writes no text; give a decoder with --model"
 
