@@ -166,6 +166,8 @@ class Backbone(Base):
         for part in ("template", "retriever"):
             if getattr(adapter, part) is not None and not self.takes_templates:
                 raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
+        if adapter.members is not None and not self.takes_members:
+            raise AdapterError(f"{mine.name} cannot answer under several prompts together. Use a decoder.")
         if adapter.reasoning is not None and not self.reasons:
             raise AdapterError(f"{mine.name} cannot reason before it answers. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:

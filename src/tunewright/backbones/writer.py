@@ -6,7 +6,7 @@ Shapes: B rows, R rows that run together, N pool rows, D width, V vocabulary, C 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from tunewright.adapters.parts import Decoding, Template, Weights
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Generation, Request, Row
+from tunewright.backbones.base import Encoding, Generation, Request, Row, member_rows, together
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.next_token import NextToken
 from tunewright.backbones.reasoned import reasoned
@@ -137,6 +137,10 @@ class Writer(Backbone):
     def takes_templates(self) -> bool:
         return True
 
+    @property
+    def takes_members(self) -> bool:
+        return self.writes
+
     def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:
         """Tokenises as the adapter's template has it, so that prefix, row and answer fit the context.
 
@@ -148,6 +152,8 @@ class Writer(Backbone):
         Raises:
             ConfigError: The template leaves no room for a text.
         """
+        if adapter.members is not None:
+            return together([self.encode_for(examples, each, answer_tokens) for each in adapter.each])
         answer = 0 if self.answers_apart else max(answer_tokens, self.answer_tokens(adapter))
         frame = self._frame(adapter)
         before, template = adapter.prefix_tokens + frame.kept_tokens, frame.template
@@ -245,6 +251,10 @@ class Writer(Backbone):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row; where its adapter scores phrases, followed by their scores."""
+        if any(row.adapter.members is not None for row in rows):
+            groups = [member_rows(row) for row in rows]
+            found = iter(self.readings([each for group in groups for each in group]))
+            return [torch.cat(list(islice(found, len(group)))) for group in groups]
         if any(row.adapter.reasoning is not None for row in rows):
             return reasoned(self, rows)
         if not any(row.adapter.scores_phrases for row in rows):

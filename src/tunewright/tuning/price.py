@@ -79,7 +79,8 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
     own = sum(t.numel() for part in mixing for t in part.tensors().values())
     runs = backbone.num_computing if adapter.needs_features or adapter.decoding is not None else 0
-    serving = cost.serving_flops(backbone_parameters=runs, adapter_parameters=own, tokens=tokens, extra_tokens=extra)
+    passed = tokens * len(adapter.each)  # each member reads the text
+    serving = cost.serving_flops(backbone_parameters=runs, adapter_parameters=own, tokens=passed, extra_tokens=extra)
     if adapter.retriever is not None:
         serving += _retrieval_flops(adapter.retriever, backbone, tokens)
     if adapter.demonstrations is not None:
@@ -89,7 +90,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         serving += _reasoning_flops(adapter.decoding, backbone, tokens)
     elif adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
         written = sum(map(len, workshop.material.rows.answers)) / max(1, len(encodings))
-        serving += cost.FORWARD * written * backbone.num_vocabulary_values
+        serving += cost.FORWARD * written * backbone.num_vocabulary_values * len(adapter.each)
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
@@ -112,7 +113,12 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
 
 
 def extra_tokens(adapter: Adapter, backbone: Base) -> int:
-    """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row."""
+    """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row.
+
+    Of several members what all of them put there.
+    """
+    if adapter.members is not None:
+        return sum(extra_tokens(each, backbone) for each in adapter.each)
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
