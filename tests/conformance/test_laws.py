@@ -297,7 +297,7 @@ def test_what_trains_gets_a_gradient(method: Method, base: Backbone) -> None:
     assert names <= set(tensors)
     noisy = {n: (tensors[n] + tiny.normal(k, *tensors[n].shape, scale=0.01)) for k, n in enumerate(sorted(names))}
     live = start.with_tensors({n: t.requires_grad_() for n, t in noisy.items()})
-    logits = torch.stack(base.logits(tiny.rows(live, list(shop.material.rows.encodings))))
+    logits = torch.stack(base.logits(tiny.rows(live, base.encode_for(shop.material.examples, live))))
     if names:
         cross_entropy(logits, shop.material.rows.labels_N).total.backward()
     for name in names:

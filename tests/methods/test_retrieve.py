@@ -18,7 +18,7 @@ from tunewright.errors import ConfigError, DataError
 from tunewright.methods import retrieve
 from tunewright.prompts.tf_idf import words
 from tunewright.runtime import generator
-from tunewright.types import Dataset, Example, Splits
+from tunewright.types import Dataset, Example, Params, Splits
 
 GetDecoder = Callable[[str], Decoder]
 PASSAGES = tuple(tiny.WORDS[k] for k in range(20, 30))
@@ -29,7 +29,7 @@ def test_the_nearest_passage_stands_before_the_row(by: str, tiny_decoder: GetDec
     """By brute force, or by the library; the same after a way over the disk."""
     base = tiny_decoder("llama")
     made = replace(material(base, tiny.task()), documents=PASSAGES)
-    params = {"template": "yours", "passages": 1, "by": by, "calibration": "none"}
+    params: Params = {"template": "yours", "passages": 1, "by": by, "calibration": "none"}
     adapter = retrieve.place(made, params, generator("x"))
     rows = train_and_held_out()[1][:6]
     library = bm25s.BM25()
