@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Prefix, Weights
-from tunewright.backbones import answers
+from tunewright.backbones import answers, prompted
 from tunewright.backbones.base import Dropout, Encoding, Generation, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.shapes import check_shapes
 from tunewright.backbones.tokens import encode
 from tunewright.errors import AdapterError, ModelError
 from tunewright.types import Example
+
+_ASKABLE = "Use a decoder, or a masked model with its head."
 
 
 class Backbone(ABC):
@@ -99,7 +101,17 @@ class Backbone(ABC):
 
     @property
     def writes(self) -> bool:
-        """Whether it can score answers under a template, and write them."""
+        """Whether it can write answers of its own."""
+        return False
+
+    @property
+    def answers_prompts(self) -> bool:
+        """Whether it can answer under a template, by how likely the labels' words are there."""
+        return self.writes
+
+    @property
+    def fills_masks(self) -> bool:
+        """Whether its answer stands in the place of a mask, not at the end of what it reads."""
         return False
 
     @property
@@ -171,8 +183,8 @@ class Backbone(ABC):
                 "Give its own base with --model."
             )
         for part in ("template", "retriever"):
-            if getattr(adapter, part) is not None and mine.kind != "decoder":
-                raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
+            if getattr(adapter, part) is not None and not self.answers_prompts:
+                raise AdapterError(f"{mine.name} does not answer prompts and cannot carry a {part}. {_ASKABLE}")
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")
         unknown = [] if adapter.lora is None else sorted(set(adapter.lora.down) - set(self.linears))
@@ -233,6 +245,26 @@ class Backbone(ABC):
         """What each row's answer is made of, fp32 [E]: its features, and of some adapters scores of phrases."""
         return list(self.features(rows))
 
+    def fixed_ids(self, text: str) -> tuple[int, ...]:  # noqa: ARG002
+        """Tokens of a text that stands before rows and runs once; none where all that is read runs with its row."""
+        return ()
+
+    def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:  # noqa: ARG002
+        """Tokens of an answer after a text; only of a base that answers prompts."""
+        raise ModelError(f"model {self.identity.name!r} does not answer prompts. {_ASKABLE}")
+
+    def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:
+        """Tokens of all phrases that an adapter scores, label by label.
+
+        Raises:
+            ConfigError: A phrase without tokens, or of two labels.
+        """
+        return prompted.phrase_ids(self, adapter)
+
+    def scores(self, rows: Sequence[Row], candidates: Sequence[tuple[int, ...]]) -> Tensor:  # noqa: ARG002
+        """Mean log-probability per token of every candidate as each row's answer; of a base that answers prompts."""
+        raise ModelError(f"model {self.identity.name!r} does not answer prompts. {_ASKABLE}")
+
     def answer_log_probs(
         self,
         rows: Sequence[Row],  # noqa: ARG002
@@ -252,7 +284,11 @@ class Backbone(ABC):
     def reading_width(self, adapter: Adapter) -> int:
         """E, of the readings of its rows."""
         phrases = adapter.verbalizer.phrases if adapter.scores_phrases and adapter.verbalizer is not None else ()
-        return self.width + sum(map(len, phrases))
+        return self.feature_width(adapter) + sum(map(len, phrases))
+
+    def feature_width(self, adapter: Adapter) -> int:  # noqa: ARG002
+        """D, of the features of an adapter's rows."""
+        return self.width
 
     def answer(self, adapter: Adapter, readings_BE: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Logits [B, C] from readings under this adapter."""

@@ -3,10 +3,9 @@
 Shapes: B rows, R rows that run together, M hidden states that are read, D width, C candidates.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,19 +16,16 @@ from transformers.pytorch_utils import Conv1D
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding, Weights
-from tunewright.adapters.retriever import Retriever
-from tunewright.backbones import causal
-from tunewright.backbones.answers import unit
+from tunewright.backbones import causal, prompted
 from tunewright.backbones.base import Encoding, Generation, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.fused import fuse
 from tunewright.backbones.generation import Request, generate
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, grow, tree_scores
-from tunewright.backbones.tokens import by_length, encode_framed
-from tunewright.errors import ConfigError
+from tunewright.backbones.tokens import encode_framed
 from tunewright.runtime import quiet_libraries
-from tunewright.types import Example, whole_text
+from tunewright.types import Example
 
 _BRANCH_TOKENS = 4096
 """Tokens of candidates that run at a time."""
@@ -92,55 +88,19 @@ class Decoder(Prefixed):
         Raises:
             ConfigError: The template leaves no room for a text.
         """
-        answer = max(answer_tokens, self._answer_tokens(adapter))
+        answer = max(answer_tokens, prompted.answer_tokens(self, adapter))
         fixed = len(self.fixed_ids(fixed_text(adapter)))
         before = adapter.prefix_tokens + fixed
         room, wanted = self.max_tokens - before - answer, adapter.max_tokens - adapter.prefix_tokens
         if adapter.template is None:
-            self._check_room(room, fixed=before, frame=0, answer=answer)
+            prompted.check_room(self, room, fixed=before, frame=0, answer=answer)
             return self.encode(examples, min(wanted, room))
         begin = () if fixed else self.begin_ids
         frame = len(begin) + len(self.token_ids(adapter.template.fill("", None)))
-        self._check_room(room - frame, fixed=before, frame=frame, answer=answer)
-        shown = [""] * len(examples)
-        if adapter.retriever is not None:
-            shown = list(self._retrieved(examples, adapter, adapter.retriever, (room - frame) // 2))
+        prompted.check_room(self, room - frame, fixed=before, frame=frame, answer=answer)
+        shown = list(prompted.retrieved(self, examples, adapter, (room - frame) // 2))
         limits = [min(wanted + frame + len(self.token_ids(words)), room) for words in shown]
         return encode_framed(self._checkpoint.tokenizer, examples, adapter.template, begin, limits, shown)
-
-    def _retrieved(
-        self, examples: Sequence[Example], adapter: Adapter, retriever: Retriever, room: int
-    ) -> Iterator[str]:
-        """What stands before each row: its nearest examples, the nearest last, as many as fit so many tokens."""
-        vectors_BD = None
-        if retriever.vectors_ND is not None and examples:
-            with torch.no_grad():
-                vectors_BD = unit(self._bare_features(examples, adapter.max_tokens).cpu())
-        for nearest in retriever.ranked([whole_text(example) for example in examples], vectors_BD):
-            sizes = accumulate(len(self.token_ids(shown)) for shown in nearest)
-            yield "".join(reversed([shown for shown, size in zip(nearest, sizes, strict=True) if size <= room]))
-
-    def _bare_features(self, examples: Sequence[Example], limit: int) -> Tensor:
-        """Features of texts by themselves, as `FeatureStore` has them."""
-        bare = Adapter(base=self.identity, labels=(), max_tokens=self.max_tokens)
-        rows = [Row(encoding=encoding, adapter=bare) for encoding in self.encode(examples, limit)]
-        found: dict[int, Tensor] = {}
-        for members in by_length([len(row.encoding.ids) for row in rows]):
-            found |= dict(zip(members, self.features([rows[k] for k in members]), strict=True))
-        return torch.stack([found[k] for k in range(len(rows))])
-
-    def _check_room(self, room: int, *, fixed: int, frame: int, answer: int) -> None:
-        if room < 1:
-            raise ConfigError(
-                f"the template leaves no room for a text: {fixed} tokens before the row, {frame} around its text and "
-                f"{answer} of the answer, in a context of {self.max_tokens} tokens. Shorten it, or the answer."
-            )
-
-    def _answer_tokens(self, adapter: Adapter) -> int:
-        """Most tokens of its answers."""
-        decoded = 0 if adapter.decoding is None else adapter.decoding.max_new_tokens
-        phrases = max(map(len, self.phrase_ids(adapter)), default=0) if adapter.scores_phrases else 0
-        return max(decoded, phrases)
 
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:
         """Tokens of an answer as it goes on after a text.
@@ -156,26 +116,6 @@ class Decoder(Prefixed):
         # Some tokenizers put a space of their own before every text: what follows a word shows none.
         ids = whole[len(context) :] if whole[: len(context)] == context else self.token_ids(words)
         return (*ids, *self._checkpoint.end_ids[:1]) if ends else tuple(ids)
-
-    def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:
-        """Tokens of all phrases that an adapter scores, label by label.
-
-        Raises:
-            ConfigError: A phrase without tokens, or of two labels.
-        """
-        assert adapter.verbalizer is not None
-        assert adapter.template is not None
-        found: list[tuple[int, ...]] = []
-        owner: dict[tuple[int, ...], str] = {}
-        for label, phrases in zip(adapter.labels, adapter.verbalizer.phrases, strict=True):
-            for phrase in phrases:
-                ids = self.encode_answer(phrase, after=adapter.template.row)
-                if not ids or owner.setdefault(ids, label) != label:
-                    fault = f"labels {owner[ids]!r} and {label!r} have the same words" if ids else "a label has no word"
-                    todo = "Rename a label in the data; descriptions (--descriptions) must differ too."
-                    raise ConfigError(f"{fault}: {phrase!r}. {todo}")
-                found.append(ids)
-        return found
 
     def answer_log_probs(self, rows: Sequence[Row], answers: Sequence[tuple[int, ...]]) -> list[Tensor]:
         """Log-probability of every token of each row's answer, given what stands before it.

@@ -120,9 +120,8 @@ class Method:
         """Why it cannot answer this task on this base, or None."""
         if task.kind not in self.kinds:
             return "it chooses labels, not texts" if task.kind == "generate" else "it answers with texts, not labels"
-        if task.kind == "generate" and self.runs_base and backbone.identity.kind != "decoder":
-            kind = backbone.identity.kind
-            return f"{backbone.identity.name} is an {kind} and writes no text; give a decoder with --model"
+        if task.kind == "generate" and self.runs_base and not backbone.writes:
+            return f"{backbone.identity.name} writes no text; give a decoder with --model"
         return self.refuses(backbone)
 
 
