@@ -27,7 +27,7 @@ from tunewright.adapters.parts import (
 )
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.base import Base, Encoding, Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
@@ -232,7 +232,7 @@ def _example(k: int, rng: np.random.Generator) -> Example:
     return Example(id=f"train:{k + 1}", text=" ".join(rng.permutation(words).tolist()), label=label)
 
 
-def encodings(base: Backbone, texts: list[str]) -> list[Encoding]:
+def encodings(base: Base, texts: list[str]) -> list[Encoding]:
     """Token ids of texts, not cut."""
     return base.encode([Example(id=text, text=text) for text in texts], base.max_tokens)
 

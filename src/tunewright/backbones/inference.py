@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Row
-from tunewright.backbones.decoder import Decoder
+from tunewright.backbones.base import Base, Encoding, Row
 from tunewright.backbones.tokens import by_length
 from tunewright.types import Example, Prediction, whole_text
 
@@ -34,7 +32,7 @@ class FeatureStore:
         between: Called before each batch of any pass over this base; what it raises ends the pass.
     """
 
-    def __init__(self, backbone: Backbone, *, keeps: bool = True, between: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, backbone: Base, *, keeps: bool = True, between: Callable[[], None] = lambda: None) -> None:
         self.backbone = backbone
         self.between = between
         self._keeps = keeps
@@ -101,9 +99,9 @@ def write(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) ->
     return generate_texts(adapter, store.backbone.encode_for(examples, adapter), store)
 
 
-def writer(backbone: Backbone) -> Decoder:
+def writer(backbone: Base) -> Base:
     """The base as one that writes; methods that need that refuse any other before."""
-    assert isinstance(backbone, Decoder), "an encoder writes no text"
+    assert backbone.writes, "an encoder writes no text"
     return backbone
 
 

@@ -8,7 +8,7 @@ Shapes: B rows, R passes over rows, L positions, M masks, D width, E width of th
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Template, Weights
-from tunewright.backbones import prompted
+from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.next_token import NextToken
-from tunewright.backbones.tokens import encode_framed
+from tunewright.backbones.prompted import Frame, Prompted
 from tunewright.errors import ModelError
 from tunewright.prompts.template import MASK, one_mask
 from tunewright.types import Example
@@ -31,7 +31,7 @@ Words = tuple[tuple[int, ...], ...]
 """Tokens of each word."""
 
 
-class Masked(Encoder):
+class Masked(Prompted, Encoder):
     """A frozen masked language model that runs rows of any mixture of adapters.
 
     Args:
@@ -59,8 +59,12 @@ class Masked(Encoder):
         return self._is_whole
 
     @property
+    def takes_templates(self) -> bool:
+        return self._is_whole
+
+    @property
     def fills_masks(self) -> bool:
-        return True
+        return self._is_whole
 
     def feature_width(self, adapter: Adapter) -> int:
         """Under a template features are those at the mask that the words are compared with."""
@@ -74,28 +78,34 @@ class Masked(Encoder):
         Args:
             examples: Rows.
             adapter: Who will answer.
-            answer_tokens: Masks that there must be room for; at least those of its longest word.
+            answer_tokens: Masks that there must be room for beside the first; at least those of its longest word.
 
         Raises:
             ConfigError: The template has no place for the answer, or leaves no room for a text.
         """
+        plain = examples if adapter.template is None else [self._plain(example) for example in examples]
+        return super().encode_for(plain, adapter, answer_tokens)
+
+    def _frame(self, adapter: Adapter) -> Frame:
+        """All of it runs with each row, the mask under the tokenizer's own name."""
         if adapter.template is None:
-            return super().encode_for(examples, adapter, answer_tokens)
-        row = one_mask(adapter.template, self.identity.name).row
-        masks = max(1, answer_tokens, prompted.answer_tokens(self, adapter))
-        template = Template(fixed="", row=row.replace(MASK, self._mask))
-        fixed, ends = self._without_masks(adapter.template.fixed), len(self._begin_ids) + len(self._end_ids)
-        before, frame = len(self.token_ids(fixed)), ends + len(self.token_ids(template.fill("", None)))
-        room = self.max_tokens - adapter.prefix_tokens - before - (masks - 1)
-        fixed_tokens = adapter.prefix_tokens + before
-        prompted.check_room(self, room - frame, fixed=fixed_tokens, frame=frame - 1, answer=masks)
-        plain = [self._plain(example) for example in examples]
-        shown = [self._without_masks(each) for each in prompted.retrieved(self, plain, adapter, (room - frame) // 2)]
-        wanted = adapter.max_tokens - adapter.prefix_tokens + frame
-        limits = [before - len(self._end_ids) + min(wanted + len(self.token_ids(words)), room) for words in shown]
-        lead = [fixed + words for words in shown]
-        found = encode_framed(self._checkpoint.tokenizer, plain, template, self._begin_ids, limits, lead)
-        return [self._ended(encoding) for encoding in found]
+            return Frame()
+        template = one_mask(adapter.template, self.identity.name)
+        return Frame(
+            said=self._without_masks(template.fixed),
+            begin_ids=self._begin_ids,
+            end_ids=self._end_ids,
+            template=Template(fixed="", row=template.row.replace(MASK, self._mask)),
+        )
+
+    def _retrieved(
+        self, examples: Sequence[Example], adapter: Adapter, retriever: Retriever, room: int
+    ) -> Iterator[str]:
+        return map(self._without_masks, super()._retrieved(examples, adapter, retriever, room))
+
+    def _answer_tokens(self, adapter: Adapter) -> int:
+        """Most masks of its words, without the one that is in the row."""
+        return max(0, super()._answer_tokens(adapter) - 1)
 
     def encode_answer(self, text: str, *, after: str = f" {MASK}", ends: bool = False) -> tuple[int, ...]:  # noqa: ARG002
         """Tokens of a word in the place of the mask; with the space before it, where the template has one.
@@ -187,10 +197,6 @@ class Masked(Encoder):
             return encoding
         at = encoding.ids.index(self._mask_id)
         ids = (*encoding.ids[:at], *[self._mask_id] * count, *encoding.ids[at + 1 :])
-        return Encoding(ids=ids, type_ids=(0,) * len(ids), num_cut=encoding.num_cut)
-
-    def _ended(self, encoding: Encoding) -> Encoding:
-        ids = (*encoding.ids, *self._end_ids)
         return Encoding(ids=ids, type_ids=(0,) * len(ids), num_cut=encoding.num_cut)
 
     @property

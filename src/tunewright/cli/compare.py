@@ -42,6 +42,7 @@ def compare(
     seeds: Annotated[str | None, typer.Option(help=_about("seeds"), metavar="N")] = None,
     seed: Annotated[str | None, typer.Option(help=_about("seed"), metavar="N")] = None,
     metric: Annotated[str | None, typer.Option(help=_about("metric"))] = None,
+    database: Annotated[str | None, typer.Option(help=_about("database"), metavar="FILE")] = None,
     margin: Annotated[str | None, typer.Option(help=_about("margin"), metavar="POINTS")] = None,
     require: Annotated[str | None, typer.Option(help=_about("require"))] = None,
     predictions: Annotated[list[str] | None, typer.Option(help=_about("predictions"), metavar="NAME=FILE")] = None,

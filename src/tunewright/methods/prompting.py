@@ -13,7 +13,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, Decoding, Template, Verbalizer
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
-from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material
@@ -107,14 +107,14 @@ def _shares(material: Material, uniform: bool) -> torch.Tensor:
     return counts_C / counts_C.sum()
 
 
-def cannot_be_asked(backbone: Backbone) -> str | None:
+def cannot_be_asked(backbone: Base) -> str | None:
     """Why a base cannot answer under a prompt, or None."""
     if backbone.answers_prompts:
         return None
     return f"{backbone.identity.name} answers no prompts; give a decoder or a masked model with --model"
 
 
-def fitted(prompt: Prompt, backbone: Backbone) -> Prompt:
+def fitted(prompt: Prompt, backbone: Base) -> Prompt:
     """The user's prompt as a base takes it: with a mask to fill, or up to there.
 
     Raises:

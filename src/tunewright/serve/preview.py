@@ -10,14 +10,13 @@ import torch
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Verbalizer
-from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Row
+from tunewright.backbones.base import Base, Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
 from tunewright.config import RunConfig
 from tunewright.data.load import load_dataset
 from tunewright.errors import ConfigError
-from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.named import find_metric
 from tunewright.methods.prompting import asking, fitted
 from tunewright.prompts.template import parse
 from tunewright.runtime import device, fast_dtype
@@ -74,7 +73,8 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
         raise ConfigError(f"{config.model[0]!r} answers no prompts: there is nobody to ask. Give {able} with --model.")
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
     prompt = fitted(parsed, base)
-    shop = prepare(task, base, train, train[:1], METRICS[config.metric], limit)
+    metric = find_metric(config.metric, config.task, database=config.database)
+    shop = prepare(task, base, train, train[:1], metric, limit)
     adapter = shop.material.adapter(**asking(shop.material, prompt))
     with torch.no_grad():
         shown = _asked(base, adapter, train[:num_rows])
@@ -82,7 +82,7 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     return Preview(model=config.model[0], max_tokens=base.max_tokens, fixed=fixed, rows=shown)
 
 
-def _asked(base: Backbone, adapter: Adapter, examples: tuple[Example, ...]) -> tuple[ShownRow, ...]:
+def _asked(base: Base, adapter: Adapter, examples: tuple[Example, ...]) -> tuple[ShownRow, ...]:
     rows = [Row(encoding=encoding, adapter=adapter) for encoding in base.encode_for(examples, adapter)]
     answers: list[tuple[str, tuple[tuple[str, float], ...]]]
     if adapter.verbalizer is None:
@@ -103,7 +103,7 @@ def _asked(base: Backbone, adapter: Adapter, examples: tuple[Example, ...]) -> t
 
 
 def _scored(
-    base: Backbone, adapter: Adapter, verbalizer: Verbalizer, rows: list[Row]
+    base: Base, adapter: Adapter, verbalizer: Verbalizer, rows: list[Row]
 ) -> list[tuple[tuple[str, float], ...]]:
     """Of each row, every label with its score, best first; a label has one phrase here."""
     assert all(len(phrases) == 1 for phrases in verbalizer.phrases)

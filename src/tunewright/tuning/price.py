@@ -10,8 +10,7 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.retriever import Retriever
-from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Row
+from tunewright.backbones.base import Base, Row
 from tunewright.backbones.inference import write
 from tunewright.evaluation import cost
 from tunewright.evaluation.cost import Prices
@@ -87,7 +86,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
     if adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
         written = sum(map(len, workshop.material.rows.answers)) / max(1, len(encodings))
-        serving += cost.FORWARD * written * backbone.word_embeddings.numel()
+        serving += cost.FORWARD * written * backbone.num_vocabulary_values
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
@@ -100,7 +99,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     def spent(seen: float) -> float:
         return cost.training_flops(parameters=trained, tokens=seen * by_token, flops_per_parameter=factor)
 
-    base_bytes = 0 if adapter.mixes else backbone.num_parameters * backbone.dtype.itemsize
+    base_bytes = 0 if adapter.mixes else workshop.material.weights.num_bytes
     return Modelled(
         serving_flops=serving,
         tuning_flops=spent(num_tuning_tokens),
@@ -109,14 +108,14 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     )
 
 
-def extra_tokens(adapter: Adapter, backbone: Backbone) -> int:
+def extra_tokens(adapter: Adapter, backbone: Base) -> int:
     """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row."""
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
 
 
-def _retrieval_flops(retriever: Retriever, backbone: Backbone, tokens: float) -> float:
+def _retrieval_flops(retriever: Retriever, backbone: Base, tokens: float) -> float:
     """Of the pass that finds what is near, where features are compared, of the search, and of what is then shown."""
     some = retriever.shown[:_POOL_ROWS]
     shown = retriever.num_shown * sum(len(backbone.token_ids(text)) for text in some) / len(some)
