@@ -39,7 +39,7 @@ KINDS = ("bert", "masked-roberta", "gpt2", "llama", "qwen3")
 the latter two with keys that pairs of heads share."""
 PROMPT = Prompt(fixed="we had one\n", row="it: {text}\nwas [MASK]")
 """The user's own."""
-ASKING = ("template", "prompt-search", "instruction-prompt")
+ASKING = ("template", "prompt-search", "chain-of-thought", "instruction-prompt")
 """Methods for bases that write."""
 ALONE = 1e-5
 """fp32: largest difference of a logit from the same row alone."""
@@ -268,6 +268,7 @@ def test_trainable_count(method: Method, kind: str, base: Backbone) -> None:
         "linear-probe": head,
         "lora": rank * lora + head,
         "prompt-search": 0,
+        "chain-of-thought": 0,
         "instruction-prompt": length * WIDTH,
         "combine": rank * lora + (0 if base.answers_prompts else length * WIDTH + head),
         "full": whole + head,
@@ -367,8 +368,7 @@ def test_over_long_texts_are_cut(method: Method, base: Backbone) -> None:
     encodings = base.encode_for(long, adapter)
     taken = adapter.prefix_tokens
     if adapter.template is not None:
-        taken += len(base.fixed_ids(adapter.template.fixed)) + max(map(len, base.phrase_ids(adapter)))
-        taken -= base.fills_masks  # one mask is in the row
+        taken += len(base.fixed_ids(adapter.template.fixed)) + base.answer_tokens(adapter)
     # A text is cut between tokens, and what is left of it may then be a token shorter.
     assert all(0 <= base.max_tokens - taken - len(e.ids) <= 1 and e.num_cut > 0 for e in encodings)
     loss = cross_entropy(predict(adapter, encodings, FeatureStore(base)), labels)

@@ -147,6 +147,11 @@ class Base(ABC):
         return False
 
     @property
+    def reasons(self) -> bool:
+        """Whether it can write reasoning and then choose among answers behind it."""
+        return False
+
+    @property
     def takes_templates(self) -> bool:
         """Whether words of a template can stand around its inputs."""
         return False

@@ -103,9 +103,9 @@ class Masked(Prompted, Encoder):
     ) -> Iterator[str]:
         return map(self._without_masks, super()._retrieved(examples, adapter, retriever, room))
 
-    def _answer_tokens(self, adapter: Adapter) -> int:
+    def answer_tokens(self, adapter: Adapter) -> int:
         """Most masks of its words, without the one that is in the row."""
-        return max(0, super()._answer_tokens(adapter) - 1)
+        return max(0, super().answer_tokens(adapter) - 1)
 
     def encode_answer(self, text: str, *, after: str = f" {MASK}", ends: bool = False) -> tuple[int, ...]:  # noqa: ARG002
         """Tokens of a word in the place of the mask; with the space before it, where the template has one.

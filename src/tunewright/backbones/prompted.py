@@ -57,7 +57,7 @@ class Prompted(Backbone):
         Raises:
             ConfigError: The template leaves no room for a text.
         """
-        answer = 0 if self.answers_apart else max(answer_tokens, self._answer_tokens(adapter))
+        answer = 0 if self.answers_apart else max(answer_tokens, self.answer_tokens(adapter))
         frame = self._frame(adapter)
         before, template = adapter.prefix_tokens + frame.kept_tokens, frame.template
         room, wanted = self.max_tokens - before - answer, adapter.max_tokens - adapter.prefix_tokens
@@ -103,11 +103,15 @@ class Prompted(Backbone):
                 f"{answer} of the answer, in a context of {self.max_tokens} tokens. Shorten it, or the answer."
             )
 
-    def _answer_tokens(self, adapter: Adapter) -> int:
-        """Most tokens of its answers."""
+    def answer_tokens(self, adapter: Adapter) -> int:
+        """Most tokens of its answers, with the reasoning before them."""
         decoded = 0 if adapter.decoding is None else adapter.decoding.max_new_tokens
-        phrases = max(map(len, self.phrase_ids(adapter)), default=0) if adapter.scores_phrases else 0
-        return max(decoded, phrases)
+        if not adapter.scores_phrases:
+            return decoded
+        phrases = max(map(len, self.phrase_ids(adapter)), default=0)
+        if adapter.reasoning is None:
+            return max(decoded, phrases)
+        return decoded + len(self.encode_answer(adapter.reasoning.cue, after=".")) + phrases
 
     def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:
         """Tokens of all phrases that an adapter scores, label by label.
@@ -121,7 +125,7 @@ class Prompted(Backbone):
         owner: dict[tuple[int, ...], str] = {}
         for label, phrases in zip(adapter.labels, adapter.verbalizer.phrases, strict=True):
             for phrase in phrases:
-                ids = self.encode_answer(phrase, after=adapter.template.row)
+                ids = self.encode_answer(phrase, after=adapter.before_answer)
                 if not ids or owner.setdefault(ids, label) != label:
                     fault = f"labels {owner[ids]!r} and {label!r} have the same words" if ids else "a label has no word"
                     todo = "Rename a label in the data; descriptions (--descriptions) must differ too."

@@ -16,6 +16,7 @@ from tunewright.backbones.base import Generation, Request, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.next_token import NextToken
 from tunewright.backbones.prompted import Prompted
+from tunewright.backbones.reasoned import reasoned
 from tunewright.backbones.scoring import Tree, grow
 from tunewright.errors import ModelError
 
@@ -130,6 +131,8 @@ class Writer(Prompted):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row; where its adapter scores phrases, followed by their scores."""
+        if any(row.adapter.reasoning is not None for row in rows):
+            return reasoned(self, rows)
         if not any(row.adapter.scores_phrases for row in rows):
             return super().readings(rows)
 
