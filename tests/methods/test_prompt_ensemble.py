@@ -70,7 +70,7 @@ def test_the_best_are_ranked_by_the_same_merit(tiny_decoder: GetDecoder) -> None
 
 def test_who_has_no_prompts_is_refused(tiny_backbone: Callable[[str], object]) -> None:
     base = tiny_backbone("bert")
-    assert "writes no text" in str(prompt_ensemble.METHOD.refuses(base))  # type: ignore[arg-type]
+    assert "answers no prompts" in str(prompt_ensemble.METHOD.refuses(base))  # type: ignore[arg-type]
     members = Members(members=(Member(template=Template(fixed="", row="{text}")),))
     with pytest.raises(AdapterError, match="several prompts"):
         base.check(replace(tiny.adapter(base), members=members))  # type: ignore[attr-defined, arg-type]

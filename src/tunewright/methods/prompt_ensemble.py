@@ -7,6 +7,7 @@ from tunewright.adapters.members import Member, Members
 from tunewright.backbones.base import Base
 from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.methods.prompt_search import best
+from tunewright.methods.prompting import cannot_be_asked
 from tunewright.types import Params
 
 
@@ -27,7 +28,7 @@ def space(material: Material) -> Space:
 
 
 def _refuses(backbone: Base) -> str | None:
-    return None if backbone.takes_members else f"{backbone.identity.name} writes no text; give a decoder with --model"
+    return None if backbone.takes_members else cannot_be_asked(backbone) or "it is asked with one prompt at a time"
 
 
 METHOD = Method(
