@@ -3,6 +3,7 @@
 Shapes: N rows, D width, C labels.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -111,6 +112,12 @@ WRITTEN_ROWS = 64
 """Rows that are written at a time."""
 
 
+def row_generator(encoding: Encoding, seed: int = 0) -> torch.Generator:
+    """Draws the tokens of a row: by what it says alone, wherever it stands in a file or a request."""
+    said = hashlib.sha256(f"{seed} {encoding.ids}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(said[:8], "big", signed=True))
+
+
 def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> list[str]:
     """What the adapter writes for every input, by its own decoding; draws do not hang on the neighbours."""
     base, texts = writer(store.backbone), [""] * len(encodings)
@@ -120,7 +127,7 @@ def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: Featu
             store.between()
             some = members[start : start + WRITTEN_ROWS]
             rows = [Row(encoding=encodings[k], adapter=adapter) for k in some]
-            generators = [torch.Generator().manual_seed(k) for k in some] if draws else None
+            generators = [row_generator(encodings[k]) for k in some] if draws else None
             for k, found in zip(some, base.generate(rows, generators), strict=True):
                 texts[k] = found.text.strip()
     return texts
