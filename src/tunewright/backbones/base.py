@@ -4,6 +4,7 @@ Shapes: B rows, C labels, E of a reading.
 """
 
 import dataclasses
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,12 @@ class Row:
 
     encoding: Encoding
     adapter: Adapter
+
+
+def row_generator(encoding: Encoding, seed: int = 0) -> torch.Generator:
+    """Draws the tokens of a row: by what it says alone, wherever it stands in a file or a request."""
+    said = hashlib.sha256(f"{seed} {encoding.ids}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(said[:8], "big", signed=True))
 
 
 def together(columns: Sequence[Sequence[Encoding]]) -> list[Encoding]:

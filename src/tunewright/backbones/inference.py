@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.reasoning import voted
-from tunewright.backbones.base import Base, Encoding, Row, member_rows
+from tunewright.backbones.base import Base, Encoding, Row, member_rows, row_generator
 from tunewright.backbones.tokens import by_length
 from tunewright.types import Example, Prediction, whole_text
 
@@ -125,7 +125,7 @@ def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: Featu
         for start in range(0, len(jobs), WRITTEN_ROWS):
             store.between()
             some = jobs[start : start + WRITTEN_ROWS]
-            generators = [torch.Generator().manual_seed(k * several + s) for k, s in some] if draws else None
+            generators = [row_generator(encodings[k], s) for k, s in some] if draws else None
             for (k, s), found in zip(some, base.generate([rows[k][s] for k, s in some], generators), strict=True):
                 texts[k][s] = adapter.answer_in(found.text)
     return [voted(each) for each in texts]
