@@ -21,6 +21,7 @@ def to_examples(
     source: str | None = None,
     labelled: bool = True,
     fields: Sequence[str] = (),
+    several: bool = False,
 ) -> tuple[Example, ...]:
     """One example for each row, in order: `table.rows[i]` still holds all columns of example i.
 
@@ -30,6 +31,7 @@ def to_examples(
         source: First part of the ids, `<source>:<1-based row>`; the table's name when None.
         labelled: False for rows that are to be predicted: label and target may be absent and are not read.
         fields: Further columns to keep, which the table has.
+        several: Whether a row may have several labels, or none.
 
     Raises:
         DataError: A column that the table lacks; missing or empty texts or labels, with count and first row numbers.
@@ -37,14 +39,15 @@ def to_examples(
     wanted = {role: column for role, column in columns.items() if labelled or role not in _ANSWERS}
     check_columns(table, wanted)
     for role, column in wanted.items():
-        _check_filled(table, role, column)
+        if not (several and role == "label"):
+            _check_filled(table, role, column)
     name = table.name if source is None else source
     return tuple(
         Example(
             id=f"{name}:{number}",
             text=str(row[wanted["text"]]),
             text_pair=str(row[wanted["text_pair"]]) if "text_pair" in wanted else None,
-            label=str(row[wanted["label"]]).strip() if "label" in wanted else None,
+            label=str(row[wanted["label"]] or "").strip() if "label" in wanted else None,
             target=str(row[wanted["target"]]).strip() if "target" in wanted else None,
             references=(str(row[wanted["target"]]).strip(),) if "target" in wanted else (),
             fields={column: str(row[column] or "") for column in fields},

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Thresholds
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.inference import FeatureStore
 from tunewright.prompts.template import Prompt
@@ -71,10 +74,19 @@ class Material:
         """C."""
         return len(self.task.labels)
 
+    def shares(self) -> Tensor:
+        """Share of the training rows that have each label, one row with and one without added: [C]."""
+        if self.rows.sets_NC is not None:
+            return (self.rows.sets_NC.sum(0) + 1) / (len(self.rows.sets_NC) + 2)
+        counts_C = torch.bincount(self.rows.labels_N, minlength=self.num_labels).float() + 1
+        return counts_C / counts_C.sum()
+
     def adapter(self, **parts: object) -> Adapter:
         """An adapter for this task and base with the given parts."""
         identity = self.backbone.identity
         labels = self.task.labels
+        if self.task.kind == "multi-label":
+            parts["thresholds"] = Thresholds(logits_C=torch.zeros(len(labels)))
         return Adapter(base=identity, labels=labels, max_tokens=self.max_tokens, **parts)  # type: ignore[arg-type]
 
 
@@ -120,11 +132,18 @@ class Method:
     def refusal(self, backbone: Backbone, task: Task) -> str | None:
         """Why it cannot answer this task on this base, or None."""
         if task.kind not in self.kinds:
-            return "it chooses labels, not texts" if task.kind == "generate" else "it answers with texts, not labels"
+            return _WRONG_KIND[task.kind]
         if task.kind == "generate" and self.runs_base and not backbone.writes:
             kind = backbone.identity.kind
             return f"{backbone.identity.name} is an {kind} and writes no text; give a decoder with --model"
         return self.refuses(backbone)
+
+
+_WRONG_KIND: Mapping[TaskKind, str] = {
+    "classify": "it answers with texts, not labels",
+    "multi-label": "it does not answer with several labels",
+    "generate": "it chooses labels, not texts",
+}
 
 
 def settings(method: Method, params: Params, material: Material) -> Settings:
