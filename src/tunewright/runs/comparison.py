@@ -46,9 +46,10 @@ class BackboneSummary:
     id: str
     name: str
     kind: str
-    parameters: int
+    parameters: int | None
+    """None of one that answers elsewhere and does not tell, as its precision."""
     sha256: str
-    dtype: str
+    dtype: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

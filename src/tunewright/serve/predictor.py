@@ -7,8 +7,7 @@ import torch
 
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding
+from tunewright.backbones.base import Base, Encoding
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.backbones.kinds import open_backbone
@@ -33,7 +32,7 @@ class Predictor:
         AdapterError: The adapter belongs to another base; both hashes are named.
     """
 
-    def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
+    def __init__(self, adapter: Adapter, backbone: Base) -> None:
         backbone.check(adapter)
         self.adapter = adapter
         self._store = FeatureStore(backbone, keeps=False)

@@ -225,7 +225,7 @@ def _backbone(name: str, workshop: Workshop) -> BackboneSummary:
         kind=backbone.identity.kind,
         parameters=backbone.num_parameters,
         sha256=backbone.identity.sha256,
-        dtype=str(backbone.dtype).removeprefix("torch."),
+        dtype=backbone.precision,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Thresholds
+from tunewright.backbones.base import Base
 from tunewright.backbones.inference import answer
 from tunewright.data.swaps import swapped_rows
 from tunewright.errors import OutOfMemory
@@ -109,7 +110,7 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
         "metric": task.metric,
         "columns": dict(session.columns),
         **({"label_separator": session.config.label_separator} if task.kind == "multi-label" else {}),
-        "dtype": str(session.workshop(entrant).material.backbone.dtype).removeprefix("torch."),
+        **_of_base(session.workshop(entrant).material.backbone),
         "candidate": entrant.id,
         "method": entrant.method,
         "params": dict(trial.params),
@@ -118,6 +119,11 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
         "epoch": best.epoch,
     }
     return outcome.trained.adapter.with_about({**outcome.trained.adapter.about, **about})
+
+
+def _of_base(base: Base) -> dict[str, object]:
+    """What an adapter is told of the base it was made on."""
+    return dict(base.about) if base.precision is None else {"dtype": base.precision, **base.about}
 
 
 def _calibrated(adapter: Adapter, trained: Trained, dev: Rows, task: Task) -> Adapter:

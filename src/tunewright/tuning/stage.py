@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
 from tunewright.evaluation.metrics import Metric
@@ -79,7 +79,7 @@ def open_stage(
     out: Path,
     clock: Clock,
     journal: Journal,
-    bases: Mapping[str, Backbone],
+    bases: Mapping[str, Base],
     stores: Mapping[str, FeatureStore],
 ) -> Stage:
     """A stage with what is left of it in its folder.
@@ -142,9 +142,10 @@ def needs(config: RunConfig) -> list[str]:
         if named and not given and "all" not in config.methods:
             about = RunConfig.model_fields[str(method.needs)].description
             faults.append(f"method {method.name!r} needs --{method.needs} ({about}). Give it, or leave the method out.")
-        if given and not named and method.needs is not None:
+        setting = method.uses if method.needs is None else method.needs
+        if setting is not None and getattr(config, setting) is not None and not named:
             faults.append(
-                f"`{method.needs}` is for method {method.name!r}, which takes no part. Got methods {', '.join(names)}. "
+                f"`{setting}` is for method {method.name!r}, which takes no part. Got methods {', '.join(names)}. "
                 "Add it to --methods, or leave the setting out."
             )
     return faults
@@ -165,7 +166,7 @@ def _prepare(
     config: RunConfig,
     dataset: Dataset,
     metric: Metric,
-    base: Backbone,
+    base: Base,
     store: FeatureStore | None,
     start: Start | None,
 ) -> Workshop:
