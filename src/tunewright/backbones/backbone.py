@@ -98,6 +98,15 @@ class Backbone(ABC):
         return 0 if pad is None else int(pad)
 
     @property
+    def keeps_prefixes(self) -> bool:
+        """Whether what stands before every row runs once, and then only its keys and values are seen."""
+        return False
+
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:  # noqa: ARG002
+        """Tokens that run after each row to score an adapter's phrases, and products with a row of the head."""
+        return 0, 0
+
+    @property
     def writes(self) -> bool:
         """Whether it can score answers under a template, and write them."""
         return False

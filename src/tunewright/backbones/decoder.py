@@ -277,6 +277,11 @@ class Decoder(Prefixed):
             self._trees[key] = grow(self.phrase_ids(adapter))
         return self._trees[key]
 
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:
+        tree = self._phrase_tree(adapter)
+        nodes = len(tree.tokens)
+        return nodes, (1 + nodes) * self.num_words if nodes else len(tree.nexts)
+
     def _scored(
         self, rows: Sequence[Row], trees: Sequence[Tree], weights: Weights | None, *, normalised: bool
     ) -> tuple[Tensor, list[Tensor]]:

@@ -8,7 +8,7 @@ Shapes: N tokens, H heads, d head width, D width.
 
 import types
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -57,11 +57,13 @@ class _Gelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.contiguous()
         activated, slope = torch.empty_like(values), torch.empty_like(values) if values.requires_grad else None
-        flat, num = values.reshape(-1), _CHUNK_VALUES
+        flat, num = values.view(-1), _CHUNK_VALUES
         slopes = [None] * -(-len(flat) // num) if slope is None else slope.view(-1).split(num)
+        run = _gelu if values.dtype == torch.float32 else _looked_up
         for x, value, derivative in zip(flat.split(num), activated.view(-1).split(num), slopes, strict=True):
-            _gelu(x.float(), value, derivative)
+            run(x, value, derivative)
         if slope is not None:
             ctx.save_for_backward(slope)
         return activated
@@ -83,6 +85,24 @@ def _gelu(x: Tensor, value: Tensor, derivative: Tensor | None) -> None:
     if derivative is not None:
         inner = square.mul_(3 * _CUBE / _SLOPE).add_(_SLOPE).mul_(result)
         derivative.copy_(torch.lerp(inner, torch.ones(()), share, out=inner))
+
+
+def _looked_up(x: Tensor, value: Tensor, derivative: Tensor | None) -> None:
+    """The same of bf16, of which there are few enough for a table."""
+    index, (values, derivatives) = x.view(torch.uint16).int(), _tables()
+    torch.index_select(values, 0, index, out=value)
+    if derivative is not None:
+        torch.index_select(derivatives, 0, index, out=derivative)
+
+
+@cache
+def _tables() -> tuple[Tensor, Tensor]:
+    """Value and derivative for the bits of each bf16."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+        value, derivative = torch.empty_like(every), torch.empty_like(every)
+        _gelu(every.float(), value, derivative)
+    return value, derivative
 
 
 def _linear(module: nn.Linear, values: Tensor) -> Tensor:

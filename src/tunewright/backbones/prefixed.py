@@ -200,6 +200,10 @@ class Prefixed(Backbone):
         return NextToken(table, head.weight_VD, head.bias_V, head.softcap).requires_grad_(False)
 
     @property
+    def keeps_prefixes(self) -> bool:
+        return True
+
+    @property
     def writes(self) -> bool:
         return self.next_token is not None
 
