@@ -25,7 +25,7 @@ from tunewright.data.load import load_dataset
 from tunewright.evaluation.metrics import METRICS
 from tunewright.evaluation.statistics import method_difference
 from tunewright.files import append_line, read_lines
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.tuning.attempt import Workshop, attempt, label_rows, prepare
 from tunewright.types import Dataset, Params

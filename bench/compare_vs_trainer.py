@@ -33,8 +33,8 @@ from tunewright.config import EMBEDDED_MODEL
 from tunewright.data.splits import limit_rows
 from tunewright.evaluation.metrics import METRICS
 from tunewright.files import append_line, read_lines
-from tunewright.methods import METHODS
 from tunewright.methods.base import Choice
+from tunewright.methods.table import METHODS
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.tuning.attempt import Workshop, attempt, label_rows, prepare
 from tunewright.tuning.effort import Effort, Entrant

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tunewright as tw
 from tunewright.files import read_json, write_json
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.tuning.progress import Silent
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "support" / "messages.csv"

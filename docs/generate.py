@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from tunewright.cli.main import app
 from tunewright.config import RunConfig
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.types import FAMILIES
 
 FOLDER = Path(__file__).parent / "reference"

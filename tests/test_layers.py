@@ -46,8 +46,12 @@ def test_layers_hold() -> None:
 
 
 def test_no_import_cycles() -> None:
+    """Whoever imports a module runs the packages around it first: one of these that imports its own is a cycle."""
     graph = grimp.build_graph("tunewright", cache_dir=None)
-    edges = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    edges = {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+    for module in graph.modules - {"tunewright"}:
+        package = module.rpartition(".")[0]
+        edges[module] |= {package} - {"tunewright"}  # which loads its public names when they are first used
     try:
         graphlib.TopologicalSorter(edges).prepare()
     except graphlib.CycleError as error:

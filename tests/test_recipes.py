@@ -6,7 +6,7 @@ import pytest
 
 from tunewright.config import RunConfig, choose, load_config, read_yaml
 from tunewright.evaluation.metrics import METRICS
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

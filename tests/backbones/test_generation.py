@@ -15,10 +15,10 @@ from tests import tiny
 from tests.backbones.test_scoring import adapters, alone, live, logits_alone, mixed, whole_model
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding, SoftPrompt
-from tunewright.backbones.base import Row
+from tunewright.backbones.base import Request, Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder
-from tunewright.backbones.generation import Emitted, Generating, Request, draw
+from tunewright.backbones.generation import Emitted, Generating, draw
 from tunewright.backbones.written import Written
 
 GetDecoder = Callable[[str], Decoder]

@@ -7,7 +7,7 @@ from importlib import metadata
 import pytest
 
 from tests.commands import Call, environment
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.types import FAMILIES
 
 

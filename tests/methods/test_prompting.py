@@ -16,9 +16,9 @@ from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, predict
 from tunewright.evaluation.metrics import METRICS
-from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Material
 from tunewright.methods.prompting import demonstrated, prompts, retrieving
+from tunewright.methods.table import METHODS
 from tunewright.prompts.template import PROMPTS, Prompt
 from tunewright.prompts.tf_idf import words
 from tunewright.runtime import generator

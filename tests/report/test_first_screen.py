@@ -91,8 +91,22 @@ def test_where_nothing_works_the_step_is_to_find_out_and_not_to_ship(run: Path) 
     (step,) = first.steps
     assert "To see whether lora is better, get about 660 more test rows" in step.sentence.striptags()
     assert step.command == result(run)["provenance"]["command"]
+    assert step.sentence.striptags().startswith("Ship nothing that was learned.")
     (step,) = screen(run, recommended="majority", verdict=NOTHING, not_separated=[]).steps
     assert "are the labels right" in step.sentence
+
+
+def test_where_nothing_works_a_learned_candidate_is_taken_for_now(run: Path) -> None:
+    open_ones = [{"id": "majority", "difference": -0.02, "rows_needed": 900}]
+    first = screen(run, best="lora", recommended="lora", verdict=NOTHING, not_separated=open_ones)
+    assert (first.headline, first.subline) == (
+        "Nothing learned is shown to work",
+        "Recommended: lora, until more rows tell",
+    )
+    take, settle = first.steps
+    assert take.command is not None
+    assert take.command.startswith("tunewright predict")
+    assert settle.sentence.striptags().startswith("Do not rely on it yet. To see whether lora is better, get about 660")
 
 
 def test_an_outside_system_is_kept(rich_run: Path) -> None:

@@ -11,7 +11,7 @@ from tests import tiny
 from tunewright.backbones.backbone import Backbone
 from tunewright.errors import AdapterError
 from tunewright.evaluation.metrics import METRICS
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.runtime import generator
 from tunewright.training import state
 from tunewright.training.loop import Observe, Trained

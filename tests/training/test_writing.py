@@ -16,8 +16,8 @@ from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, answer, answer_losses, writer
 from tunewright.evaluation.metrics import METRICS
-from tunewright.methods import METHODS
 from tunewright.methods.base import Choice, Method
+from tunewright.methods.table import METHODS
 from tunewright.prompts.template import Prompt
 from tunewright.runtime import generator
 from tunewright.training.batching import epoch_batches

@@ -209,7 +209,6 @@ def test_a_method_trained_on_shuffled_labels_is_not_shown_to_work(given: dict[st
     """The same texts."""
     data = write_rows(tmp_path / "d.csv", shuffled=True)
     run = tw.compare(**given | {"data": str(data)}, out=str(tmp_path / "run"), listener=Silent())
-    assert run.decision.recommended == "majority"
     assert run.decision.verdict == "nothing learned is shown to work"
 
 

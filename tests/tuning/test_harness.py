@@ -23,7 +23,7 @@ from tests.commands import environment, write_topics
 from tunewright.adapters.parts import Lora
 from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.errors import ConfigError, RunError
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.runs import comparison
 from tunewright.runs import folder as run_folder
 from tunewright.tuning.progress import Step

@@ -18,7 +18,7 @@ from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.evaluation.cost import Prices
 from tunewright.evaluation.metrics import METRICS
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import Workshop, prepare
 from tunewright.tuning.price import extra_tokens, latency, model

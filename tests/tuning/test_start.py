@@ -18,8 +18,8 @@ from tunewright.api import Run, compare
 from tunewright.backbones.backbone import Backbone
 from tunewright.errors import AdapterError, ConfigError
 from tunewright.evaluation.metrics import METRICS
-from tunewright.methods import METHODS
 from tunewright.methods.base import Choice
+from tunewright.methods.table import METHODS
 from tunewright.runtime import generator
 from tunewright.training import state
 from tunewright.tuning.attempt import attempt, prepare

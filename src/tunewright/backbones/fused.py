@@ -132,6 +132,9 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def _rms_norm(module: Any, values: Tensor) -> Tensor:
+    if values.device.type != "cpu":
+        own: Tensor = type(module).forward(module, values)
+        return own
     normed: Tensor = _RmsNorm.apply(values, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
     return normed
 
@@ -139,21 +142,30 @@ def _rms_norm(module: Any, values: Tensor) -> Tensor:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-        exact = values.float()
-        norm = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        scale = norm.square_().div_(len(weight_D)).add_(epsilon).rsqrt_()
+        values, width = values.contiguous(), len(weight_D)
+        normed, scale = torch.empty_like(values), values.new_empty((*values.shape[:-1], 1), dtype=torch.float32)
+        num = max(1, _CHUNK_VALUES // width)
+        rows = (t.view(-1, t.shape[-1]).split(num) for t in (values, normed, scale))
+        for x, y, norm in zip(*rows, strict=True):
+            exact = x.float()
+            torch.linalg.vector_norm(exact, dim=-1, keepdim=True, out=norm)
+            norm.square_().div_(width).add_(epsilon).rsqrt_()
+            torch.mul(y.copy_(exact * norm), weight_D, out=y)
         ctx.save_for_backward(values, weight_D, scale)
-        normed: Tensor = (exact * scale).to(values.dtype).mul_(weight_D)
         return normed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """That of a layer norm about nought, which takes a mean away from the gradient that here must stay."""
         values, weight_D, scale = ctx.saved_tensors
-        exact, change, weight_change_D = values.float(), (gradients[0] * weight_D).float(), None
+        gradient, width, weight_change_D = gradients[0].contiguous(), len(weight_D), None
         if ctx.needs_input_grad[1]:
-            weight_change_D = (gradients[0] * (exact * scale).to(values.dtype)).flatten(0, -2).sum(0)
-        along = (change * exact).sum(-1, keepdim=True) * scale**3 / len(weight_D)
-        return change.mul_(scale).addcmul_(exact, along, value=-1).to(values.dtype), weight_change_D, None
+            weight_change_D = (gradient * (values.float() * scale).to(values.dtype)).flatten(0, -2).sum(0)
+        change: Tensor = torch.ops.aten.native_layer_norm_backward(
+            gradient, values, [width], torch.zeros_like(scale), scale, weight_D.float(), None, [True, False, False]
+        )[0]
+        mean = (gradient @ weight_D)[..., None] * (scale / width)
+        return change.add_(mean.to(change.dtype)), weight_change_D, None
 
 
 _ROTARY = "apply_rotary_pos_emb"

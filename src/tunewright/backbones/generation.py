@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.parts import Decoding, Weights
-from tunewright.backbones.base import FinishReason, Generation, Row
+from tunewright.backbones.base import FinishReason, Generation, Request
 from tunewright.backbones.packed import sequences
 from tunewright.backbones.prefix import Kept, Keys, stacked
 from tunewright.backbones.prefixed import Prefixed
@@ -21,17 +21,6 @@ from tunewright.backbones.scoring import Seen
 from tunewright.backbones.storage import Storage
 from tunewright.backbones.tokens import by_length
 from tunewright.backbones.written import Written
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """A row that wants an answer in text."""
-
-    id: Hashable
-    row: Row
-    decoding: Decoding
-    generator: torch.Generator | None = None
-    """Draws its tokens, and nobody else's, so that neighbours change nothing; not used at temperature 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,17 +39,41 @@ class Emitted:
 
 
 @dataclass(kw_only=True, eq=False)
-class _Writer:
+class Answering:
     """A row that is being answered."""
 
     request: Request
+    written: Written
+    room: int
+    """Tokens that it may still get."""
+
+    def take(self, token: int, log_prob: float) -> Emitted:
+        """One more token."""
+        self.room -= 1
+        text, stopped = self.written.add(token, last=self.room <= 0)
+        reason: FinishReason | None = "stop" if stopped else "length" if self.room <= 0 else None
+        return Emitted(id=self.request.id, token=token, log_prob=log_prob, text=text, finish_reason=reason)
+
+
+def choose(answering: Sequence[Answering], logits_RV: Tensor) -> list[Emitted]:
+    """The next token of each, as its request decodes."""
+    tokens = [
+        draw(logits_V, a.request.decoding, a.request.generator) if a.request.decoding.temperature > 0 else likeliest
+        for a, logits_V, likeliest in zip(answering, logits_RV, logits_RV.argmax(-1).tolist(), strict=True)
+    ]
+    index_R = torch.tensor(tokens, device=logits_RV.device)[:, None]
+    log_probs = (logits_RV.gather(1, index_R)[:, 0] - logits_RV.logsumexp(-1)).tolist()
+    return [a.take(token, log_prob) for a, token, log_prob in zip(answering, tokens, log_probs, strict=True)]
+
+
+@dataclass(kw_only=True, eq=False)
+class _Writer(Answering):
+    """With what its text saw before it."""
+
     kept: Kept | None
     """Its prefix."""
     start: int
     """Position of its first token."""
-    written: Written
-    room: int
-    """Tokens that it may still get."""
 
 
 class Generating:
@@ -184,16 +197,7 @@ class _Lane:
 
     def _choose(self, writers: Sequence[_Writer], hidden_RD: Tensor) -> list[Emitted]:
         """The next token of each; those that it finishes leave."""
-        logits_RV = self._base.head().logits(hidden_RD, self._weights)
-        tokens = [
-            draw(logits_V, w.request.decoding, w.request.generator) if w.request.decoding.temperature > 0 else likeliest
-            for w, logits_V, likeliest in zip(writers, logits_RV, logits_RV.argmax(-1).tolist(), strict=True)
-        ]
-        index_R = torch.tensor(tokens, device=logits_RV.device)[:, None]
-        log_probs = (logits_RV.gather(1, index_R)[:, 0] - logits_RV.logsumexp(-1)).tolist()
-        found = [
-            _emit(writer, token, log_prob) for writer, token, log_prob in zip(writers, tokens, log_probs, strict=True)
-        ]
+        found = choose(writers, self._base.head().logits(hidden_RD, self._weights))
         done = {e.id for e in found if e.finish_reason is not None}
         self.leave([k for k, writer in enumerate(self.writers) if writer.request.id in done])
         return found
@@ -210,13 +214,6 @@ class _Lane:
 
 def _key(kept: Kept | None) -> int:
     return 0 if kept is None else id(kept[0])
-
-
-def _emit(writer: _Writer, token: int, log_prob: float) -> Emitted:
-    writer.room -= 1
-    text, stopped = writer.written.add(token, last=writer.room <= 0)
-    reason: FinishReason | None = "stop" if stopped else "length" if writer.room <= 0 else None
-    return Emitted(id=writer.request.id, token=token, log_prob=log_prob, text=text, finish_reason=reason)
 
 
 def draw(logits_V: Tensor, decoding: Decoding, generator: torch.Generator | None) -> int:
@@ -242,10 +239,11 @@ def generate(base: Prefixed, requests: Sequence[Request], most_rows: int) -> dic
         running.add([waiting.pop() for _ in range(min(free, len(waiting)))])
         for emitted in running.step():
             found[emitted.id].append(emitted)
-    return {key: _whole(parts) for key, parts in found.items()}
+    return {key: whole(parts) for key, parts in found.items()}
 
 
-def _whole(parts: Sequence[Emitted]) -> Generation:
+def whole(parts: Sequence[Emitted]) -> Generation:
+    """All tokens of a row as its answer."""
     reason = parts[-1].finish_reason
     assert reason is not None
     return Generation(

@@ -8,6 +8,7 @@ passes. A prefix of a sliding-window model is seen as far as the window reaches,
 Shapes: B rows, N tokens, M hidden states that are read, D width, P virtual tokens.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,25 +17,22 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import PreTrainedTokenizerFast
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora, Part, Prefix, SoftPrompt, Weights
-from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.causal import Pass, Past
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.low_rank import low_rank_updates
-from tunewright.backbones.next_token import NextToken
 from tunewright.backbones.packed import Sequences, sequences
 from tunewright.backbones.prefix import Kept, KeptPrefixes, Keys, stacked, unstacked
-from tunewright.errors import ModelError
+from tunewright.backbones.writer import Writer
 
 PREFIX_BYTES = 512 * 2**20
 """Of the keys and values of prefixes that are kept between passes."""
 
 
-class Prefixed(Backbone):
+class Prefixed(Writer):
     """A frozen decoder that runs packed texts behind prefixes.
 
     Args:
@@ -54,7 +52,6 @@ class Prefixed(Backbone):
         self._fixed: dict[str, tuple[int, ...]] = {}
         """Fixed text -> its tokens."""
         self._adopt()
-        self.next_token = self._next_token()
         self._last_layer = self._model.get_submodule(self.layer_stack)[-1]  # type: ignore[index]
         self.prefix_shape = (0, 0, 0)
         self.prefix_shape = self._find_prefix_shape()
@@ -192,51 +189,9 @@ class Prefixed(Backbone):
         pairs = [t for pair in zip(vectors, openings, strict=True) for t in pair if t is not None]
         return torch.cat([*(t.to(embeds_ND) for t in pairs), texts_ND])
 
-    def _next_token(self) -> NextToken | None:
-        head = self._checkpoint.head
-        if head is None:
-            return None
-        table = self._model.get_input_embeddings()  # type: ignore[operator]
-        return NextToken(table, head.weight_VD, head.bias_V, head.softcap).requires_grad_(False)
-
     @property
-    def keeps_prefixes(self) -> bool:
-        return True
-
-    @property
-    def writes(self) -> bool:
-        return self.next_token is not None
-
-    def head(self) -> NextToken:
-        """The language model's head.
-
-        Raises:
-            ModelError: The base came without it.
-        """
-        if self.next_token is None:
-            name = self.identity.name
-            raise ModelError(f"model {name!r} has no language model's head (lm_head): it cannot write. Save it whole.")
-        return self.next_token
-
-    @property
-    def device(self) -> torch.device:
-        """Where the base runs."""
-        return self._device
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The base's own."""
-        return self._checkpoint.tokenizer
-
-    @property
-    def num_words(self) -> int:
-        """V, of the next token."""
-        return int(self.head().weight.shape[0])
-
-    @property
-    def end_ids(self) -> tuple[int, ...]:
-        """Tokens that end an answer."""
-        return self._checkpoint.end_ids
+    def kept_values(self) -> int:
+        return 2 * math.prod(self.prefix_shape)
 
     def _find_prefix_shape(self) -> tuple[int, int, int]:
         """By running one virtual token."""

@@ -70,7 +70,7 @@ def encode_framed(
     tokenizer: PreTrainedTokenizerFast,
     examples: Sequence[Example],
     template: Template,
-    begin_ids: Sequence[int],
+    ends: tuple[Sequence[int], Sequence[int]],
     limits: Sequence[int],
     before: Sequence[str],
 ) -> list[Encoding]:
@@ -80,7 +80,7 @@ def encode_framed(
         tokenizer: The base's own.
         examples: Rows.
         template: Around each.
-        begin_ids: Tokens before each.
+        ends: Tokens before and after each.
         limits: Most tokens of each row, those around its text included, for which there must be room.
         before: Further words before each row.
     """
@@ -93,7 +93,7 @@ def encode_framed(
     filled = [f"{words}{template.fill(e.text, e.text_pair)}" for e, words in zip(examples, before, strict=True)]
     found = []
     for example, whole, most, words in zip(examples, ids_of(filled), limits, before, strict=True):
-        limit = most - len(begin_ids)
+        limit = most - sum(map(len, ends))
         ids, texts = whole, [t for t in (example.text, example.text_pair) if t is not None]
         while len(ids) > limit and any(texts):
             sizes = [len(each) for each in ids_of(texts)]
@@ -102,7 +102,7 @@ def encode_framed(
                 too_many = min(too_many, math.ceil((too_many + max(sizes) - min(sizes)) / 2))
             texts[longer] = _without_end(tokenizer, texts[longer], too_many)
             ids = ids_of([f"{words}{template.fill(*texts)}"])[0]
-        every = (*begin_ids, *ids)
+        every = (*ends[0], *ids, *ends[1])
         found.append(Encoding(ids=every, type_ids=(0,) * len(every), num_cut=len(whole) - len(ids)))
     return found
 

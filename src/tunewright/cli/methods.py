@@ -16,7 +16,7 @@ def methods() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tunewright.methods import METHODS  # torch
+    from tunewright.methods.table import METHODS  # torch
     from tunewright.types import FAMILIES
 
     table = Table(show_lines=True)

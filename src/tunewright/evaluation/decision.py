@@ -6,12 +6,9 @@ Shapes: N rows, R resamples, K candidates, cheapest first.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
-from scipy import special
 
 from tunewright.errors import RunError
 from tunewright.evaluation import bootstrap, statistics
@@ -37,8 +34,9 @@ def decide(
     """The decision about shipped artefacts, and the pairs it rests on. The order of the candidates does not matter.
 
     Best is the highest test value. Recommended is the cheapest candidate whose one-sided 95% lower bound of the paired
-    difference from the best exceeds -margin; if no cheaper one is shown that close, the best; if none is shown to be
-    better than the floor, the floor. All pairs are tested: by the exact McNemar test for a proportion of independent
+    difference from the best exceeds -margin; if no cheaper one is shown that close, the best. Whether anything is shown
+    to be better than the floor is for the verdict to say: a floor that is not shown to be close to the best is no safer
+    a choice (docs/log.md). All pairs are tested: by the exact McNemar test for a proportion of independent
     rows, else by paired bootstrap; and adjusted together by step-down max-T.
 
     Args:
@@ -93,28 +91,21 @@ def conclude(
         prices: For the record; the defaults when None.
         num_replicates: Of the choice.
     """
-    floor = evidence.floor
 
     def pick(values_RK: FloatArray) -> IntArray:
         return choose(values_RK, evidence.slack_KK, margin_points / 100)
 
-    def pick_or_floor(values_RK: FloatArray) -> IntArray:
-        picked_R = pick(values_RK)
-        return picked_R if floor is None else np.where(_works(evidence, floor, values_RK), picked_R, floor)
-
-    repeat = partial(bootstrap.winner_corrected, scorer, evidence.answers, rng=rng, num_replicates=num_replicates)
-    recommended = int(pick(evidence.values_K[None])[0]) if floor is None or evidence.something_works else floor
+    repeated = bootstrap.winner_corrected(scorer, evidence.answers, pick, rng, num_replicates=num_replicates)
+    recommended = int(pick(evidence.values_K[None])[0])
     verdict = _verdict(evidence, recommended)
-    estimate = evidence.estimates[recommended]
-    is_winner = verdict is not Verdict.NOTHING_WORKS
     return Decision(
         best=evidence.entries[evidence.best].id,
         recommended=evidence.entries[recommended].id,
         margin=margin_points,
         prices=asdict(Prices() if prices is None else prices),
         not_separated=evidence.not_separated,
-        stability=repeat(pick_or_floor).shares[recommended],
-        corrected_value=_corrected(repeat(pick), estimate.value) if is_winner else None,
+        stability=repeated.shares[recommended],
+        corrected_value=_corrected(repeated, evidence.estimates[recommended].value),
         minimum_detectable_difference=evidence.minimum_detectable_difference,
         verdict=verdict.value,
         reason=explain(verdict, evidence, recommended, margin_points),
@@ -136,16 +127,6 @@ def choose(values_RK: FloatArray, slack_KK: FloatArray, margin: float) -> IntArr
     is_close_RK[rows_R, best_R] = True
     first_R: IntArray = is_close_RK.argmax(axis=1)
     return first_R
-
-
-def _works(evidence: Evidence, floor: int, values_RK: FloatArray) -> NDArray[np.bool_]:
-    """Whether a candidate is shown to be better than the floor, on resamples: [R].
-
-    It must lead by its slack, stretched from one-sided 95% to the level of the first of all pairs in Holm's method.
-    """
-    stretch = special.ndtri(1 - evidence.alpha / 2) / special.ndtri(statistics.LEVEL)
-    leads_RK = values_RK - values_RK[:, [floor]] > stretch * evidence.slack_KK[:, floor]
-    return np.asarray(leads_RK.any(axis=1))
 
 
 def _verdict(evidence: Evidence, recommended: int) -> Verdict:

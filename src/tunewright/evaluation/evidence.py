@@ -134,12 +134,9 @@ class Evidence:
         """What the first of all pairs has to fall below in Holm's method."""
         return statistics.ALPHA / max(1, len(self.pairs))
 
-    @property
-    def floor_pair(self) -> Pair | None:
-        """The best against the floor; None where there is no floor or it is the best."""
-        if self.floor is None:
-            return None
-        ids = {self.entries[self.best].id, self.entries[self.floor].id}
+    def pair_of(self, first: int, second: int) -> Pair | None:
+        """Of two candidates, by index; None where they are one."""
+        ids = {self.entries[first].id, self.entries[second].id}
         return next((pair for pair in self.pairs if {pair.a, pair.b} == ids), None)
 
 

@@ -36,7 +36,7 @@ def explain(verdict: Verdict, evidence: Evidence, recommended: int, margin_point
         margin_points: What a cheaper candidate may lose.
     """
     tails: dict[Verdict, Callable[[], str]] = {
-        Verdict.NOTHING_WORKS: lambda: _nothing_works(evidence),
+        Verdict.NOTHING_WORKS: lambda: _nothing_works(evidence, recommended),
         Verdict.ONLY_ONE: lambda: "no other candidate was finished to compare it with",
         Verdict.CHEAPER: lambda: _cheaper(evidence, recommended, margin_points),
         Verdict.BEST_SHOWN: lambda: "it is shown to be better than every other candidate",
@@ -73,17 +73,22 @@ def _margin(margin_points: float) -> str:
     return f"{margin_points:g} point{'' if margin_points == 1 else 's'}"
 
 
-def _nothing_works(evidence: Evidence) -> str:
-    """Why the floor stays: what was seen above it, and how little these rows can show."""
-    pair = evidence.floor_pair
+def _nothing_works(evidence: Evidence, recommended: int) -> str:
+    """What was seen above the floor, and how little these rows can show."""
+    floor = evidence.floor
+    assert floor is not None
+    pair = evidence.pair_of(evidence.best, floor)
     if pair is None or pair.difference == 0:
         return "no other candidate did better"
     limit = evidence.minimum_detectable_difference
     power = "" if limit is None else f", and these rows can only show differences of some {points(limit)} or more"
-    return (
-        f"no candidate is shown to be better than it; the highest measured, {_best(evidence)}, is "
-        f"{points(abs(pair.difference))} above it, which may be chance (p = {pair.p_adjusted:.2g}){power}"
-    )
+    chance = f"{points(abs(pair.difference))} above it, which may be chance (p = {pair.p_adjusted:.2g}){power}"
+    if recommended == floor:
+        return f"no candidate is shown to be better than it; the highest measured, {_best(evidence)}, is {chance}"
+    is_best = recommended == evidence.best
+    lead, high = ("it is the highest measured, but ", "it") if is_best else ("", f"the highest, {_best(evidence)},")
+    measured = f"{evidence.entries[floor].id} with {percent(float(evidence.values_K[floor]))}"
+    return f"{lead}nothing learned is shown to work: {measured} is the floor, {high} is {chance}"
 
 
 def _cheaper(evidence: Evidence, recommended: int, margin_points: float) -> str:

@@ -99,7 +99,8 @@ def _headline(run: RunRecord) -> tuple[str, str]:
         return "No candidate meets what is required", decision.verdict
     name = text.line(winner.id)
     if decision.verdict == Verdict.NOTHING_WORKS:
-        return "Nothing learned is shown to work", f"Recommended: stay with {name}"
+        kept = f"stay with {name}" if winner.is_floor else f"{name}, until more rows tell"
+        return "Nothing learned is shown to work", f"Recommended: {kept}"
     are_all = all(candidate.status == "ok" for candidate in run.comparison.candidates)
     return f"Recommended: {name}", decision.verdict + ("" if are_all else ", of those that were measured")
 
@@ -131,7 +132,9 @@ def _steps(run: RunRecord, folder: str) -> Iterator[Step]:
     elif winner is None:
         yield Step(sentence=Markup("Relax a requirement, or add methods or trials, and repeat:"), command=again)
     elif decision.verdict == Verdict.NOTHING_WORKS:
-        yield _find_out(comparison, decision)
+        if not winner.is_floor:
+            yield _take(winner, folder)
+        yield _find_out(comparison, decision, winner)
     else:
         yield _take(winner, folder)
         yield from _settle(comparison, decision)
@@ -165,22 +168,23 @@ def _settle(comparison: Comparison, decision: Decision) -> Iterator[Step]:
         )
 
 
-def _find_out(comparison: Comparison, decision: Decision) -> Step:
+def _find_out(comparison: Comparison, decision: Decision, winner: Candidate) -> Step:
     """What to do where nothing learned is shown to work."""
-    names = {decision.best, decision.recommended}
+    names = {candidate.id for candidate in comparison.candidates if candidate.is_floor} | {decision.best}
+    ship = Markup("Ship nothing that was learned. ") if winner.is_floor else Markup("Do not rely on it yet. ")
     needed = next((item.rows_needed for item in decision.not_separated if item.id in names), None)
     if needed is None and not comparison.task.labels:
-        advice = Markup(
-            "Ship nothing that was learned. Read some texts below by hand: can the target be told from the input?"
+        advice = ship + Markup(
+            "Read some texts below by hand: can the target be told from the input?"
             " Give a larger base or more training rows, and repeat:"
         )
     elif needed is None:
-        advice = Markup(
-            "Ship nothing that was learned. Read some rows by hand: are the labels right, and can they be told from the"
+        advice = ship + Markup(
+            "Read some rows by hand: are the labels right, and can they be told from the"
             " text? Say what each label means with <code>--descriptions</code>, add training rows, and repeat:"
         )
     else:
-        advice = Markup("Ship nothing that was learned. To see whether {} is better, {}; then repeat:").format(
+        advice = ship + Markup("To see whether {} is better, {}; then repeat:").format(
             text.line(decision.best), _more(needed, comparison.task.n_test)
         )
     return Step(sentence=advice, command=comparison.provenance.command)

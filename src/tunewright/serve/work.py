@@ -7,6 +7,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.prefixed import Prefixed, fixed_text
+from tunewright.backbones.writer import Writer
 from tunewright.errors import ConfigError, DataError
 from tunewright.serve.ask import Ask, Event, Usage
 from tunewright.serve.faults import Fault
@@ -54,7 +55,7 @@ def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list
 
 
 def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | ConfigError]:
-    if isinstance(backbone, Prefixed):
+    if isinstance(backbone, Writer):
         return [_framed(backbone, ask, adapter) for ask, adapter in asked]
     # Most texts are short: all are tokenised at once, and again those that are longer than their task takes.
     found = backbone.encode([ask.example for ask, _ in asked], backbone.max_tokens)
@@ -66,7 +67,7 @@ def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list
     ]
 
 
-def _framed(backbone: Prefixed, ask: Ask, adapter: Adapter) -> Encoding | ConfigError:
+def _framed(backbone: Writer, ask: Ask, adapter: Adapter) -> Encoding | ConfigError:
     """Room for the answer is left where the request says how long it may be."""
     asked = None if ask.sampling is None else ask.sampling.max_new_tokens
     try:

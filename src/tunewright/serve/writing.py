@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from tunewright.adapters.parts import Decoding
+from tunewright.backbones.base import Request
 from tunewright.backbones.decoder import Decoder
-from tunewright.backbones.generation import Emitted, Generating, Request
+from tunewright.backbones.generation import Emitted, Generating
 from tunewright.errors import ModelError
 from tunewright.serve.ask import Ask, Event, Piece, Sampling, Told
 from tunewright.serve.work import Work, usage_of
@@ -33,6 +34,8 @@ class Writing:
         told: list[tuple[Ask, Event]] = []
         for backbone in {id(w.backbone): w.backbone for w in work}.values():
             mine = [w for w in work if w.backbone is backbone]
+            told += _refused([w for w in mine if w.row.adapter.deliberates], _NOT_AT_ONCE)
+            mine = [w for w in mine if not w.row.adapter.deliberates]
             told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _refused(mine)
         return told
 
@@ -134,5 +137,9 @@ def _piece(work: Work, backbone: Decoder, emitted: Emitted) -> Piece:
     )
 
 
-def _refused(work: Sequence[Work]) -> Told:
-    return [(w.ask, ModelError("an encoder cannot answer in text. Use a decoder.")) for w in work]
+_NO_WRITER = "an encoder cannot answer in text. Use a decoder."
+_NOT_AT_ONCE = "a task that reasons or votes first is not answered token by token. Use `tunewright predict`."
+
+
+def _refused(work: Sequence[Work], why: str = _NO_WRITER) -> Told:
+    return [(w.ask, ModelError(why)) for w in work]

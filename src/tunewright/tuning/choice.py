@@ -55,15 +55,15 @@ def choose(
 
 
 def _nobody(session: Session, chosen: Decision, measured: Sequence[Candidate], *, any_left: bool) -> Decision:
-    """Nothing is recommended: nobody meets the requirements, or nobody who does is shown to beat the floor."""
+    """Nothing is recommended: nobody meets the requirements, or a floor that does not is as good as those who do."""
     misses = nearest_misses(session.requirements, [c for c in measured if c.unmet])
     verdict: str = NOT_MET
     reason = f"No candidate meets the requirements. Nearest: {'. '.join(misses)}."
     if any_left:
         verdict = Verdict.NOTHING_WORKS.value
         reason = (
-            f"Nothing is recommended: of the candidates that meet the requirements none is shown to be better than "
-            f"{chosen.recommended}, the floor, which fails them itself."
+            f"Nothing is recommended: {chosen.recommended}, the floor, fails the requirements itself, and no candidate "
+            f"that meets them is shown to be better."
         )
     return dataclasses.replace(
         chosen,

@@ -9,7 +9,7 @@ from tunewright.evaluation import bootstrap
 from tunewright.evaluation.answers import Answers, read_answers
 from tunewright.evaluation.metrics import Scorer
 from tunewright.files import dump_lines, write_text
-from tunewright.methods import METHODS
+from tunewright.methods.table import METHODS
 from tunewright.runs.comparison import Candidate, Cost, SeedResult
 from tunewright.runs.folder import predictions_file
 from tunewright.runtime import generator
@@ -74,5 +74,6 @@ def entered(session: Session, name: str, answers: Answers, scorer: Scorer) -> Ca
         seeds=(SeedResult(seed=SEED, dev=None, test=test.value, shipped=True),),
         test=test,
         cost=Cost(price=session.price_list.outside.get(name)),
+        remarks=() if session.metric.remarks is None else session.metric.remarks(answers.given),
     )
     return judged(session, found)

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from tunewright.errors import OutOfMemory
 from tunewright.files import append_line
-from tunewright.methods import METHODS
 from tunewright.methods.base import settings
+from tunewright.methods.table import METHODS
 from tunewright.runs.fits import Trial, TrialStatus
 from tunewright.runtime import generator, is_out_of_memory
 from tunewright.training.loop import Trained
