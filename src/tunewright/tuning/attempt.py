@@ -17,6 +17,7 @@ from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.evaluation.metrics import Metric, label_indices, row_scorer
 from tunewright.methods.base import Material, Method, settings
+from tunewright.methods.prompting import fitted
 from tunewright.prompts.template import PLAIN, Prompt
 from tunewright.runtime import PeakMemory
 from tunewright.training.loop import Observe, Trained, train, trainable_count, trained_names
@@ -60,6 +61,9 @@ def prepare(
         limit: Most tokens of an input.
         store: Features of the base that are known already; none when absent.
         prompt: The user's own.
+
+    Raises:
+        ConfigError: The prompt's mask is missing or misplaced for this base.
     """
     to_rows = text_rows if task.kind == "generate" else label_rows
     rows, dev = to_rows(task, backbone, train_rows, limit), to_rows(task, backbone, dev_rows, limit)
@@ -70,7 +74,7 @@ def prepare(
         examples=train_rows,
         rows=rows,
         max_tokens=limit,
-        prompt=prompt,
+        prompt=None if prompt is None else fitted(prompt, backbone),
     )
 
     scorer = row_scorer(metric, task.labels, dev_rows)
