@@ -3,6 +3,7 @@
 Shapes: N rows, D width, C labels.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from itertools import compress
 
@@ -124,6 +125,12 @@ WRITTEN_ROWS = 64
 """Rows that are written at a time."""
 
 
+def row_generator(encoding: Encoding, seed: int = 0) -> torch.Generator:
+    """Draws the tokens of a row: by what it says alone, wherever it stands in a file or a request."""
+    said = hashlib.sha256(f"{seed} {encoding.ids}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(said[:8], "big", signed=True))
+
+
 def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> list[str]:
     """What the adapter answers every input, by its own decoding; draws do not hang on the neighbours.
 
@@ -138,7 +145,7 @@ def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: Featu
             store.between()
             some = jobs[start : start + WRITTEN_ROWS]
             rows = [Row(encoding=encodings[k], adapter=adapter) for k, _ in some]
-            generators = [torch.Generator().manual_seed(k * samples + s) for k, s in some] if draws else None
+            generators = [row_generator(encodings[k], s) for k, s in some] if draws else None
             for (k, s), found in zip(some, base.generate(rows, generators), strict=True):
                 texts[k][s] = adapter.answer_in(found.text)
     return [voted(each) for each in texts]

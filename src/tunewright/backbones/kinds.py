@@ -8,9 +8,10 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.masked import Masked
 from tunewright.backbones.prefixed import PREFIX_BYTES
 
-BACKBONES: Mapping[str, type[Backbone]] = {"encoder": Encoder, "decoder": Decoder}
+BACKBONES: Mapping[str, type[Backbone]] = {"encoder": Encoder, "decoder": Decoder, "masked": Masked}
 """Kind, as in `checkpoint.KINDS` -> class."""
 
 

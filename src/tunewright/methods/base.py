@@ -156,8 +156,7 @@ class Method:
         if self.family != "no training" and not backbone.is_here:
             return f"{backbone.identity.name} answers elsewhere: there are no weights here to train on"
         if task.kind == "generate" and self.runs_base and not backbone.writes:
-            kind = backbone.identity.kind
-            return f"{backbone.identity.name} is an {kind} and writes no text; give a decoder with --model"
+            return f"{backbone.identity.name} writes no text; give a decoder with --model"
         return self.refuses(backbone)
 
 

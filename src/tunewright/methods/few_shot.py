@@ -21,7 +21,7 @@ from tunewright.types import Params, whole_text
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """Some training rows before every row, run once, or before each row its nearest; or all of them as voters."""
-    if not material.backbone.writes:
+    if not material.backbone.answers_prompts:
         return material.adapter(demonstrations=_voters(material, params))
     prompt, count, choice = prompts(material)[str(params["template"])], int(params["shots"]), str(params["choice"])
     if choice in RETRIEVED:
@@ -46,7 +46,7 @@ def space(material: Material) -> Space:
     """How many rows are shown, which, and under which words; or how many vote, and how much more the nearer count."""
     most = max(1, len(material.examples) // 2)
     turns = ("stratified",) if material.task.kind == "classify" else ()
-    if material.backbone.writes:
+    if material.backbone.answers_prompts:
         return {
             "shots": Choice(options=tuple(k for k in (8, 4, 16, 2, 32) if k <= most) or (1,)),
             "template": templates(material),

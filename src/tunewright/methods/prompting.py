@@ -19,7 +19,18 @@ from tunewright.data.labels import in_words
 from tunewright.data.sets import strata
 from tunewright.methods.base import Choice, Material
 from tunewright.prompts.calibration import zero_points
-from tunewright.prompts.template import PLAIN, Prompt, built_in, demonstration, draw, with_demonstrations
+from tunewright.prompts.template import (
+    MASK,
+    PLAIN,
+    Prompt,
+    built_in,
+    demonstration,
+    draw,
+    one_mask,
+    until_mask,
+    with_demonstrations,
+    with_mask,
+)
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.types import Example, Params, whole_text
 
@@ -94,12 +105,28 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
 
 def cannot_be_asked(backbone: Base) -> str | None:
     """Why a base cannot answer under a prompt, or None."""
-    return None if backbone.writes else f"{backbone.identity.name} writes no text; give a decoder with --model"
+    if backbone.answers_prompts:
+        return None
+    return f"{backbone.identity.name} answers no prompts; give a decoder or a masked model with --model"
+
+
+def fitted(prompt: Prompt, backbone: Base) -> Prompt:
+    """The user's prompt as a base takes it: with a mask to fill, or up to there.
+
+    Raises:
+        ConfigError: It has no mask for a base that fills masks, or words after it for one that goes on.
+    """
+    if not backbone.answers_prompts:
+        return prompt
+    return (one_mask if backbone.fills_masks else until_mask)(prompt, backbone.identity.name)
 
 
 def prompts(material: Material) -> dict[str, Prompt]:
     """The user's own prompt, where there is one, and the built-in ones, by name."""
-    return {**({} if material.prompt is None else {OWN: material.prompt}), **built_in(material.task)}
+    found = built_in(material.task)
+    if material.backbone.fills_masks:
+        found = {name: with_mask(prompt) for name, prompt in found.items()}
+    return {**({} if material.prompt is None else {OWN: material.prompt}), **found}
 
 
 def templates(material: Material) -> Choice:
@@ -181,4 +208,6 @@ def retrieving(material: Material, prompt: Prompt, count: int, by: str) -> Retri
 def demonstrated(prompt: Prompt, example: Example) -> str:
     """A training row with its answer, as a demonstration."""
     answer = ", ".join(map(in_words, strata(example))) if example.target is None else example.target
+    if MASK in prompt.row:
+        return f"{prompt.fill(example.text, example.text_pair, answer)}\n\n"
     return demonstration(prompt.fill(example.text, example.text_pair), answer)

@@ -19,6 +19,7 @@ from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.evaluation.label_sets import members, thresholds
 from tunewright.evaluation.metrics import Metric, label_indices, row_scorer
 from tunewright.methods.base import Material, Method, settings
+from tunewright.methods.prompting import fitted
 from tunewright.prompts.template import PLAIN, Prompt
 from tunewright.runtime import PeakMemory
 from tunewright.training.loop import Observe, Trained, train, trainable_count, trained_names
@@ -62,6 +63,9 @@ def prepare(
         limit: Most tokens of an input.
         store: Features of the base that are known already; none when absent.
         prompt: The user's own.
+
+    Raises:
+        ConfigError: The prompt's mask is missing or misplaced for this base.
     """
     to_rows = _ROWS[task.kind]
     rows, dev = to_rows(task, backbone, train_rows, limit), to_rows(task, backbone, dev_rows, limit)
@@ -72,7 +76,7 @@ def prepare(
         examples=train_rows,
         rows=rows,
         max_tokens=limit,
-        prompt=prompt,
+        prompt=None if prompt is None else fitted(prompt, backbone),
     )
 
     scorer = row_scorer(metric, task.labels, dev_rows)
