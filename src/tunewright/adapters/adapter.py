@@ -23,6 +23,7 @@ from tunewright.adapters.parts import (
     Prefix,
     SoftPrompt,
     Template,
+    Thresholds,
     Verbalizer,
     Weights,
 )
@@ -41,6 +42,7 @@ PARTS: dict[str, type[Part]] = {
     "verbalizer": Verbalizer,
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
+    "thresholds": Thresholds,
     "decoding": Decoding,
     "reasoning": Reasoning,
     "members": Members,
@@ -86,6 +88,7 @@ class Adapter:
     verbalizer: Verbalizer | None = None
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
+    thresholds: Thresholds | None = None
     decoding: Decoding | None = None
     reasoning: Reasoning | None = None
     members: Members | None = None
@@ -190,6 +193,11 @@ class Adapter:
         """The same adapter as it serves: of a prompt encoder its vectors alone."""
         prompt = self.soft_prompt
         return self if prompt is None else dataclasses.replace(self, soft_prompt=prompt.settled())
+
+    @property
+    def answers_sets(self) -> bool:
+        """Whether it answers with all labels that fit and not with one."""
+        return self.thresholds is not None
 
     @property
     def temperature(self) -> float:

@@ -217,6 +217,11 @@ class Base(ABC):
         return 0
 
     @property
+    def kept_values(self) -> int:
+        """Keys and values that a token before all rows leaves where it runs once for them; 0 where with each."""
+        return 0
+
+    @property
     def precision(self) -> str | None:
         """Of the frozen weights, such as `float32`; None where nobody tells."""
         return None
@@ -287,6 +292,10 @@ class Base(ABC):
     def feature_width(self, adapter: Adapter) -> int:  # noqa: ARG002
         """D, of the features of an adapter's rows."""
         return self.width
+
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:  # noqa: ARG002
+        """Tokens that run after each row to score an adapter's phrases, and products with a row of the head."""
+        return 0, 0
 
     def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""

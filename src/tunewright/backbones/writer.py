@@ -154,6 +154,11 @@ class Writer(Prompted):
             self._trees[key] = grow(self.phrase_ids(adapter))
         return self._trees[key]
 
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:
+        tree = self._phrase_tree(adapter)
+        nodes = len(tree.tokens)
+        return nodes, (1 + nodes) * self.num_words if nodes else len(tree.nexts)
+
     def _next_token(self) -> NextToken | None:
         head = self._checkpoint.head
         if head is None:
