@@ -82,7 +82,7 @@ def prepare(
     scorer = row_scorer(metric, task.labels, dev_rows)
 
     def score_sets(logits_NC: Tensor, _labels_N: Tensor) -> float:
-        return scorer.value(scorer.stats(sets_above(task, logits_NC, fit_thresholds(task, logits_NC, dev))))
+        return scorer.value(scorer.stats(sets_above(task, logits_NC, fitted_thresholds(task, logits_NC, dev))))
 
     def score(logits_NC: Tensor, _labels_N: Tensor) -> float:
         return scorer.value(scorer.stats([task.labels[k] for k in logits_NC.argmax(-1).tolist()]))
@@ -109,7 +109,7 @@ def set_rows(task: Task, backbone: Base, examples: Sequence[Example], limit: int
     return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.zeros(0, dtype=torch.long), sets_NC=sets_NC)
 
 
-def fit_thresholds(task: Task, logits_NC: Tensor, dev: Rows) -> Tensor:
+def fitted_thresholds(task: Task, logits_NC: Tensor, dev: Rows) -> Tensor:
     """The logits above which labels are best answered on dev: [C].
 
     One for each label where the metric is a mean over labels, else one for all.

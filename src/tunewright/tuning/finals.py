@@ -24,7 +24,7 @@ from tunewright.runtime import generator
 from tunewright.training import state
 from tunewright.training.loop import Trained
 from tunewright.training.objective import Rows
-from tunewright.tuning.attempt import Outcome, attempt, fit_thresholds
+from tunewright.tuning.attempt import Outcome, attempt, fitted_thresholds
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import OutOfTime, Step
 from tunewright.tuning.session import OUT_OF_TIME, Session, Watch
@@ -135,7 +135,7 @@ def _calibrated(adapter: Adapter, trained: Trained, dev: Rows, task: Task) -> Ad
     if logits_NC is None:
         return adapter
     if dev.sets_NC is not None:
-        return dataclasses.replace(adapter, thresholds=Thresholds(logits_C=fit_thresholds(task, logits_NC, dev)))
+        return dataclasses.replace(adapter, thresholds=Thresholds(logits_C=fitted_thresholds(task, logits_NC, dev)))
     return adapter.with_temperature(fit_temperature(logits_NC.double().numpy(), dev.labels_N.numpy()))
 
 
