@@ -104,7 +104,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     def spent(seen: float) -> float:
         return cost.training_flops(parameters=trained, tokens=seen * by_token, flops_per_parameter=factor)
 
-    seen_values = backbone.kept_values * sum(_kept_tokens(each, backbone) for each in adapter.each)
+    seen_values = sum(_kept_tokens(each, backbone) for each in adapter.each) * backbone.kept_values
     kept_bytes = seen_values * workshop.material.weights.dtype.itemsize if seen_values else 0
     base_bytes = 0 if adapter.mixes else workshop.material.weights.num_bytes
     return Modelled(
