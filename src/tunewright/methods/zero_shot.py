@@ -58,5 +58,5 @@ METHOD = Method(
     serves="one pass of the bare base; C directions, or a prefix, are kept",
     place=place,
     space=space,
-    kinds=("classify", "generate"),
+    kinds=("classify", "multi-label", "generate"),
 )
