@@ -23,7 +23,7 @@ from tunewright.methods.table import METHODS
 from tunewright.prompts.template import Prompt
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import prepare
-from tunewright.types import Dataset, Example
+from tunewright.types import Dataset, Example, Params
 
 PROMPTING = [
     name
@@ -99,7 +99,7 @@ def test_a_leak_would_be_seen(tiny_decoder: Callable[[str], Decoder], tmp_path: 
     leaking = replace(rows, splits=replace(rows.splits, train=(*rows.splits.train, *rows.splits.dev)))
     made = material(tiny_decoder("llama"), leaking)
     assert {row.id for row in rows.splits.dev} <= {row.id for row in reachable(made)}
-    params = {"template": "yours", "shots": 2, "choice": "bm25", "calibration": "none"}
+    params: Params = {"template": "yours", "shots": 2, "choice": "bm25", "calibration": "none"}
     adapter = METHODS["few-shot"].place(made, params, generator("x"))
     assert adapter.retriever is not None
     assert all(word in str(adapter.retriever.settings()) for word in held_out(rows)[: len(rows.splits.dev)])
