@@ -2,8 +2,9 @@
 
 GPT-2's shape with random weights, the example messages as rows. Each method is placed at its defaults and answers all
 rows twice: as it is, and with everything fixed moved into each row, as a prompt that is sent anew with each request.
-Both sides run in this process, in turn; the largest difference of a probability is printed: rounding, but for methods that
-retrieve, where what is found then stands before the fixed part and not behind it. Tokens of a chain of thought are those that are read, not those it writes, which nothing shares.
+Both sides run in this process, in turn; the largest difference of a probability is printed: rounding, but for methods
+that retrieve, where what is found then stands before the fixed part and not behind it. Tokens of a chain of thought are
+those that are read, not those it writes, which nothing shares.
 
     python -m bench.prompting [--rows 300 --json F]
     python -m bench.prompting --quick
