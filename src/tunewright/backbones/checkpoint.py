@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -57,15 +58,21 @@ KINDS = {
         "opt",
         "bloom",
     ),
+    "seq2seq": ("t5", "mt5", "bart"),
 }
 """Kind of backbone -> the `model_type`s it runs."""
 
-POOLINGS = {"encoder": ("mean", "cls"), "decoder": ("lasttoken",)}
+POOLINGS = {"encoder": ("mean", "cls"), "decoder": ("lasttoken",), "seq2seq": ("mean",)}
 """Kind of backbone -> over the text's tokens, the first of them, or the last; the first named is the default."""
 
 _POOLING_FILE = "1_Pooling/config.json"
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model", "spiece.model",
+)  # fmt: skip
+
+_OPENS: dict[str, Any] = {"decoder": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
+"""Kind of backbone -> what opens it with its head for the next token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +100,8 @@ class Checkpoint:
     """Of a decoder whose files have one."""
     end_ids: tuple[int, ...] = ()
     """Tokens that end an answer."""
+    start_ids: tuple[int, ...] = ()
+    """What the decoder of an encoder-decoder begins with."""
 
 
 def load_checkpoint(name: str) -> Checkpoint:
@@ -122,14 +131,14 @@ def load_checkpoint(name: str) -> Checkpoint:
         pooling = _pooling(name, source, POOLINGS[kind])
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
-    model = whole.base_model if kind == "decoder" else whole
+    model = _bare(whole) if kind in _OPENS else whole
     _check_vocabulary(name, tokenizer, model)
     identity = BaseIdentity(
         name=name,
         kind=kind,
         sha256=_model_hash(model, pooling, head),
         tokenizer_sha256=_tokenizer_hash(tokenizer),
-        stem=whole.base_model_prefix if kind == "decoder" else "",
+        stem=whole.base_model_prefix if kind in _OPENS and model is not whole else "",
     )
     return Checkpoint(
         identity=identity,
@@ -139,6 +148,7 @@ def load_checkpoint(name: str) -> Checkpoint:
         pooling=pooling,
         head=head,
         end_ids=_end_ids(tokenizer, whole),
+        start_ids=_start_ids(config, whole) if kind == "seq2seq" else (),
     )
 
 
@@ -182,8 +192,7 @@ def _embedded_folder() -> Path:
 
 def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple[Any, LanguageHead | None]:
     """The weights, all of them from the files: transformers fills in random numbers for those it does not find."""
-    opens: Any = AutoModelForCausalLM if kind == "decoder" else AutoModel
-    model, found = opens.from_pretrained(
+    model, found = _OPENS.get(kind, AutoModel).from_pretrained(
         source,
         config=config,
         dtype=torch.float32,
@@ -191,7 +200,7 @@ def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple
         trust_remote_code=False,
         output_loading_info=True,
     )
-    output = model.get_output_embeddings() if kind == "decoder" else None
+    output = model.get_output_embeddings() if kind in _OPENS else None
     tied = output is not None and output.weight is model.get_input_embeddings().weight
     ids = {id(p) for p in output.parameters()} if output is not None and not tied else set()
     own = {n for n, p in model.named_parameters() if id(p) in ids}
@@ -200,14 +209,24 @@ def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple
     if lost:
         some = ", ".join(lost[:3])
         raise ModelError(f"the weights of model {name!r} lack {len(lost)} tensors: {some}. Save the whole model.")
-    return model, None if output is None or missing & own else _head(output, config, tied=tied)
+    return model, None if output is None or missing & own else _head(model, config, tied=tied)
 
 
-def _head(output: nn.Linear, config: PreTrainedConfig, *, tied: bool) -> LanguageHead:
+def _bare(whole: Any) -> Any:
+    """The model without its head; T5 keeps both in one module."""
+    model = whole.base_model
+    if hasattr(model, "lm_head"):
+        del model.lm_head
+    return model
+
+
+def _head(model: Any, config: PreTrainedConfig, *, tied: bool) -> LanguageHead:
+    output = model.get_output_embeddings()
     softcap, bias = getattr(config, "final_logit_softcapping", None), getattr(output, "bias", None)
+    bias = getattr(model, "final_logits_bias", bias)  # BART's, [1, V]
     return LanguageHead(
         weight_VD=None if tied else output.weight.detach(),
-        bias_V=bias.detach() if isinstance(bias, Tensor) else None,
+        bias_V=bias.detach().flatten() if isinstance(bias, Tensor) else None,
         softcap=None if softcap is None else float(softcap),
     )
 
@@ -219,6 +238,14 @@ def _end_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
     listed = said if isinstance(said, list) else [said]
     size = model.get_input_embeddings().num_embeddings  # some tokenizers add a token that the model does not have
     return tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *listed) if i is not None and i < size))
+
+
+def _start_ids(config: PreTrainedConfig, model: Any) -> tuple[int, ...]:
+    """What is said to start the decoder; T5's padding does."""
+    own = getattr(model, "generation_config", None)
+    said = (getattr(each, "decoder_start_token_id", None) for each in (config, own))
+    found = next((i for i in said if i is not None), config.pad_token_id)
+    return (int(found),)
 
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model: Any) -> None:
@@ -244,9 +271,7 @@ def _kind(name: str, config: PreTrainedConfig) -> str:
         if config.model_type in model_types and (kind == "decoder" or not getattr(config, "is_decoder", False)):
             return kind
     allowed = ", ".join(t for types in KINDS.values() for t in types)
-    raise ModelError(
-        f"model {name!r} is of type {config.model_type}. Allowed: {allowed}. Choose an encoder model or a decoder."
-    )
+    raise ModelError(f"model {name!r} is of type {config.model_type}. Allowed: {allowed}. Choose another model.")
 
 
 def _pooling(name: str, source: str, allowed: tuple[str, ...]) -> str:

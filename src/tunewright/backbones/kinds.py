@@ -9,8 +9,9 @@ from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.prefixed import PREFIX_BYTES
+from tunewright.backbones.seq2seq import Seq2Seq
 
-BACKBONES: Mapping[str, type[Backbone]] = {"encoder": Encoder, "decoder": Decoder}
+BACKBONES: Mapping[str, type[Backbone]] = {"encoder": Encoder, "decoder": Decoder, "seq2seq": Seq2Seq}
 """Kind, as in `checkpoint.KINDS` -> class."""
 
 
