@@ -25,7 +25,7 @@ from numpy.random import Generator
 from bench.false_claims import answers, is_right, limit, scorer_of
 from tunewright.evaluation.answers import read_answers
 from tunewright.evaluation.decision import Entry, decide
-from tunewright.evaluation.metrics import Scorer, StatsArray, row_scorer
+from tunewright.evaluation.metrics import METRICS, Scorer, StatsArray, row_scorer
 from tunewright.evaluation.reason import Verdict
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.evaluation.statistics import ALPHA
@@ -61,7 +61,7 @@ def stored(folder: Path) -> list[Twins]:
     """Every two seeds of every method of a run, where their answers differ at all."""
     run = read(folder)
     task, ids = run.comparison.task, [row.id for row in run.rows]
-    scorer = row_scorer(task.metric, task.labels, run.rows)
+    scorer = row_scorer(METRICS[task.metric], task.labels, run.rows)
     found = []
     for candidate in run.comparison.candidates:
         files = [predictions_file(folder, candidate.id, each.seed) for each in candidate.seeds if each.test is not None]

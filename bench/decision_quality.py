@@ -57,7 +57,7 @@ def stored(folder: Path) -> Stored:
     """The finished candidates of a run."""
     run = read(folder)
     task = run.comparison.task
-    scorer = row_scorer(task.metric, task.labels, run.rows)
+    scorer = row_scorer(METRICS[task.metric], task.labels, run.rows)
     finished = [c for c in run.comparison.candidates if c.id in run.answers]
     return Stored(
         name=run.comparison.task.name,

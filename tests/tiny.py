@@ -25,9 +25,10 @@ from tunewright.adapters.parts import (
     Verbalizer,
     Weights,
 )
+from tunewright.adapters.reasoning import Reasoning
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.base import Base, Encoding, Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
@@ -287,7 +288,7 @@ def _example(k: int, rng: np.random.Generator) -> Example:
     return Example(id=f"train:{k + 1}", text=" ".join(rng.permutation(words).tolist()), label=label)
 
 
-def encodings(base: Backbone, texts: list[str]) -> list[Encoding]:
+def encodings(base: Base, texts: list[str]) -> list[Encoding]:
     """Token ids of texts, not cut."""
     return base.encode([Example(id=text, text=text) for text in texts], base.max_tokens)
 
@@ -363,7 +364,8 @@ def every_part(base: Backbone) -> Adapter:
         calibration=Calibration(bias_C=torch.tensor([0.5, 0.0, -0.5]), temperature=1.5),
         copied_input=CopiedInput(),
         nearest_target=NearestTarget(texts=("bread", "soup"), targets=("salt", "cake")),
-        decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and")),
+        decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and"), samples=2),
+        **({"reasoning": Reasoning(cue="so it was")} if isinstance(base, Decoder) else {}),
     )
 
 

@@ -65,6 +65,11 @@ class RunConfig(BaseModel):
     target: str | None = Field(
         default=None, description="column of the text to answer with; found by name or by rule when absent"
     )
+    reasoning: str | None = Field(
+        default=None,
+        description="column of the reasoning in training rows, shown by chain-of-thought; where it is the target's own "
+        "column, reasoning and target stand before and after ####",
+    )
     descriptions: str | None = Field(
         default=None, description="YAML file: label -> a few words on what it means; a semicolon separates several"
     )
@@ -86,7 +91,11 @@ class RunConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
     metric: str = Field(
         default_factory=lambda settings: DEFAULT_METRICS[settings.get("task", "classify")],
-        description="accuracy or macro-f1; to generate: rouge-l, bleu, chrf, token-f1 or exact-match",
+        description="accuracy, macro-f1 or mcc; to generate: rouge-l, bleu, chrf, token-f1, exact-match, numeric or "
+        "sql-execution; or module:function, of yours",
+    )
+    database: str | None = Field(
+        default=None, description="SQLite file that --metric sql-execution asks; it is only read"
     )
     margin: float = Field(
         default=1.0, ge=0, lt=100, description="points a cheaper candidate may lose and still be recommended"

@@ -62,7 +62,7 @@ def test_few_shot_knows_its_pool(material: Material) -> None:
 
 def test_soft_prompt_is_made_of_words(material: Material) -> None:
     adapter = METHODS["soft-prompt"].place(material, {"init": "bread soup", "length": 4}, generator("x"))
-    table = material.backbone.masters()[material.backbone.vocabulary_name]
+    table = material.weights.masters()[material.weights.vocabulary_name]
     ids = material.backbone.token_ids("bread soup")
     assert adapter.soft_prompt is not None
     assert torch.equal(adapter.soft_prompt.vectors_PD, table[[*ids, *ids]])
@@ -138,7 +138,7 @@ def test_prefix_of_an_encoder_starts_near_zero(material: Material) -> None:
 def test_random_start_has_the_size_of_embeddings(material: Material) -> None:
     """For ablations; no space has it."""
     adapter = METHODS["soft-prompt"].place(material, {"init": "random", "length": 32}, generator("x"))
-    table = material.backbone.word_embeddings
+    table = material.weights.word_embeddings
     assert adapter.soft_prompt is not None
     assert float(adapter.soft_prompt.vectors_PD.std()) == pytest.approx(float(table.square().mean().sqrt()), rel=0.1)
     options = METHODS["soft-prompt"].space(material)["init"]
@@ -152,5 +152,5 @@ def test_p_tuning_starts_at_words(network: str, material: Material) -> None:
     adapter = METHODS["p-tuning"].place(material, params, generator("x"))
     ids = material.backbone.token_ids("bread soup")
     assert adapter.soft_prompt is not None
-    expected = material.backbone.word_embeddings[[*ids, *ids]]
+    expected = material.weights.word_embeddings[[*ids, *ids]]
     torch.testing.assert_close(adapter.soft_prompt.vectors_PD, expected, atol=1e-5, rtol=0)

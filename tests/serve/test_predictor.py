@@ -136,7 +136,7 @@ def test_precision_that_is_none(dtype: object, tmp_path: Path) -> None:
 def test_precision_of_the_run(dtype: torch.dtype, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     adapter = tiny.adapter(tiny.encoder(tiny_folder("bert")))
     folder.save(adapter.with_about({"dtype": str(dtype).removeprefix("torch.")}), tmp_path / "adapter")
-    assert Predictor.load(tmp_path / "adapter")._store.backbone.dtype == dtype
+    assert Predictor.load(tmp_path / "adapter")._store.backbone.precision == str(dtype).removeprefix("torch.")
 
 
 def test_a_service_does_not_grow(tiny_folder: Callable[[str], Path]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tunewright.config import RunConfig
+from tunewright.evaluation.metrics import METRICS
 from tunewright.methods.base import Choice
 from tunewright.runs.fits import Trial, TrialStatus
 from tunewright.tuning.effort import Effort, Entrant
@@ -41,6 +42,7 @@ def session(folder: Path, budget_s: float | None, *, seeds: int = 3) -> Session:
         journal=Journal(folder / "log.txt", Silent()),
         workshops={},
         entrants=[entrant(name) for name in NAMES],
+        metric=METRICS["accuracy"],
     )
 
 

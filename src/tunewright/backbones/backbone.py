@@ -1,11 +1,10 @@
-"""What every kind of backbone is: frozen weights with a tokenizer that run rows of any mixture of adapters.
+"""What every base that runs here is: frozen weights with a tokenizer that run rows of any mixture of adapters.
 
 Shapes: B rows, L positions, D width, C labels, V vocabulary, E of a reading: D and the phrases that are scored.
 """
 
 import copy
-import dataclasses
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
@@ -15,15 +14,15 @@ from torch import Tensor, nn
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Prefix, Weights
 from tunewright.backbones import answers
-from tunewright.backbones.base import Dropout, Encoding, Generation, Row
+from tunewright.backbones.base import Base, Dropout, Encoding, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.shapes import check_shapes
 from tunewright.backbones.tokens import encode
-from tunewright.errors import AdapterError, ModelError
+from tunewright.errors import AdapterError
 from tunewright.types import Example
 
 
-class Backbone(ABC):
+class Backbone(Base):
     """A frozen base. A kind of model says how long its inputs may be and how features are made.
 
     Args:
@@ -44,11 +43,6 @@ class Backbone(ABC):
         self.dtype = dtype
         self._phrases: dict[tuple[int, tuple[str, ...]], Tensor] = {}
 
-    @property
-    @abstractmethod
-    def max_tokens(self) -> int:
-        """Longest input, soft prompt or prefix included."""
-
     @abstractmethod
     def _one_pass(self, rows: Sequence[Row], weights: Weights | None) -> Tensor:
         """Features of rows that run together, fp32 [B, D]."""
@@ -59,6 +53,11 @@ class Backbone(ABC):
         return self._checkpoint.identity
 
     @property
+    def device(self) -> torch.device:
+        """Where the base runs."""
+        return self._device
+
+    @property
     def width(self) -> int:
         """D, of the features."""
         return int(self._checkpoint.config.hidden_size)
@@ -67,6 +66,11 @@ class Backbone(ABC):
     def num_parameters(self) -> int:
         """Of the base."""
         return sum(p.numel() for p in self._masters.parameters())
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the frozen weights."""
+        return self.num_parameters * self.dtype.itemsize
 
     @property
     def num_computing(self) -> int:
@@ -101,6 +105,16 @@ class Backbone(ABC):
         return True
 
     @property
+    def num_vocabulary_values(self) -> int:
+        """V times the width of the word embeddings."""
+        return self.word_embeddings.numel()
+
+    @property
+    def precision(self) -> str:
+        """Of the frozen weights."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def vocabulary_name(self) -> str:
         """Parameter name of the word embeddings."""
         table = self._masters.get_input_embeddings()  # type: ignore[operator]
@@ -123,21 +137,6 @@ class Backbone(ABC):
         """Fills what is masked."""
         pad = self._checkpoint.tokenizer.pad_token_id
         return 0 if pad is None else int(pad)
-
-    @property
-    def writes(self) -> bool:
-        """Whether it can score answers under a template, and write them."""
-        return False
-
-    @property
-    def takes_templates(self) -> bool:
-        """Whether words of a template can stand around its inputs."""
-        return False
-
-    @property
-    def answers_apart(self) -> bool:
-        """Whether an answer takes no room from the text it answers."""
-        return False
 
     @property
     def num_layers(self) -> int:
@@ -167,16 +166,6 @@ class Backbone(ABC):
         """Tokenises, cutting texts so that each input has at most `limit` tokens."""
         return encode(self._checkpoint.tokenizer, examples, limit)
 
-    def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:
-        """Tokenises for an adapter, cutting texts so that there is room for what stands before and after them.
-
-        Args:
-            examples: Rows.
-            adapter: Who will answer.
-            answer_tokens: Room for an answer in text.
-        """
-        return self.encode(examples, adapter.max_tokens - adapter.prefix_tokens - answer_tokens)
-
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""
         return list(self._checkpoint.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -199,17 +188,13 @@ class Backbone(ABC):
         Raises:
             AdapterError: Trained on another base, or with a part this base cannot carry or of another size.
         """
-        mine, its = self.identity, adapter.base
-        if (its.sha256, its.tokenizer_sha256) != (mine.sha256, mine.tokenizer_sha256):
-            raise AdapterError(
-                f"the adapter belongs to {its.name} (weights {its.sha256[:12]}, "
-                f"tokenizer {its.tokenizer_sha256[:12]}). "
-                f"Got {mine.name} (weights {mine.sha256[:12]}, tokenizer {mine.tokenizer_sha256[:12]}). "
-                "Give its own base with --model."
-            )
+        super().check(adapter)
+        mine = self.identity
         for part in ("template", "retriever"):
             if getattr(adapter, part) is not None and not self.takes_templates:
                 raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
+        if adapter.reasoning is not None and not self.reasons:
+            raise AdapterError(f"{mine.name} cannot reason before it answers. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")
         unknown = [] if adapter.lora is None else sorted(set(adapter.lora.down) - set(self.linears))
@@ -255,42 +240,6 @@ class Backbone(ABC):
         """Rows of one pass have the same: those with weights of their own run apart."""
         return (id(row.adapter.weights),)
 
-    def logits(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Answer of each row under its adapter: fp32 [C of that adapter]."""
-        asked = any(row.adapter.needs_features for row in rows)
-        readings = self.readings(rows) if asked else list(torch.zeros(len(rows), self.width, device=self._device))
-        found: list[Tensor | None] = [None] * len(rows)
-        for adapter, members in _groups(rows).items():
-            readings_BE = torch.stack([readings[k] for k in members])
-            for k, logits_C in zip(members, self.answer(adapter.record, readings_BE), strict=True):
-                found[k] = logits_C
-        return [logits for logits in found if logits is not None]
-
-    def readings(self, rows: Sequence[Row]) -> list[Tensor]:
-        """What each row's answer is made of, fp32 [E]: its features, and of some adapters scores of phrases."""
-        return list(self.features(rows))
-
-    def answer_log_probs(
-        self,
-        rows: Sequence[Row],  # noqa: ARG002
-        answers: Sequence[tuple[int, ...]],  # noqa: ARG002
-    ) -> list[Tensor]:
-        """Log-probability of every token of each row's answer, fp32; only of a base that writes."""
-        raise ModelError(f"model {self.identity.name!r} does not write. Choose a decoder.")
-
-    def generate(
-        self,
-        rows: Sequence[Row],  # noqa: ARG002
-        generators: Sequence[torch.Generator] | None = None,  # noqa: ARG002
-    ) -> list[Generation]:
-        """Answers in text; only of a base that writes."""
-        raise ModelError(f"model {self.identity.name!r} does not write. Choose a decoder.")
-
-    def reading_width(self, adapter: Adapter) -> int:
-        """E, of the readings of its rows."""
-        phrases = adapter.verbalizer.phrases if adapter.scores_phrases and adapter.verbalizer is not None else ()
-        return self.width + sum(map(len, phrases))
-
     def answer(self, adapter: Adapter, readings_BE: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Logits [B, C] from readings under this adapter."""
         return answers.answer(adapter, readings_BE, lambda phrases: self._phrase_features(adapter, phrases), dropout)
@@ -315,24 +264,3 @@ class Backbone(ABC):
         examples = [Example(id=text, text=text) for text in texts]
         encodings = self.encode(examples, adapter.max_tokens - adapter.prefix_tokens)
         return self.features([Row(encoding=e, adapter=adapter) for e in encodings])
-
-
-@dataclasses.dataclass(frozen=True)
-class _SameAdapter:
-    """Groups rows by the identity of their adapter, whose tensors cannot be compared."""
-
-    record: Adapter
-
-    def __hash__(self) -> int:
-        return id(self.record)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SameAdapter) and other.record is self.record
-
-
-def _groups(rows: Sequence[Row]) -> dict[_SameAdapter, list[int]]:
-    """Adapter -> indices of its rows."""
-    groups: dict[_SameAdapter, list[int]] = {}
-    for k, row in enumerate(rows):
-        groups.setdefault(_SameAdapter(row.adapter), []).append(k)
-    return groups

@@ -1,14 +1,21 @@
-"""What the executor is asked: rows, each naming its adapter."""
+"""What the executor is asked, rows that each name their adapter, and what is asked of any base, wherever it runs.
 
-from collections.abc import Hashable
+Shapes: B rows, C labels, E of a reading.
+"""
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding
+from tunewright.errors import AdapterError, ModelError
+from tunewright.types import Example
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,3 +76,218 @@ class Generation:
     log_probs: tuple[float, ...]
     """Of each token, by the model itself, before temperature and top-p."""
     finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """What an endpoint bills a request for, in its own tokens."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    """Those of the input that it had seen shortly before, and bills for less."""
+    output_tokens: int = 0
+
+
+class Base(ABC):
+    """A model that answers rows under adapters: a `Backbone`, whose weights are here, or one behind an endpoint."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> BaseIdentity:
+        """Name and hashes."""
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Longest input, soft prompt or prefix included."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D, of the features; 0 of a base that shows none."""
+
+    @abstractmethod
+    def encode(self, examples: Sequence[Example], limit: int) -> list[Encoding]:
+        """Tokenises, cutting texts so that each input has at most `limit` tokens."""
+
+    @abstractmethod
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of a text without special tokens."""
+
+    @abstractmethod
+    def words(self, ids: Sequence[int]) -> list[str]:
+        """What each token id stands for, as text."""
+
+    @abstractmethod
+    def features(self, rows: Sequence[Row]) -> Tensor:
+        """Pooled output of each row under its adapter: fp32 [B, D]. Gradients flow to the adapters' tensors."""
+
+    @abstractmethod
+    def answer(self, adapter: Adapter, readings_BE: Tensor, dropout: Dropout | None = None) -> Tensor:
+        """Logits [B, C] from readings under this adapter."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base runs."""
+        return torch.device("cpu")
+
+    @property
+    def writes(self) -> bool:
+        """Whether it can score answers under a template, and write them."""
+        return False
+
+    @property
+    def reasons(self) -> bool:
+        """Whether it can write reasoning and then choose among answers behind it."""
+        return False
+
+    @property
+    def takes_templates(self) -> bool:
+        """Whether words of a template can stand around its inputs."""
+        return False
+
+    @property
+    def answers_apart(self) -> bool:
+        """Whether an answer takes no room from the text it answers."""
+        return False
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its weights are: only then can adapters change it, features be seen and given texts be scored."""
+        return True
+
+    @property
+    def num_parameters(self) -> int | None:
+        """Of the base; None where nobody tells."""
+        return None
+
+    @property
+    def num_computing(self) -> int:
+        """Parameters that take part here in the matrix products of each token."""
+        return 0
+
+    @property
+    def num_vocabulary_values(self) -> int:
+        """Parameters that take part here in the choice of each token that is written."""
+        return 0
+
+    @property
+    def precision(self) -> str | None:
+        """Of the frozen weights, such as `float32`; None where nobody tells."""
+        return None
+
+    @property
+    def about(self) -> Mapping[str, object]:
+        """What an adapter's provenance has to say of its base."""
+        return {}
+
+    @property
+    def rows_at_once(self) -> int | None:
+        """Most rows that are worth running together; None where their tokens decide."""
+        return None
+
+    @property
+    def fault(self) -> str | None:
+        """Why it does not answer any more; None while it does."""
+        return None
+
+    def usage(self, rows: Sequence[Row]) -> list[Usage] | None:  # noqa: ARG002
+        """What each of these answered rows is billed for; None of a base that runs here."""
+        return None
+
+    def waited_ms(self, rows: Sequence[Row]) -> list[float] | None:  # noqa: ARG002
+        """How long each of these answered rows took when it was asked; None where asking again tells."""
+        return None
+
+    def illegal_share(self, rows: Sequence[Row]) -> float | None:  # noqa: ARG002
+        """Share of these answered rows whose written answer was none of the labels; None where labels are scored."""
+        return None
+
+    def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:
+        """Tokenises for an adapter, cutting texts so that there is room for what stands before and after them.
+
+        Args:
+            examples: Rows.
+            adapter: Who will answer.
+            answer_tokens: Room for an answer in text.
+        """
+        return self.encode(examples, adapter.max_tokens - adapter.prefix_tokens - answer_tokens)
+
+    def check(self, adapter: Adapter) -> None:
+        """Makes sure that an adapter belongs here.
+
+        Raises:
+            AdapterError: Made for another base; both hashes are named.
+        """
+        mine, its = self.identity, adapter.base
+        if (its.sha256, its.tokenizer_sha256) != (mine.sha256, mine.tokenizer_sha256):
+            raise AdapterError(
+                f"the adapter belongs to {its.name} (weights {its.sha256[:12]}, "
+                f"tokenizer {its.tokenizer_sha256[:12]}). "
+                f"Got {mine.name} (weights {mine.sha256[:12]}, tokenizer {mine.tokenizer_sha256[:12]}). "
+                "Give its own base with --model."
+            )
+
+    def readings(self, rows: Sequence[Row]) -> list[Tensor]:
+        """What each row's answer is made of, fp32 [E]: its features, and of some adapters scores of phrases."""
+        return list(self.features(rows))
+
+    def reading_width(self, adapter: Adapter) -> int:
+        """E, of the readings of its rows."""
+        phrases = adapter.verbalizer.phrases if adapter.scores_phrases and adapter.verbalizer is not None else ()
+        return self.width + sum(map(len, phrases))
+
+    def logits(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Answer of each row under its adapter: fp32 [C of that adapter]."""
+        asked = any(row.adapter.needs_features for row in rows)
+        readings = self.readings(rows) if asked else [torch.zeros(self.width, device=self.device)] * len(rows)
+        found: list[Tensor | None] = [None] * len(rows)
+        for adapter, members in _groups(rows).items():
+            readings_BE = torch.stack([readings[k] for k in members])
+            for k, logits_C in zip(members, self.answer(adapter.record, readings_BE), strict=True):
+                found[k] = logits_C
+        return [logits for logits in found if logits is not None]
+
+    def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:  # noqa: ARG002
+        """Tokens of an answer as it goes on after a text; only of a base that writes."""
+        raise self._does_not_write()
+
+    def answer_log_probs(
+        self,
+        rows: Sequence[Row],  # noqa: ARG002
+        answers: Sequence[tuple[int, ...]],  # noqa: ARG002
+    ) -> list[Tensor]:
+        """Log-probability of every token of each row's answer, fp32; only of a base that writes, and is here."""
+        raise self._does_not_write()
+
+    def generate(
+        self,
+        rows: Sequence[Row],  # noqa: ARG002
+        generators: Sequence[torch.Generator] | None = None,  # noqa: ARG002
+    ) -> list[Generation]:
+        """Answers in text; only of a base that writes."""
+        raise self._does_not_write()
+
+    def _does_not_write(self) -> ModelError:
+        return ModelError(f"model {self.identity.name!r} does not write. Choose a decoder.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _SameAdapter:
+    """Groups rows by the identity of their adapter, whose tensors cannot be compared."""
+
+    record: Adapter
+
+    def __hash__(self) -> int:
+        return id(self.record)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _SameAdapter) and other.record is self.record
+
+
+def _groups(rows: Sequence[Row]) -> dict[_SameAdapter, list[int]]:
+    """Adapter -> indices of its rows."""
+    groups: dict[_SameAdapter, list[int]] = {}
+    for k, row in enumerate(rows):
+        groups.setdefault(_SameAdapter(row.adapter), []).append(k)
+    return groups

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Row
+from tunewright.adapters.reasoning import voted
+from tunewright.backbones.base import Base, Encoding, Row
 from tunewright.backbones.tokens import by_length
-from tunewright.backbones.writer import Writer
 from tunewright.types import Example, Prediction, whole_text
 
 
@@ -34,7 +33,7 @@ class FeatureStore:
         between: Called before each batch of any pass over this base; what it raises ends the pass.
     """
 
-    def __init__(self, backbone: Backbone, *, keeps: bool = True, between: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, backbone: Base, *, keeps: bool = True, between: Callable[[], None] = lambda: None) -> None:
         self.backbone = backbone
         self.between = between
         self._keeps = keeps
@@ -101,9 +100,9 @@ def write(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) ->
     return generate_texts(adapter, store.backbone.encode_for(examples, adapter), store)
 
 
-def writer(backbone: Backbone) -> Writer:
+def writer(backbone: Base) -> Base:
     """The base as one that writes; methods that need that refuse any other before."""
-    assert isinstance(backbone, Writer), "an encoder writes no text"
+    assert backbone.writes, "an encoder writes no text"
     return backbone
 
 
@@ -112,18 +111,23 @@ WRITTEN_ROWS = 64
 
 
 def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> list[str]:
-    """What the adapter writes for every input, by its own decoding; draws do not hang on the neighbours."""
-    base, texts = writer(store.backbone), [""] * len(encodings)
+    """What the adapter answers every input, by its own decoding; draws do not hang on the neighbours.
+
+    Of several samples it is what most of them come to; empty where nothing is an answer.
+    """
+    base, samples = writer(store.backbone), 1 if adapter.decoding is None else adapter.decoding.samples
     draws = adapter.decoding is not None and adapter.decoding.temperature > 0
+    texts = [[""] * samples for _ in encodings]
     for members in by_length([len(e.ids) for e in encodings]):
-        for start in range(0, len(members), WRITTEN_ROWS):
+        jobs = [(k, s) for k in members for s in range(samples)]
+        for start in range(0, len(jobs), WRITTEN_ROWS):
             store.between()
-            some = members[start : start + WRITTEN_ROWS]
-            rows = [Row(encoding=encodings[k], adapter=adapter) for k in some]
-            generators = [torch.Generator().manual_seed(k) for k in some] if draws else None
-            for k, found in zip(some, base.generate(rows, generators), strict=True):
-                texts[k] = found.text.strip()
-    return texts
+            some = jobs[start : start + WRITTEN_ROWS]
+            rows = [Row(encoding=encodings[k], adapter=adapter) for k, _ in some]
+            generators = [torch.Generator().manual_seed(k * samples + s) for k, s in some] if draws else None
+            for (k, s), found in zip(some, base.generate(rows, generators), strict=True):
+                texts[k][s] = adapter.answer_in(found.text)
+    return [voted(each) for each in texts]
 
 
 def answer_losses(

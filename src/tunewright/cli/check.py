@@ -8,7 +8,7 @@ import typer
 from tunewright.errors import ConfigError, RunError, unknown
 
 if TYPE_CHECKING:
-    from tunewright.evaluation.metrics import IntArray, Scorer, StatsArray
+    from tunewright.evaluation.metrics import IntArray, Metric, Scorer, StatsArray
     from tunewright.runs.record import RunRecord
 
 Minimum = tuple[str, float]
@@ -31,21 +31,29 @@ def check(
     margin: Annotated[
         str | None, typer.Option(help="points it may lose against OLD_RUN; the run's own when absent", metavar="POINTS")
     ] = None,
+    database: Annotated[
+        str | None, typer.Option(help="SQLite file that --min sql-execution asks", metavar="FILE")
+    ] = None,
     candidate: Annotated[str | None, typer.Option(help="whom to check; the recommended one when absent")] = None,
 ) -> None:
     """Does a run show what is required of it? Exit 0: yes, 1: no, 3: cannot be told."""
     from numpy.random import default_rng
 
     from tunewright.evaluation import gate
+    from tunewright.evaluation.metrics import METRICS
+    from tunewright.evaluation.named import find_metric, stored_metric
     from tunewright.runs.record import read
 
     minima, points = _requirements(minimum, not_worse_than, margin)
+    if database is not None and not any(name in METRICS and METRICS[name].needs == "database" for name, _ in minima):
+        raise ConfigError("`database` has no effect without --min sql-execution=VALUE. Give that or leave it out.")
     new = read(run)
     who, rng = _who(new, run, candidate), default_rng(new.comparison.provenance.seed)
     choice = len(new.answers) if candidate is None else 1
     rulings = []
     for metric, value in minima:
-        scorer, stats_NM = _judged(new, who, metric)
+        needed = database if metric in METRICS and METRICS[metric].needs == "database" else None
+        scorer, stats_NM = _judged(new, who, find_metric(metric, new.comparison.task.kind, database=needed))
         if new.comparison.protocol.kind == "folds":
             held_out = _held_out(new, run, who, scorer)
             rulings.append(gate.at_least_in_folds(scorer, *held_out, value, num_chosen_from=choice))
@@ -59,7 +67,7 @@ def check(
         if new.test_sha256 != old.test_sha256:
             raise RunError(f"{run} and {not_worse_than} have different test rows. Give both the same --test file.")
         own = new.comparison.decision.margin if new.comparison.decision is not None else 0.0
-        scorer, new_NM = _judged(new, who, new.comparison.task.metric)
+        scorer, new_NM = _judged(new, who, stored_metric(new.comparison.task.metric))
         old_NM = scorer.stats(old.given(_who(old, not_worse_than, None), new))
         rulings.append(gate.not_worse(scorer, new_NM, old_NM, (own if points is None else points) / 100, rng))
     if new.comparison.protocol.kind == "folds":
@@ -79,12 +87,13 @@ def _requirements(
         ConfigError: Every fault at once.
     """
     from tunewright.evaluation.metrics import METRICS
+    from tunewright.evaluation.named import is_code
 
     faults, minima = [], []
     for given in minimum or ():
         name, _, text = given.partition("=")
         value = _number(text)
-        if name not in METRICS:
+        if name not in METRICS and not is_code(name):
             faults.append(unknown("metric", name, METRICS))
         elif value is None or not 0 <= value <= 1:
             faults.append(f"`--min {name}` must be a number from 0 to 1. Got {text!r}. Write --min {name}=0.9.")
@@ -124,17 +133,11 @@ def _who(run: "RunRecord", folder: Path, wanted: str | None) -> str:
     return wanted
 
 
-def _judged(run: "RunRecord", who: str, metric: str) -> tuple["Scorer", "StatsArray"]:
-    """A metric with what is right for the run's rows, and the candidate's answers.
+def _judged(run: "RunRecord", who: str, metric: "Metric") -> tuple["Scorer", "StatsArray"]:
+    """A metric with what is right for the run's rows, and the candidate's answers."""
+    from tunewright.evaluation.metrics import row_scorer
 
-    Raises:
-        ConfigError: A metric of other tasks.
-    """
-    from tunewright.evaluation.metrics import check_metric, row_scorer
-
-    task = run.comparison.task
-    check_metric(metric, task.kind)
-    scorer = row_scorer(metric, task.labels, run.rows)
+    scorer = row_scorer(metric, run.comparison.task.labels, run.rows)
     return scorer, scorer.stats(run.given(who))
 
 

@@ -28,6 +28,7 @@ def compare(
     label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
     input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
     target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
+    reasoning: Annotated[str | None, typer.Option(help=_about("reasoning"))] = None,
     descriptions: Annotated[str | None, typer.Option(help=_about("descriptions"))] = None,
     rows: Annotated[str | None, typer.Option(help=_about("rows"), metavar="N")] = None,
     model: Annotated[list[str] | None, typer.Option(help=_about("model"))] = None,
@@ -42,6 +43,7 @@ def compare(
     seeds: Annotated[str | None, typer.Option(help=_about("seeds"), metavar="N")] = None,
     seed: Annotated[str | None, typer.Option(help=_about("seed"), metavar="N")] = None,
     metric: Annotated[str | None, typer.Option(help=_about("metric"))] = None,
+    database: Annotated[str | None, typer.Option(help=_about("database"), metavar="FILE")] = None,
     margin: Annotated[str | None, typer.Option(help=_about("margin"), metavar="POINTS")] = None,
     require: Annotated[str | None, typer.Option(help=_about("require"))] = None,
     predictions: Annotated[list[str] | None, typer.Option(help=_about("predictions"), metavar="NAME=FILE")] = None,

@@ -17,6 +17,9 @@ def evaluate(
         str, typer.Argument(help="csv, tsv, jsonl or parquet file with the right answers", metavar="LABELLED_FILE")
     ],
     metric: Annotated[str | None, typer.Option(help="metric of its kind of task; its own when absent")] = None,
+    database: Annotated[
+        str | None, typer.Option(help="SQLite file that metric sql-execution asks", metavar="FILE")
+    ] = None,
     text: Annotated[str | None, typer.Option(help="column of the texts; the adapter's own when absent")] = None,
     text_pair: Annotated[str | None, typer.Option(help="column of the second texts, for an adapter of pairs")] = None,
     label: Annotated[str | None, typer.Option(help="column of the labels; the adapter's own when absent")] = None,
@@ -37,7 +40,7 @@ def evaluate(
         check_labels_known(examples, predictor.labels, rows)
     else:
         examples = by_input(examples)
-    found = predictor.evaluate(examples, metric=metric)
+    found = predictor.evaluate(examples, metric=metric, database=database)
     name = predictor.adapter.about.get("metric", "accuracy") if metric is None else metric
     unknown = sum(e.label is not None and e.label not in predictor.labels for e in examples)
     print(f"{name} {found.value:.4f} (95% interval {found.low:.4f} to {found.high:.4f}, n = {found.n})")

@@ -54,6 +54,7 @@ def _decided(run: Run, here: Path) -> list[str]:
         lines += [f"Nearest miss: {miss}" for miss in result.decision.nearest_misses]
     for candidate in (c for c in result.candidates if c.id == result.decision.recommended):
         lines += filter(None, (said_of_probabilities(candidate, result.task.metric), said_of_slices(candidate)))
+        lines += [f"Of {candidate.id}'s answers, {remark}." for remark in candidate.remarks]
         if result.protocol.kind == "folds" and candidate.family != "outside":
             lines.append("Probabilities: calibrated, but folds do not measure how far they are off; --folds 1 does.")
     command = first_screen(record.read(run.folder), str(_shown(run.folder, here))).predict

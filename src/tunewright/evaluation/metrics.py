@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.errors import ConfigError, unknown
-from tunewright.evaluation import texts
+from tunewright.evaluation import numbers, texts
 from tunewright.registry import table
-from tunewright.types import Example, Task, TaskKind
+from tunewright.types import Example, TaskKind
 
 UNKNOWN_LABEL = -1
 """Index of a label that is none of the task's: every answer to such a row is wrong."""
@@ -31,10 +30,10 @@ References = Sequence[tuple[str, ...]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metric:
-    """A number between 0 and 1 that says how good the answers are; more is better."""
+    """A number up to 1 that says how good the answers are; more is better, and 0 is nothing."""
 
     name: str
-    kind: TaskKind
+    kinds: tuple[TaskKind, ...]
     """Of the tasks it judges."""
     stats: Callable[[Sequence[str], References, Sequence[str]], StatsArray]
     """(answers, references, labels of the task) -> what each row adds to the sums [N, M]."""
@@ -46,6 +45,10 @@ class Metric:
     """True where that statistic is 1 for a right row and 0 for a wrong one."""
     chance: Callable[[Sequence[int], int], float] | None = None
     """(rows per label, all rows) -> the best value that is reached without reading the texts; None where unknown."""
+    needs: str | None = None
+    """Setting without which it cannot judge; see `named.find_metric`."""
+    remarks: Callable[[Sequence[str]], tuple[str, ...]] | None = None
+    """Answers -> what is to be said of them beside the value; None where that is nothing."""
 
     def values(self, stats_NM: StatsArray, weights_RN: CountArray) -> FloatArray:
         """One value for each resample of the rows: [R].
@@ -110,33 +113,16 @@ class Scorer:
         return np.stack([self.metric.values(stats_NM, weights_RN) for stats_NM in stats_KNM], axis=1)
 
 
-def check_metric(name: str, kind: TaskKind) -> None:
-    """Refuses a metric that is not known, or is of other tasks.
-
-    Raises:
-        ConfigError: With those that are allowed.
-    """
-    allowed = [metric.name for metric in METRICS.values() if metric.kind == kind]
-    if name not in allowed:
-        raise ConfigError(unknown("metric", name, allowed))
-
-
 def label_indices(labels: Sequence[str], given: Iterable[str | None]) -> IntArray:
     """Index of each given label among those of the task; `UNKNOWN_LABEL` for one that is not among them."""
     index = {label: k for k, label in enumerate(labels)}
     return np.array([UNKNOWN_LABEL if name is None else index.get(name, UNKNOWN_LABEL) for name in given], np.int64)
 
 
-def row_scorer(metric: str, labels: Sequence[str], examples: Iterable[Example]) -> Scorer:
-    """The metric of this name with what is right for these rows."""
-    found = METRICS[metric]
-    rights = [(str(e.label),) if found.kind == "classify" else e.references for e in examples]
-    return Scorer(metric=found, references=rights, labels=labels)
-
-
-def task_scorer(task: Task, examples: Iterable[Example]) -> Scorer:
-    """The task's metric with what is right for these rows."""
-    return row_scorer(task.metric, task.labels, examples)
+def row_scorer(metric: Metric, labels: Sequence[str], examples: Iterable[Example]) -> Scorer:
+    """The metric with what is right for these rows: their labels where the task has some, else their references."""
+    rights = [(str(e.label),) if labels else e.references for e in examples]
+    return Scorer(metric=metric, references=rights, labels=labels)
 
 
 def true_indices(scorer: Scorer) -> IntArray:
@@ -157,7 +143,7 @@ def _hits(answers: Sequence[str], references: References, labels: Sequence[str])
     return np.concatenate([is_true_NC & is_given_NC, occurs_NC], axis=1, dtype=np.int8)
 
 
-def _mean(sums_RM: FloatArray, rows_R: FloatArray) -> FloatArray:
+def mean(sums_RM: FloatArray, rows_R: FloatArray) -> FloatArray:
     """Of the only statistic."""
     return _ratio(sums_RM[:, 0], rows_R)
 
@@ -171,6 +157,30 @@ def _macro_f1(sums_RM: FloatArray, _: FloatArray) -> FloatArray:
     hits_RC, occurrences_RC = np.split(sums_RM, 2, axis=1)
     f1_RC = np.nan_to_num(_ratio(2 * hits_RC, occurrences_RC))
     return _ratio(f1_RC.sum(axis=1), np.count_nonzero(occurrences_RC, axis=1))
+
+
+def _confusions(answers: Sequence[str], references: References, labels: Sequence[str]) -> StatsArray:
+    """Whether the answer is right, then for each label whether it is the truth, then whether it is the answer."""
+    true_N, given_N = label_indices(labels, (right[0] for right in references)), label_indices(labels, answers)
+    is_right_N1 = ((true_N == given_N) & (true_N != UNKNOWN_LABEL))[:, None]
+    every_C = np.arange(len(labels))
+    return np.concatenate([is_right_N1, true_N[:, None] == every_C, given_N[:, None] == every_C], axis=1, dtype=np.int8)
+
+
+def _mcc(sums_RM: FloatArray, rows_R: FloatArray) -> FloatArray:
+    """Matthews correlation coefficient of several classes, 0 where one side has a single class.
+
+    R_K of Gorodkin 2004, "Comparing two K-category assignments by a K-category correlation coefficient", equation 8,
+    with labels that the task does not know as one more class.
+    """
+    sums_RM, rows_R = sums_RM.astype(np.float64), rows_R.astype(np.float64)
+    right_R, (true_RC, given_RC) = sums_RM[:, 0], np.split(sums_RM[:, 1:], 2, axis=1)
+    other_true_R, other_given_R = rows_R - true_RC.sum(axis=1), rows_R - given_RC.sum(axis=1)
+    covariance_R = right_R * rows_R - (true_RC * given_RC).sum(axis=1) - other_true_R * other_given_R
+    spread_true_R = rows_R**2 - (true_RC**2).sum(axis=1) - other_true_R**2
+    spread_given_R = rows_R**2 - (given_RC**2).sum(axis=1) - other_given_R**2
+    value_R = np.nan_to_num(_ratio(covariance_R, np.sqrt(spread_true_R * spread_given_R)))
+    return np.where(rows_R > 0, value_R, np.nan)
 
 
 def _ratio(numerator: NDArray[np.floating], denominator: NDArray[np.floating] | IntArray) -> FloatArray:
@@ -193,17 +203,31 @@ def _one_in_labels(counts_C: Sequence[int], _: int) -> float:
     return 1 / sum(count > 0 for count in counts_C)
 
 
+def _nothing(_counts_C: Sequence[int], _num_rows: int) -> float:
+    """A constant answer, or a guess, correlates with nothing."""
+    return 0.0
+
+
 METRICS = table(
     Metric(
-        name="accuracy", kind="classify", stats=_right, of_sums=_mean, is_mean=True, is_proportion=True,
+        name="accuracy", kinds=("classify",), stats=_right, of_sums=mean, is_mean=True, is_proportion=True,
         chance=_largest_share,
     ),
-    Metric(name="macro-f1", kind="classify", stats=_hits, of_sums=_macro_f1, chance=_one_in_labels),
-    Metric(name="rouge-l", kind="generate", stats=texts.rouge_l, of_sums=_mean, is_mean=True),
-    Metric(name="bleu", kind="generate", stats=texts.bleu_stats, of_sums=texts.bleu),
-    Metric(name="chrf", kind="generate", stats=texts.chrf_stats, of_sums=texts.chrf),
-    Metric(name="token-f1", kind="generate", stats=texts.token_f1, of_sums=_mean, is_mean=True),
+    Metric(name="macro-f1", kinds=("classify",), stats=_hits, of_sums=_macro_f1, chance=_one_in_labels),
+    Metric(name="mcc", kinds=("classify",), stats=_confusions, of_sums=_mcc, chance=_nothing),
+    Metric(name="rouge-l", kinds=("generate",), stats=texts.rouge_l, of_sums=mean, is_mean=True),
+    Metric(name="bleu", kinds=("generate",), stats=texts.bleu_stats, of_sums=texts.bleu),
+    Metric(name="chrf", kinds=("generate",), stats=texts.chrf_stats, of_sums=texts.chrf),
+    Metric(name="token-f1", kinds=("generate",), stats=texts.token_f1, of_sums=mean, is_mean=True),
     Metric(
-        name="exact-match", kind="generate", stats=texts.exact_match, of_sums=_mean, is_mean=True, is_proportion=True
+        name="exact-match", kinds=("generate",), stats=texts.exact_match, of_sums=mean, is_mean=True,
+        is_proportion=True,
+    ),
+    Metric(
+        name="numeric", kinds=("generate",), stats=numbers.numeric, of_sums=mean, is_mean=True, is_proportion=True
+    ),
+    Metric(
+        name="sql-execution", kinds=("generate",), stats=_right, of_sums=mean, is_mean=True, is_proportion=True,
+        needs="database",
     ),
 )  # fmt: skip

@@ -1,12 +1,13 @@
 """What a method says: what to place, what to train, what to search. Everything else belongs to the harness."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
 from tunewright.prompts.template import Prompt
 from tunewright.training.loop import Settings
@@ -44,7 +45,7 @@ class Material:
     """What a method may look at: the task, the base and the training rows. Never dev, never test."""
 
     task: Task
-    backbone: Backbone
+    backbone: Base
     store: FeatureStore
     """Features of the bare base."""
     examples: Sequence[Example]
@@ -54,6 +55,12 @@ class Material:
     """Texts are cut so that text and virtual tokens have at most this many."""
     prompt: Prompt | None = None
     """The user's own."""
+
+    @property
+    def weights(self) -> Backbone:
+        """The base, of which a method that trains needs more than answers; it refuses any that is elsewhere."""
+        assert isinstance(self.backbone, Backbone), "refused before"
+        return self.backbone
 
     @property
     def room_tokens(self) -> int:
@@ -70,6 +77,16 @@ class Material:
     def num_labels(self) -> int:
         """C."""
         return len(self.task.labels)
+
+    def part(self, members: Sequence[int]) -> "Material":
+        """The same with some of the training rows."""
+        rows = self.rows
+        some = Rows(
+            encodings=[rows.encodings[k] for k in members],
+            labels_N=rows.labels_N[list(members)] if self.task.labels else rows.labels_N,
+            answers=[rows.answers[k] for k in members] if rows.answers else (),
+        )
+        return replace(self, examples=[self.examples[k] for k in members], rows=some)
 
     def adapter(self, **parts: object) -> Adapter:
         """An adapter for this task and base with the given parts."""
@@ -108,19 +125,23 @@ class Method:
     """The one part it trains that changes what the base computes; None for a method that trains none."""
     passes: float = 1.0
     """Epochs, as a multiple of what is usual for the task."""
-    refuses: Callable[[Backbone], str | None] = lambda _backbone: None
+    refuses: Callable[[Base], str | None] = lambda _backbone: None
     """Why a base cannot be used, or None."""
     kinds: tuple[TaskKind, ...] = ("classify",)
     """Of tasks that it answers."""
     needs: str | None = None
     """The setting that gives it what it works on; without it the method takes no part."""
+    uses: str | None = None
+    """A setting that it alone makes something of, and can do without."""
     runs_base: bool = True
     """False for a floor, which answers without the base."""
 
-    def refusal(self, backbone: Backbone, task: Task) -> str | None:
+    def refusal(self, backbone: Base, task: Task) -> str | None:
         """Why it cannot answer this task on this base, or None."""
         if task.kind not in self.kinds:
             return "it chooses labels, not texts" if task.kind == "generate" else "it answers with texts, not labels"
+        if self.family != "no training" and not backbone.is_here:
+            return f"{backbone.identity.name} answers elsewhere: there are no weights here to train on"
         if task.kind == "generate" and self.runs_base and not backbone.writes:
             kind = backbone.identity.kind
             return f"{backbone.identity.name} is an {kind} and writes no text; give a decoder with --model"

@@ -24,7 +24,7 @@ def own_weights(material: Material) -> Weights:
     Of the word embeddings only the rows that occur in the training texts are held: the others get no gradient and, as
     embeddings are not decayed, would never move. Where a decoder's head shares them, its other rows stand still.
     """
-    backbone = material.backbone
+    backbone = material.weights
     values = {name: value.clone() for name, value in backbone.masters().items()}
     rows = material.rows
     ids_V = torch.tensor(sorted({i for ids in (*(e.ids for e in rows.encodings), *rows.answers) for i in ids}))

@@ -59,7 +59,7 @@ def _phrase_features(material: Material, phrases: tuple[str, ...]) -> Tensor:
 
 def word_embeddings(material: Material) -> Tensor:
     """What enters the base for each token id, fp32 [V, D]."""
-    return material.backbone.word_embeddings
+    return material.weights.word_embeddings
 
 
 _REFERENCE_RMS = 0.02
@@ -130,7 +130,7 @@ _COMMON = 1000
 def _common_ids(material: Material, length: int, rng: np.random.Generator) -> list[int]:
     """Drawn from the most common tokens of the training rows, special tokens left out."""
     counts = Counter(i for e in material.rows.encodings for i in e.ids)
-    special = material.backbone.special_ids()
+    special = material.weights.special_ids()
     common = [i for i, _ in counts.most_common(_COMMON) if i not in special]
     if not common:
         common = sorted(special)

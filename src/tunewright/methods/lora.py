@@ -16,7 +16,7 @@ from tunewright.types import Params
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """A normal, B zero (section 4.1), on all linear layers, alpha = 2 r; a head from the labels' words."""
     rank = int(params["rank"])
-    linears = material.backbone.linears
+    linears = material.weights.linears
     lora = Lora(
         alpha=2.0 * rank,
         down={n: noise((rank, m.in_features), 1 / math.sqrt(m.in_features), rng) for n, m in linears.items()},

@@ -6,6 +6,7 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Prefix
 from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.methods.base import Choice, Material, Method, Range, Space
 from tunewright.methods.heads import (
     answering,
@@ -34,7 +35,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     length, init = int(params["length"]), str(params.get("init", NOISE))
     prefix = None
     if init != NOISE:
-        prefix = material.backbone.cache_of(start_vectors(material, init, length, rng))
+        prefix = material.weights.cache_of(start_vectors(material, init, length, rng))
     if prefix is None:
         prefix = small_prefix(material, length, rng)
     return material.adapter(prefix=prefix, **answering(material))
@@ -42,7 +43,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 
 def small_prefix(material: Material, length: int, rng: np.random.Generator) -> Prefix:
     """Keys and values of small noise."""
-    shape = material.backbone.prefix_shape
+    shape = material.weights.prefix_shape
     assert shape is not None, "refused before"
     num_layers, num_heads, width = shape
 
@@ -64,14 +65,14 @@ def space(material: Material) -> Space:
         "lr": Range(low=3e-3 * scale, high=6e-2 * scale, default=2e-2 * scale),
         "length": lengths((20, 10, 5, 50), material),
     }
-    if material.backbone.cache_of(word_embeddings(material)[:1]) is not None:
+    if material.weights.cache_of(word_embeddings(material)[:1]) is not None:
         space["init"] = Choice(options=(*inits(material).options, NOISE))
     return space
 
 
-def refuses(backbone: Backbone) -> str | None:
+def refuses(backbone: Base) -> str | None:
     """A base whose attention does not go through transformers' interface."""
-    if backbone.prefix_shape is not None:
+    if isinstance(backbone, Backbone) and backbone.prefix_shape is not None:
         return None
     return f"{backbone.identity.name} computes attention on its own, not through transformers' interface"
 

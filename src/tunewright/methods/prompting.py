@@ -4,6 +4,7 @@ Shapes: C labels.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, Decoding, Template, Verbalizer
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
-from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material
@@ -96,7 +97,7 @@ def _shares(material: Material, uniform: bool) -> torch.Tensor:
     return counts_C / counts_C.sum()
 
 
-def cannot_be_asked(backbone: Backbone) -> str | None:
+def cannot_be_asked(backbone: Base) -> str | None:
     """Why a base cannot answer under a prompt, or None."""
     return None if backbone.writes else f"{backbone.identity.name} writes no text; give a decoder with --model"
 
@@ -136,6 +137,7 @@ def shown(
     *,
     stratified: bool = False,
     taken_tokens: int = 0,
+    show: Callable[[Prompt, Example], str] | None = None,
 ) -> tuple[Prompt, list[Example]]:
     """The prompt with training rows of different texts as demonstrations, as many as fit, and these rows.
 
@@ -145,8 +147,10 @@ def shown(
         count: At most.
         rng: Draws them and their order.
         stratified: Whether labels take turns.
-        taken_tokens: Of the context, by what else stands before the row.
+        taken_tokens: Of the context, by what else stands before the row or follows it.
+        show: A row as a demonstration; with its answer alone when absent.
     """
+    show = demonstrated if show is None else show
     groups = material.rows.labels_N.tolist() if material.task.labels else [0] * len(material.examples)
     room = _SHOWN * (material.context_tokens - taken_tokens) - num_tokens(material, prompt)
     chosen: dict[str, Example] = {}
@@ -154,12 +158,12 @@ def shown(
         if len(chosen) == count:
             break
         example = material.examples[k]
-        size = len(material.backbone.token_ids(demonstrated(prompt, example)))
+        size = len(material.backbone.token_ids(show(prompt, example)))
         if size <= room and whole_text(example) not in chosen:
             chosen[whole_text(example)] = example
             room -= size
     rows = [list(chosen.values())[int(k)] for k in rng.permutation(len(chosen))]
-    return with_demonstrations(prompt, (demonstrated(prompt, row) for row in rows)), rows
+    return with_demonstrations(prompt, (show(prompt, row) for row in rows)), rows
 
 
 def retrieving(material: Material, prompt: Prompt, count: int, by: str) -> Retriever:

@@ -11,6 +11,7 @@ from tunewright.errors import RegistryError, RunError
 from tunewright.evaluation import gate
 from tunewright.evaluation.gate import Outcome, Ruling
 from tunewright.evaluation.metrics import row_scorer
+from tunewright.evaluation.named import stored_metric
 from tunewright.releases.entries import Measured, Promotion, Version
 from tunewright.releases.state import State
 from tunewright.runs import record
@@ -104,7 +105,7 @@ def _paired(new: Measured, old: Measured, margin: float | None) -> Ruling:
     challenger, live = _read(new), _read(old)
     task, decision = challenger.comparison.task, challenger.comparison.decision
     points = margin if margin is not None else 0.0 if decision is None else decision.margin
-    scorer = row_scorer(new.metric, task.labels, challenger.rows)
+    scorer = row_scorer(stored_metric(new.metric), task.labels, challenger.rows)
     new_NM = scorer.stats(challenger.given(new.candidate))
     old_NM = scorer.stats(live.given(old.candidate, challenger))
     rng = default_rng(challenger.comparison.provenance.seed)

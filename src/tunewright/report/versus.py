@@ -11,6 +11,7 @@ from numpy.random import default_rng
 from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.evidence import Entry, weigh
 from tunewright.evaluation.metrics import Scorer, row_scorer
+from tunewright.evaluation.named import is_stored, stored_metric
 from tunewright.report.first_screen import turned
 from tunewright.runs.comparison import Candidate, Pair
 from tunewright.runs.record import RunRecord
@@ -79,6 +80,7 @@ def _unpaired(old: RunRecord, new: RunRecord) -> str:
     kinds = {run.comparison.protocol.kind for run in (old, new)}
     reasons = {
         f"they were judged by {tasks[0].metric} and by {tasks[1].metric}": tasks[0].metric != tasks[1].metric,
+        f"{tasks[0].metric} needs what a run folder does not hold": not is_stored(tasks[0].metric),
         "they have different labels": set(tasks[0].labels) != set(tasks[1].labels),
         "one was judged in folds, by several models": "folds" in kinds,
         "they have different test rows": rows[0] != rows[1] or not rows[0],
@@ -88,7 +90,7 @@ def _unpaired(old: RunRecord, new: RunRecord) -> str:
 
 def _pair(old_run: RunRecord, old: Candidate | None, new_run: RunRecord, new: Candidate | None) -> Pair | None:
     task = new_run.comparison.task
-    scorer = row_scorer(task.metric, task.labels, new_run.rows)
+    scorer = row_scorer(stored_metric(task.metric), task.labels, new_run.rows)
     entries = [
         _entry(side, run, candidate, new_run, scorer)
         for side, run, candidate in (("old", old_run, old), ("new", new_run, new))

@@ -46,9 +46,10 @@ class BackboneSummary:
     id: str
     name: str
     kind: str
-    parameters: int
+    parameters: int | None
+    """None of one that answers elsewhere and does not tell, as its precision."""
     sha256: str
-    dtype: str
+    dtype: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +120,8 @@ class Candidate:
     flips: tuple[Flips, ...] = ()
     retention: Retention | None = None
     """None where no reference text was given."""
+    remarks: tuple[str, ...] = ()
+    """What the metric says of the answers beside their value, such as how many queries failed."""
     unmet: tuple[str, ...] = ()
     """Requirements of the user's that it fails, each with its figure: such a candidate is not recommended."""
 

@@ -7,14 +7,14 @@ import torch
 
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding
+from tunewright.backbones.base import Base, Encoding
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.backbones.kinds import open_backbone
 from tunewright.errors import AdapterError, DataError
 from tunewright.evaluation import bootstrap
-from tunewright.evaluation.metrics import check_metric, row_scorer
+from tunewright.evaluation.metrics import row_scorer
+from tunewright.evaluation.named import find_metric, stored_metric
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.types import Estimate, Example, Prediction
 
@@ -32,7 +32,7 @@ class Predictor:
         AdapterError: The adapter belongs to another base; both hashes are named.
     """
 
-    def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
+    def __init__(self, adapter: Adapter, backbone: Base) -> None:
         backbone.check(adapter)
         self.adapter = adapter
         self._store = FeatureStore(backbone, keeps=False)
@@ -96,19 +96,25 @@ class Predictor:
         """Rows whose text is longer than fits."""
         return sum(encoding.num_cut > 0 for encoding in self.encode(examples))
 
-    def evaluate(self, examples: Sequence[Example], *, metric: str | None = None) -> Estimate:
+    def evaluate(
+        self, examples: Sequence[Example], *, metric: str | None = None, database: str | None = None
+    ) -> Estimate:
         """The metric on rows whose answers are known, with a 95% interval.
 
         Args:
             examples: With labels, of which one the adapter does not know counts as wrong; or with references.
-            metric: The task's own when absent.
+            metric: The task's own when absent. Code of a user's is imported only where it is named here.
+            database: SQLite file, for `sql-execution`.
 
         Raises:
-            ConfigError: No such metric, or one of other tasks.
+            ConfigError: No such metric, one of other tasks, or without what it needs.
+            RunError: The task's own is code of a user's.
         """
         name = str(self.adapter.about.get("metric", "accuracy")) if metric is None else metric
-        check_metric(name, "generate" if self.adapter.writes_text else "classify")
-        scorer = row_scorer(name, self.labels, examples)
+        if metric is None and database is None:
+            stored_metric(name)
+        found = find_metric(name, "generate" if self.adapter.writes_text else "classify", database=database)
+        scorer = row_scorer(found, self.labels, examples)
         stats_NM = scorer.stats([each.answer for each in self.predict(examples)])
         return bootstrap.interval(scorer, stats_NM, generator("evaluate", name))
 

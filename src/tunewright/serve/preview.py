@@ -17,7 +17,7 @@ from tunewright.backbones.kinds import open_backbone
 from tunewright.config import RunConfig
 from tunewright.data.load import load_dataset
 from tunewright.errors import ConfigError
-from tunewright.evaluation.metrics import METRICS
+from tunewright.evaluation.named import find_metric
 from tunewright.methods.prompting import asking
 from tunewright.prompts.template import parse
 from tunewright.runtime import device, fast_dtype
@@ -72,7 +72,8 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     if not isinstance(base, Decoder) or not base.writes:
         raise ConfigError(f"{config.model[0]!r} writes no text: there is nobody to ask. Give a decoder with --model.")
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
-    shop = prepare(task, base, train, train[:1], METRICS[config.metric], limit)
+    metric = find_metric(config.metric, config.task, database=config.database)
+    shop = prepare(task, base, train, train[:1], metric, limit)
     adapter = shop.material.adapter(**asking(shop.material, prompt))
     with torch.no_grad():
         shown = _asked(base, adapter, train[:num_rows])

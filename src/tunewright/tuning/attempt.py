@@ -13,9 +13,8 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.transfer import starting_at
-from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore, answer
-from tunewright.backbones.writer import Writer
 from tunewright.evaluation.metrics import Metric, label_indices, row_scorer
 from tunewright.methods.base import Material, Method, settings
 from tunewright.prompts.template import PLAIN, Prompt
@@ -41,7 +40,7 @@ class Workshop:
 
 def prepare(
     task: Task,
-    backbone: Backbone,
+    backbone: Base,
     train_rows: Sequence[Example],
     dev_rows: Sequence[Example],
     metric: Metric,
@@ -74,7 +73,7 @@ def prepare(
         prompt=prompt,
     )
 
-    scorer = row_scorer(metric.name, task.labels, dev_rows)
+    scorer = row_scorer(metric, task.labels, dev_rows)
 
     def score(logits_NC: Tensor, _labels_N: Tensor) -> float:
         return scorer.value(scorer.stats([task.labels[k] for k in logits_NC.argmax(-1).tolist()]))
@@ -86,30 +85,30 @@ def prepare(
     return Workshop(material=material, dev_examples=dev_rows, exam=exam)
 
 
-def label_rows(task: Task, backbone: Backbone, examples: Sequence[Example], limit: int) -> Rows:
+def label_rows(task: Task, backbone: Base, examples: Sequence[Example], limit: int) -> Rows:
     """Tokenised rows with label indices; `UNKNOWN_LABEL` for a label the task does not know."""
     labels_N = torch.from_numpy(label_indices(task.labels, (e.label for e in examples)))
     return Rows(encodings=backbone.encode(examples, limit), labels_N=labels_N)
 
 
-def text_rows(_task: Task, backbone: Backbone, examples: Sequence[Example], limit: int) -> Rows:
+def text_rows(_task: Task, backbone: Base, examples: Sequence[Example], limit: int) -> Rows:
     """Tokenised rows with the tokens of their targets, which an encoder does not write."""
     after, most = PLAIN, backbone.max_tokens // 2
-    answers = _targets(backbone, examples, after, most) if isinstance(backbone, Writer) else ()
+    answers = _targets(backbone, examples, after, most) if backbone.writes else ()
     return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.zeros(0, dtype=torch.long), answers=answers)
 
 
 def cut_targets(material: Material) -> list[str]:
     """Ids of the training rows whose targets are longer than what is learned of them."""
     base = material.backbone
-    if not isinstance(base, Writer):
+    if not base.writes:
         return []
     whole = _targets(base, material.examples, PLAIN, None)
     rows = zip(material.examples, whole, material.rows.answers, strict=True) if material.rows.answers else ()
     return [example.id for example, every, kept in rows if len(every) > len(kept)]
 
 
-def _targets(base: Writer, examples: Sequence[Example], template: Prompt, most: int | None) -> list[tuple[int, ...]]:
+def _targets(base: Base, examples: Sequence[Example], template: Prompt, most: int | None) -> list[tuple[int, ...]]:
     """Tokens of the targets after a template, cut to so many."""
     return [base.encode_answer(str(e.target), after=template.row, ends=True)[:most] for e in examples]
 
@@ -205,7 +204,7 @@ def _judged(adapter: Adapter, workshop: Workshop, exam: Exam | TextExam) -> tupl
     store = workshop.material.store
     if isinstance(exam, Exam):
         return evaluate(adapter, exam, store)
-    if adapter.floor is None:
+    if adapter.floor is None and not adapter.deliberates:
         return evaluate_texts(adapter, exam, store), None
     value = exam.score([each.answer for each in answer(adapter, workshop.dev_examples, store)])
     return DevScore(epoch=0, value=value, loss=0.0), None
@@ -229,7 +228,7 @@ def _framed(workshop: Workshop, adapter: Adapter, exam: TextExam) -> tuple[Rows,
     """Train rows and exam as the adapter's template has them; targets end where its decoding would end them."""
     material, base = workshop.material, workshop.material.backbone
     template, decoding = adapter.template, adapter.decoding
-    if template is None or decoding is None or not isinstance(base, Writer):
+    if template is None or decoding is None or not base.writes:
         return material.rows, exam
     found = []
     for examples in (material.examples, workshop.dev_examples):

@@ -12,7 +12,7 @@ from tunewright.data.rules import parse_rules, slice_rows
 from tunewright.data.swaps import swapped_rows
 from tunewright.evaluation import bootstrap, calibration
 from tunewright.evaluation.answers import read_answers
-from tunewright.evaluation.metrics import Scorer, StatsArray, task_scorer
+from tunewright.evaluation.metrics import Scorer, StatsArray
 from tunewright.evaluation.requirements import unmet
 from tunewright.evaluation.slices import by_slice, flips
 from tunewright.runs.comparison import Candidate, Cost, SeedResult, Status
@@ -33,7 +33,7 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
     """A candidate that was measured."""
     entrant, best = finalist.entrant, finalist.shipped
     adapter = folder.load(adapter_folder(session.out, entrant.id, best.seed))
-    dev_scorer = task_scorer(dataset.task, dataset.splits.dev)
+    dev_scorer = session.scorer(dataset.task, dataset.splits.dev)
     stats = [None if answers is None else scorer.stats(answers.given) for answers in finalist.test]
     test_NM = stats[finalist.refits.index(best)]
     assert test_NM is not None, "a finalist's shipped artefact has answered"
@@ -63,6 +63,7 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
         slices=slices,
         gaps=gaps,
         retention=_retention(session, entrant, adapter),
+        remarks=() if session.metric.remarks is None else session.metric.remarks(finalist.shipped_test.given),
     )
     return judged(session, found)
 

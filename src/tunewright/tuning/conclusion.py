@@ -12,7 +12,7 @@ from tunewright.data.load import test_sha256
 from tunewright.errors import RunError
 from tunewright.evaluation import decision
 from tunewright.evaluation.checks import Facts, run_checks
-from tunewright.evaluation.metrics import UNKNOWN_LABEL, Scorer, StatsArray, task_scorer, true_indices
+from tunewright.evaluation.metrics import UNKNOWN_LABEL, Scorer, StatsArray, true_indices
 from tunewright.evaluation.seeds import compare_methods
 from tunewright.files import read_json
 from tunewright.runs.comparison import (
@@ -50,7 +50,7 @@ def conclude(
         started: When the run began, ISO 8601.
         command: What was typed.
     """
-    scorer = task_scorer(dataset.task, dataset.splits.test)
+    scorer = session.scorer(dataset.task, dataset.splits.test)
     finalists = read_finalists(session.out, session.entrants, effort, dataset)
     done = [f.entrant for f in finalists]
     measured = [
@@ -103,7 +103,7 @@ def assemble(
         command: What was typed.
     """
     return Comparison(
-        task=_task(dataset, task_scorer(dataset.task, dataset.splits.test)),
+        task=_task(dataset, session.scorer(dataset.task, dataset.splits.test)),
         backbones=tuple(_backbone(name, workshop) for name, workshop in session.workshops.items()),
         candidates=tuple(candidates),
         pairs=tuple(decided[1]),
@@ -224,7 +224,7 @@ def _backbone(name: str, workshop: Workshop) -> BackboneSummary:
         kind=backbone.identity.kind,
         parameters=backbone.num_parameters,
         sha256=backbone.identity.sha256,
-        dtype=str(backbone.dtype).removeprefix("torch."),
+        dtype=backbone.precision,
     )
 
 

@@ -19,7 +19,7 @@ from tunewright.adapters import folder
 from tunewright.evaluation.answers import Answers
 from tunewright.evaluation.checks import run_checks
 from tunewright.evaluation.cross_validation import FoldEntry, decide_folds, fold_estimate
-from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, StatsArray, task_scorer
+from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, StatsArray
 from tunewright.evaluation.statistics import wilson
 from tunewright.files import dump_lines, write_text
 from tunewright.runs.comparison import Candidate, Comparison, Decision, Pair, SeedResult
@@ -57,7 +57,7 @@ def cross_validate(
     for workshop in stage.session.workshops.values():  # all rows at once: the same batches in a resumed run
         workshop.material.store(workshop.material.backbone.encode(rows, workshop.material.max_tokens))
     stages = [_run_fold(stage, plan, position, out) for position in range(len(plan.folds))]
-    scorer = task_scorer(task, rows)
+    scorer = stage.session.scorer(task, rows)
     fold_RN = _in_order(plan, [np.full(len(fold.splits.test), fold.number) for fold in plan.folds])
     held_out = _held_out(stages, plan)
     for held in held_out:

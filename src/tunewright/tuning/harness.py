@@ -29,7 +29,7 @@ from tunewright.data.rules import parse_rules
 from tunewright.data.swaps import swapped_rows
 from tunewright.errors import ConfigError, RunError
 from tunewright.evaluation.cost import time_limit_s
-from tunewright.evaluation.metrics import check_metric
+from tunewright.evaluation.named import find_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods.table import METHODS
@@ -130,7 +130,7 @@ def _check_settings(config: RunConfig) -> None:
     faults += _refused(
         lambda: choose("method", config.methods, tuple(METHODS)),
         lambda: outside.files(config.predictions),
-        lambda: check_metric(config.metric, config.task),
+        lambda: find_metric(config.metric, config.task, database=config.database),
     )
     if len(set(config.model)) < len(config.model):
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Decoding
 from tunewright.adapters.retriever import Retriever
-from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Row
+from tunewright.backbones.base import Base, Row
 from tunewright.backbones.inference import write
 from tunewright.evaluation import cost
 from tunewright.evaluation.cost import Prices
@@ -85,9 +85,11 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     if adapter.demonstrations is not None:
         pool_rows, dimensions = adapter.demonstrations.vectors_ND.shape
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
-    if adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
+    if adapter.reasoning is not None and adapter.decoding is not None:
+        serving += _reasoning_flops(adapter.decoding, backbone, tokens)
+    elif adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
         written = sum(map(len, workshop.material.rows.answers)) / max(1, len(encodings))
-        serving += cost.FORWARD * written * backbone.word_embeddings.numel()
+        serving += cost.FORWARD * written * backbone.num_vocabulary_values
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
@@ -100,7 +102,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     def spent(seen: float) -> float:
         return cost.training_flops(parameters=trained, tokens=seen * by_token, flops_per_parameter=factor)
 
-    base_bytes = 0 if adapter.mixes else backbone.num_parameters * backbone.dtype.itemsize
+    base_bytes = 0 if adapter.mixes else workshop.material.weights.num_bytes
     return Modelled(
         serving_flops=serving,
         tuning_flops=spent(num_tuning_tokens),
@@ -109,14 +111,21 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     )
 
 
-def extra_tokens(adapter: Adapter, backbone: Backbone) -> int:
+def extra_tokens(adapter: Adapter, backbone: Base) -> int:
     """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row."""
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
 
 
-def _retrieval_flops(retriever: Retriever, backbone: Backbone, tokens: float) -> float:
+def _reasoning_flops(decoding: Decoding, backbone: Base, tokens: float) -> float:
+    """Of reasonings that are as long as they may be, and of the text, which runs again for each further sample."""
+    written = decoding.samples * decoding.max_new_tokens
+    passed = written + (decoding.samples - 1) * tokens
+    return cost.FORWARD * (passed * backbone.num_computing + written * backbone.num_vocabulary_values)
+
+
+def _retrieval_flops(retriever: Retriever, backbone: Base, tokens: float) -> float:
     """Of the pass that finds what is near, where features are compared, of the search, and of what is then shown."""
     some = retriever.shown[:_POOL_ROWS]
     shown = retriever.num_shown * sum(len(backbone.token_ids(text)) for text in some) / len(some)

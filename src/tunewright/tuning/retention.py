@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
-from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.base import Base, Encoding, Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.errors import ConfigError
 from tunewright.runs.measurements import Retention
@@ -43,7 +42,7 @@ def read_reference(path: str | None) -> str | None:
     return text
 
 
-def retention(adapter: Adapter, text: str, backbone: Backbone, clock: Clock) -> Retention:
+def retention(adapter: Adapter, text: str, backbone: Base, clock: Clock) -> Retention:
     """Mean loss per token of the bare base, its rise under the adapter, and its rise once that is taken off.
 
     Args:

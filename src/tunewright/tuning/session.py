@@ -1,19 +1,20 @@
 """What the stages of a run share, and how they share the time."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from tunewright.config import RunConfig
 from tunewright.evaluation.cost import PriceList, read_prices
+from tunewright.evaluation.metrics import Metric, Scorer, row_scorer
 from tunewright.evaluation.requirements import Requirement, parse
 from tunewright.runs.fits import finalist
 from tunewright.tuning.attempt import Outcome, Workshop
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import Clock, Journal, Step
-from tunewright.types import DevScore
+from tunewright.types import DevScore, Example, Task
 
 OUT_OF_TIME = "out of time"
 
@@ -65,7 +66,13 @@ class Session:
     journal: Journal
     workshops: dict[str, Workshop]
     entrants: list[Entrant]
+    metric: Metric
+    """Of the task, ready to judge."""
     pace: Pace = field(default_factory=Pace)
+
+    def scorer(self, task: Task, examples: Sequence[Example]) -> Scorer:
+        """The metric with what is right for these rows."""
+        return row_scorer(self.metric, task.labels, examples)
 
     @cached_property
     def price_list(self) -> PriceList:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
-from tunewright.evaluation.metrics import METRICS, task_scorer
+from tunewright.evaluation.metrics import Metric
+from tunewright.evaluation.named import find_metric
 from tunewright.methods.base import Choice, Method, Range
 from tunewright.methods.table import METHODS
 from tunewright.prompts.template import Prompt, parse, read_source
@@ -37,9 +38,13 @@ class Stage:
 
     @property
     def said(self) -> list[str]:
-        """What is told about where methods start."""
+        """What is told about where methods start, and of references that nobody can match."""
         starts = [workshop.start for workshop in self.session.workshops.values()]
-        return list(dict.fromkeys(s.said(_methods(self.session.config)) for s in starts if s is not None))
+        said = list(dict.fromkeys(s.said(_methods(self.session.config)) for s in starts if s is not None))
+        remarks = self.session.metric.remarks
+        rights = [right for row in self.dataset.splits.test for right in row.references]
+        failed = () if remarks is None else remarks(rights)
+        return said + [f"Of what is right for the test rows {each}: no answer agrees with those." for each in failed]
 
     def elsewhere(self, config: RunConfig, dataset: Dataset, out: Path, clock: Clock) -> "Stage":
         """The same bases, with their known features, on other rows and in another folder."""
@@ -58,7 +63,7 @@ class Stage:
         """Searches and refits, or goes on with that."""
         for workshop in self.session.workshops.values():
             workshop.material.store.between = self.session.clock.check
-        rehearse(self.session, task_scorer(self.dataset.task, self.dataset.splits.test))
+        rehearse(self.session, self.session.scorer(self.dataset.task, self.dataset.splits.test))
         if not refits(self.session.out):  # once finalists are refitted, time a kill gave back must not change them
             run_search(self.session, self.effort)
         finals.refit(self.session, self.effort)
@@ -74,7 +79,7 @@ def open_stage(
     out: Path,
     clock: Clock,
     journal: Journal,
-    bases: Mapping[str, Backbone],
+    bases: Mapping[str, Base],
     stores: Mapping[str, FeatureStore],
 ) -> Stage:
     """A stage with what is left of it in its folder.
@@ -89,8 +94,10 @@ def open_stage(
         stores: Name -> its features that are known already.
     """
     starts = read_start(config.start_from, bases, _methods(config))
+    metric = find_metric(config.metric, config.task, database=config.database)
     workshops = {
-        name: _prepare(config, dataset, base, stores.get(name), starts.get(name)) for name, base in bases.items()
+        name: _prepare(config, dataset, metric, base, stores.get(name), starts.get(name))
+        for name, base in bases.items()
     }
     for workshop in workshops.values():
         workshop.material.store.between = clock.check
@@ -104,6 +111,7 @@ def open_stage(
         journal=journal,
         workshops=workshops,
         entrants=entrants,
+        metric=metric,
     )
     effort = Effort(
         trials=config.num_trials,
@@ -134,9 +142,10 @@ def needs(config: RunConfig) -> list[str]:
         if named and not given and "all" not in config.methods:
             about = RunConfig.model_fields[str(method.needs)].description
             faults.append(f"method {method.name!r} needs --{method.needs} ({about}). Give it, or leave the method out.")
-        if given and not named and method.needs is not None:
+        setting = method.uses if method.needs is None else method.needs
+        if setting is not None and getattr(config, setting) is not None and not named:
             faults.append(
-                f"`{method.needs}` is for method {method.name!r}, which takes no part. Got methods {', '.join(names)}. "
+                f"`{setting}` is for method {method.name!r}, which takes no part. Got methods {', '.join(names)}. "
                 "Add it to --methods, or leave the setting out."
             )
     return faults
@@ -154,7 +163,12 @@ def user_prompt(config: RunConfig, dataset: Dataset) -> Prompt | None:
 
 
 def _prepare(
-    config: RunConfig, dataset: Dataset, base: Backbone, store: FeatureStore | None, start: Start | None
+    config: RunConfig,
+    dataset: Dataset,
+    metric: Metric,
+    base: Base,
+    store: FeatureStore | None,
+    start: Start | None,
 ) -> Workshop:
     splits = dataset.splits
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
@@ -163,7 +177,7 @@ def _prepare(
         base,
         splits.train,
         splits.dev,
-        METRICS[config.metric],
+        metric,
         limit,
         store=store,
         prompt=user_prompt(config, dataset),

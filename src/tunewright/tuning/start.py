@@ -8,6 +8,7 @@ from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.transfer import learned
 from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.foreign import is_foreign, read_foreign
 from tunewright.errors import ConfigError
 from tunewright.methods.base import Choice, Method, Range, Space
@@ -60,7 +61,7 @@ class Start:
         return f"{names} start from the {kind.replace('_', ' ')}{size} in {self.path}{moments}{unverified}."
 
 
-def read_start(path: str | None, bases: Mapping[str, Backbone], methods: Sequence[Method]) -> dict[str, Start]:
+def read_start(path: str | None, bases: Mapping[str, Base], methods: Sequence[Method]) -> dict[str, Start]:
     """Base -> where methods start on it.
 
     Args:
@@ -76,14 +77,17 @@ def read_start(path: str | None, bases: Mapping[str, Backbone], methods: Sequenc
         return {}
     place = Path(path)
     if is_foreign(place):
-        found = {name: Start(path=place, adapter=read_foreign(place, base), state=None) for name, base in bases.items()}
+        here = {name: base for name, base in bases.items() if isinstance(base, Backbone)}
+        found = {name: Start(path=place, adapter=read_foreign(place, base), state=None) for name, base in here.items()}
     else:
         adapter, known = folder.load(place), state.load(place)
         own = [name for name, base in bases.items() if base.identity.sha256 == adapter.base.sha256]
         for name in own or list(bases)[:1]:
             bases[name].check(adapter)
         found = {name: Start(path=place, adapter=adapter, state=known) for name in own}
-    start = next(iter(found.values()))
+    start = next(iter(found.values()), None)
+    if start is None:
+        raise ConfigError("`start_from` has no effect: every model answers elsewhere. Leave it out.")
     if not any(start.serves(method) for method in methods):
         has = ", ".join(learned(start.adapter)) or "nothing that is learned inside the base"
         raise ConfigError(
