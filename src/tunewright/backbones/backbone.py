@@ -75,30 +75,7 @@ class Backbone(Base):
     @property
     def num_computing(self) -> int:
         """Parameters that take part in the matrix products of tokens: those of the layers."""
-        return sum(self._layer_sizes.values())
-
-    @cached_property
-    def _layer_sizes(self) -> dict[str, int]:
-        """Of the parameters of the layers, by name."""
-        named = self._masters.named_parameters()
-        return {name: p.numel() for name, p in named if name.startswith(self.layer_stack)}
-
-    def computing(self, read: float, written: float) -> float:
-        """Parameters times tokens of the matrix products of a request.
-
-        Args:
-            read: Tokens of its text, and what stands before it.
-            written: Tokens of its answer.
-        """
-        return sum(size * self.tokens_through(name, read, written) for name, size in self._layer_sizes.items())
-
-    def tokens_through(self, name: str, read: float, written: float) -> float:  # noqa: ARG002
-        """Tokens that run through a part of the layers, by its name, of a request that reads and writes so many."""
-        return read + written
-
-    def scored_tokens(self, adapter: Adapter) -> int:  # noqa: ARG002
-        """Tokens that are run, beside those of a text, to score an adapter's phrases."""
-        return 0
+        return sum(p.numel() for name, p in self._masters.named_parameters() if name.startswith(self.layer_stack))
 
     def is_run(self, name: str, *, writing: bool) -> bool:  # noqa: ARG002
         """Whether a part of the base, by its name, takes part in an answer: one in text, or one from features."""

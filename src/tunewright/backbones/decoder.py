@@ -77,7 +77,7 @@ class Decoder(Prefixed):
     def _frame(self, adapter: Adapter) -> Frame:
         """The fixed text runs once, tokenised apart from the rows; it begins as every text does."""
         fixed = self.fixed_ids(fixed_text(adapter))
-        return Frame(kept_tokens=len(fixed), begin_ids=() if fixed else self.begin_ids, template=adapter.template)
+        return Frame(kept_ids=fixed, begin_ids=() if fixed else self.begin_ids, template=adapter.template)
 
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:
         """As it goes on after a text: a space goes between unless that ends in white space."""

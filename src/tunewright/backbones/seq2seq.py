@@ -104,8 +104,16 @@ class Seq2Seq(Writer):
 
     @cached_property
     def _layer_sizes(self) -> dict[str, int]:
+        """Of the parameters of both stacks' layers, by name."""
         named = self._masters.named_parameters()
         return {name: p.numel() for name, p in named if _IN_LAYER.match(name)}
+
+    @property
+    def num_computing(self) -> int:
+        return sum(self._layer_sizes.values())
+
+    def computing(self, read: float, written: float) -> float:
+        return sum(size * self.tokens_through(name, read, written) for name, size in self._layer_sizes.items())
 
     def is_run(self, name: str, *, writing: bool) -> bool:
         """Features are the encoder's alone."""
@@ -113,7 +121,7 @@ class Seq2Seq(Writer):
 
     def tokens_through(self, name: str, read: float, written: float) -> float:
         """The decoder makes keys and values of what the encoder has read, and runs over what is written."""
-        if name.startswith("encoder."):
+        if not name.startswith("decoder."):
             return read
         crosses = any(part in f"{name}." for part in _CROSS)
         return written if not crosses else read if written else 0.0

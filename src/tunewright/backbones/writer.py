@@ -36,7 +36,7 @@ _NO_TREE = grow([])
 class Frame:
     """What stands around the rows of an adapter."""
 
-    kept_tokens: int = 0
+    kept_ids: tuple[int, ...] = ()
     """Before all rows, run once for them."""
     said: str = ""
     """Words that each row begins with."""
@@ -116,6 +116,10 @@ class Writer(Backbone):
     ) -> tuple[Tensor, list[Tensor]]:
         """Features of rows that run together, [R, D], and scores of each row's candidates."""
 
+    def kept_ids(self, adapter: Adapter) -> tuple[int, ...]:
+        """Tokens of its template that are the same for all rows and run once for them."""
+        return self._frame(adapter).kept_ids
+
     @staticmethod
     def _requests(
         rows: Sequence[Row], generators: Sequence[torch.Generator] | None, decoding: Decoding | None
@@ -150,7 +154,7 @@ class Writer(Backbone):
         """
         answer = 0 if self.answers_apart else max(answer_tokens, self.answer_tokens(adapter))
         frame = self._frame(adapter)
-        before, template = adapter.prefix_tokens + frame.kept_tokens, frame.template
+        before, template = adapter.prefix_tokens + len(frame.kept_ids), frame.template
         room, wanted = self.max_tokens - before - answer, adapter.max_tokens - adapter.prefix_tokens
         if template is None:
             self._check_room(room, fixed=before, frame=0, answer=answer)

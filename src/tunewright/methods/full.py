@@ -15,17 +15,19 @@ HEAD_RATE = 10.0
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """The base's own values and a head from the labels' words."""
-    return material.adapter(weights=own_weights(material), **answering(material))
+    parts = answering(material)
+    return material.adapter(weights=own_weights(material, writing="head" not in parts), **parts)
 
 
-def own_weights(material: Material) -> Weights:
-    """The base's values, to be trained.
+def own_weights(material: Material, *, writing: bool) -> Weights:
+    """The base's values that take part in an answer, one in text or one from features, to be trained.
 
     Of the word embeddings only the rows that occur in the training texts are held: the others get no gradient and, as
     embeddings are not decayed, would never move. Where a decoder's head shares them, its other rows stand still.
     """
     backbone = material.weights
-    values = {name: value.clone() for name, value in backbone.masters().items()}
+    masters = backbone.masters().items()
+    values = {name: value.clone() for name, value in masters if backbone.is_run(name, writing=writing)}
     rows = material.rows
     ids_V = torch.tensor(sorted({i for ids in (*(e.ids for e in rows.encodings), *rows.answers) for i in ids}))
     values[backbone.vocabulary_name] = values[backbone.vocabulary_name][ids_V]

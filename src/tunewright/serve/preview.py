@@ -12,8 +12,8 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Verbalizer
 from tunewright.backbones.base import Row
 from tunewright.backbones.checkpoint import load_checkpoint
-from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.kinds import open_backbone
+from tunewright.backbones.writer import Writer
 from tunewright.config import RunConfig
 from tunewright.data.load import load_dataset
 from tunewright.errors import ConfigError
@@ -54,7 +54,7 @@ class Preview:
 
 
 def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
-    """Asks a decoder with a prompt.
+    """Asks a base that writes with a prompt.
 
     Args:
         source: The prompt as one text, as in `parse`.
@@ -69,7 +69,7 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     task, train = dataset.task, dataset.splits.train
     prompt = parse(source, task, dataset.columns)
     base = open_backbone(load_checkpoint(config.model[0]), dtype=fast_dtype(), device=device())
-    if not isinstance(base, Decoder) or not base.writes:
+    if not isinstance(base, Writer) or not base.writes:
         raise ConfigError(f"{config.model[0]!r} writes no text: there is nobody to ask. Give a decoder with --model.")
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
     metric = find_metric(config.metric, config.task, database=config.database)
@@ -77,11 +77,11 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     adapter = shop.material.adapter(**asking(shop.material, prompt))
     with torch.no_grad():
         shown = _asked(base, adapter, train[:num_rows])
-    fixed = tuple(base.words(base.fixed_ids(prompt.fixed)))
+    fixed = tuple(base.words(base.kept_ids(adapter)))
     return Preview(model=config.model[0], max_tokens=base.max_tokens, fixed=fixed, rows=shown)
 
 
-def _asked(base: Decoder, adapter: Adapter, examples: tuple[Example, ...]) -> tuple[ShownRow, ...]:
+def _asked(base: Writer, adapter: Adapter, examples: tuple[Example, ...]) -> tuple[ShownRow, ...]:
     rows = [Row(encoding=encoding, adapter=adapter) for encoding in base.encode_for(examples, adapter)]
     answers: list[tuple[str, tuple[tuple[str, float], ...]]]
     if adapter.verbalizer is None:
@@ -102,7 +102,7 @@ def _asked(base: Decoder, adapter: Adapter, examples: tuple[Example, ...]) -> tu
 
 
 def _scored(
-    base: Decoder, adapter: Adapter, verbalizer: Verbalizer, rows: list[Row]
+    base: Writer, adapter: Adapter, verbalizer: Verbalizer, rows: list[Row]
 ) -> list[tuple[tuple[str, float], ...]]:
     """Of each row, every label with its score, best first; a label has one phrase here."""
     assert all(len(phrases) == 1 for phrases in verbalizer.phrases)

@@ -73,12 +73,11 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         num_tuning_tokens: All other trials and refits trained on.
     """
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
-    total = sum(len(e.ids) for e in encodings) + sum(map(len, workshop.material.rows.answers))
-    tokens = total / max(1, len(encodings))
-    extra = extra_tokens(adapter, backbone)
-    mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
-    own = sum(t.numel() for part in mixing for t in part.tensors().values())
-    runs = backbone.num_computing if adapter.needs_features or adapter.decoding is not None else 0
+    num_read, num_written = sum(len(e.ids) for e in encodings), sum(map(len, workshop.material.rows.answers))
+    total, rows = num_read + num_written, max(1, len(encodings))
+    tokens, extra = total / rows, extra_tokens(adapter, backbone)
+    read, written = num_read / rows + extra, num_written / rows
+    runs, own = _by_token(adapter, backbone, read, written)
     serving = cost.serving_flops(backbone_parameters=runs, adapter_parameters=own, tokens=tokens, extra_tokens=extra)
     if adapter.retriever is not None:
         serving += _retrieval_flops(adapter.retriever, backbone, tokens)
@@ -88,7 +87,6 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     if adapter.reasoning is not None and adapter.decoding is not None:
         serving += _reasoning_flops(adapter.decoding, backbone, tokens)
     elif adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
-        written = sum(map(len, workshop.material.rows.answers)) / max(1, len(encodings))
         serving += cost.FORWARD * written * backbone.num_vocabulary_values
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
@@ -109,6 +107,22 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         training_flops=once + spent(num_tokens),
         held_bytes=adapter.num_bytes() + base_bytes,
     )
+
+
+_BESIDE = ("lora", "prefix", "head")
+"""Parts whose values take part in the work of each token."""
+
+
+def _by_token(adapter: Adapter, backbone: Base, read: float, written: float) -> tuple[float, float]:
+    """Parameters of the base and of the adapter that each token of a request runs through, on average."""
+    asks, tokens = adapter.needs_features or adapter.decoding is not None, max(1.0, read + written)
+    spent = written + backbone.scored_tokens(adapter)
+    own = sum(
+        tensor.numel() * backbone.tokens_through(name.removeprefix("lora."), read, spent)
+        for name, tensor in adapter.tensors().items()
+        if name.split(".")[0] in _BESIDE
+    )
+    return backbone.computing(read, spent) / tokens if asks else 0.0, own / tokens
 
 
 def extra_tokens(adapter: Adapter, backbone: Base) -> int:
@@ -133,7 +147,7 @@ def _retrieval_flops(retriever: Retriever, backbone: Base, tokens: float) -> flo
     passed = min(shown, backbone.max_tokens / 2) + (tokens if by_features else 0.0)
     dimensions = backbone.width if by_features else round(tokens)
     search = cost.search_flops(pool_rows=len(retriever.texts), dimensions=dimensions)
-    return cost.FORWARD * backbone.num_computing * passed + search
+    return cost.FORWARD * backbone.computing(passed, 0.0) + search
 
 
 _POOL_ROWS = 200
