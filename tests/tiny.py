@@ -48,6 +48,9 @@ DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text
 SEQ2SEQ = ("t5", "flan", "mt5", "bart")
 """Relative and learned positions; `flan` is T5 1.1, whose head is not its table of words."""
 
+BUCKETS = 8
+"""Of the distances that T5 tells apart."""
+
 WORDPIECE = ("bert", "electra", "distilbert", "mpnet", "deberta-v2")
 MAX_TOKENS = 64
 WINDOW = 8
@@ -199,7 +202,7 @@ def _pair_config(kind: str, vocab_size: int, pad_id: int) -> transformers.PreTra
     rest = {"d_kv": 10, "d_ff": 48, "num_heads": 4, "n_positions": MAX_TOKENS, "decoder_start_token_id": pad_id}
     if kind == "flan":
         rest |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-    buckets = {"relative_attention_num_buckets": 8, "relative_attention_max_distance": 20}
+    buckets = {"relative_attention_num_buckets": BUCKETS, "relative_attention_max_distance": 20}
     model_type = "t5" if kind == "flan" else kind
     return transformers.AutoConfig.for_model(model_type, **common, **layers, **rest, **buckets)
 
