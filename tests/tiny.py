@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
 from tunewright.adapters.adapter import Adapter
@@ -22,6 +22,7 @@ from tunewright.adapters.parts import (
     Prefix,
     SoftPrompt,
     Template,
+    Thresholds,
     Verbalizer,
     Weights,
 )
@@ -33,6 +34,7 @@ from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.kinds import open_backbone
+from tunewright.backbones.masked import Masked
 from tunewright.backbones.seq2seq import Seq2Seq
 from tunewright.backbones.writer import Writer
 from tunewright.types import Example, Task
@@ -52,6 +54,11 @@ BUCKETS = 8
 """Of the distances that T5 tells apart."""
 
 WORDPIECE = ("bert", "electra", "distilbert", "mpnet", "deberta-v2")
+MASKED = tuple(
+    f"masked-{kind}" for kind in ("bert", "roberta", "xlm-roberta", "electra", "modernbert", "distilbert", "mpnet")
+)
+"""With a head for masked words."""
+
 MAX_TOKENS = 64
 WINDOW = 8
 """ModernBERT's local attention: each token sees this many, half on each side."""
@@ -95,6 +102,11 @@ def encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Encoder:
     return Encoder(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
 
 
+def masked(folder: Path, dtype: torch.dtype = torch.float32) -> Masked:
+    """The masked language model saved in a folder, on the CPU."""
+    return Masked(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
+
+
 def decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     """The decoder saved in a folder, on the CPU."""
     return Decoder(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
@@ -107,14 +119,14 @@ def seq2seq(folder: Path, dtype: torch.dtype = torch.float32) -> Seq2Seq:
 
 def build(kind: str, folder: Path) -> None:
     """Saves a random model of a kind with its tokenizer; the same values each time."""
+    heads: dict[str, Any] = dict.fromkeys(DECODERS, transformers.AutoModelForCausalLM)
+    heads |= dict.fromkeys(SEQ2SEQ, transformers.AutoModelForSeq2SeqLM)
+    heads |= dict.fromkeys(MASKED, transformers.AutoModelForMaskedLM)
+    auto, kind = heads.get(kind, transformers.AutoModel), kind.removeprefix("masked-")
     tokenizer = _tokenizer(kind)
     tokenizer.save_pretrained(folder)
     transformers.utils.logging.disable_progress_bar()
-    opens: dict[str, Any] = dict.fromkeys(DECODERS, transformers.AutoModelForCausalLM)
-    opens |= dict.fromkeys(SEQ2SEQ, transformers.AutoModelForSeq2SeqLM)
-    model = opens.get(kind, transformers.AutoModel).from_config(
-        _config(kind, len(tokenizer), int(tokenizer.pad_token_id))
-    )
+    model = auto.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -268,8 +280,9 @@ def _byte_pairs(*, with_ends: bool) -> transformers.PreTrainedTokenizerFast:
     )
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}
     names |= {} if with_ends else {"bos_token": "<s>", "eos_token": "</s>"}
+    mask = AddedToken("<mask>", lstrip=True, special=True)  # as RoBERTa's, which takes the space before it
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **names, mask_token="<mask>", model_max_length=MAX_TOKENS
+        tokenizer_object=tokenizer, **names, mask_token=mask, model_max_length=MAX_TOKENS
     )
 
 
@@ -365,6 +378,7 @@ def every_part(base: Backbone) -> Adapter:
         verbalizer=Verbalizer(phrases=(("food", "a m\u00e9al"), ("travel",), ("music", "song")), scale=20),
         demonstrations=pool,
         calibration=Calibration(bias_C=torch.tensor([0.5, 0.0, -0.5]), temperature=1.5),
+        thresholds=Thresholds(logits_C=torch.tensor([0.1, -0.2, 0.3])),
         copied_input=CopiedInput(),
         nearest_target=NearestTarget(texts=("bread", "soup"), targets=("salt", "cake")),
         decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and"), samples=2),

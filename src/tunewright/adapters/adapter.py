@@ -22,6 +22,7 @@ from tunewright.adapters.parts import (
     Prefix,
     SoftPrompt,
     Template,
+    Thresholds,
     Verbalizer,
     Weights,
 )
@@ -40,6 +41,7 @@ PARTS: dict[str, type[Part]] = {
     "verbalizer": Verbalizer,
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
+    "thresholds": Thresholds,
     "decoding": Decoding,
     "reasoning": Reasoning,
     "copied_input": CopiedInput,
@@ -57,7 +59,7 @@ class BaseIdentity:
     name: str
     """What the user called it: a name or a folder."""
     kind: str
-    """`encoder`, `decoder` or `seq2seq`."""
+    """`encoder`, `masked`, `decoder` or `seq2seq`."""
     sha256: str
     """Over names, shapes and values of all weights, and the pooling unless it is the mean."""
     tokenizer_sha256: str
@@ -84,6 +86,7 @@ class Adapter:
     verbalizer: Verbalizer | None = None
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
+    thresholds: Thresholds | None = None
     decoding: Decoding | None = None
     reasoning: Reasoning | None = None
     copied_input: CopiedInput | None = None
@@ -172,6 +175,11 @@ class Adapter:
         """The same adapter as it serves: of a prompt encoder its vectors alone."""
         prompt = self.soft_prompt
         return self if prompt is None else dataclasses.replace(self, soft_prompt=prompt.settled())
+
+    @property
+    def answers_sets(self) -> bool:
+        """Whether it answers with all labels that fit and not with one."""
+        return self.thresholds is not None
 
     @property
     def temperature(self) -> float:

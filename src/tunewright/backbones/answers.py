@@ -67,6 +67,9 @@ def _by_neighbours(pool: DemonstrationPool, features_BD: Tensor, num_labels: int
     similarity_BN = unit(features_BD) @ pool.vectors_ND.to(features_BD).T
     nearest_BK, index_BK = similarity_BN.topk(min(pool.num_neighbours, similarity_BN.shape[1]))
     weights_BK = (nearest_BK / pool.temperature).softmax(-1)
+    if pool.labels_N.ndim == 2:
+        sets_BKC = pool.labels_N.to(weights_BK)[index_BK]
+        return ((weights_BK[..., None] * sets_BKC).sum(1)).clamp(_EMPTY, 1 - _EMPTY).logit()
     shares_BC = features_BD.new_zeros(features_BD.shape[0], num_labels)
     shares_BC.scatter_add_(1, pool.labels_N.to(index_BK.device)[index_BK], weights_BK)
     return (shares_BC + _EMPTY).log()

@@ -21,6 +21,8 @@ from tunewright.backbones.tokens import encode
 from tunewright.errors import AdapterError
 from tunewright.types import Example
 
+_ASKABLE = "Use a decoder, or a masked model with its head."
+
 
 class Backbone(Base):
     """A frozen base. A kind of model says how long its inputs may be and how features are made.
@@ -169,7 +171,7 @@ class Backbone(Base):
         mine = self.identity
         for part in ("template", "retriever"):
             if getattr(adapter, part) is not None and not self.takes_templates:
-                raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
+                raise AdapterError(f"{mine.name} does not answer prompts and cannot carry a {part}. {_ASKABLE}")
         if adapter.reasoning is not None and not self.reasons:
             raise AdapterError(f"{mine.name} cannot reason before it answers. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:

@@ -133,7 +133,17 @@ class Base(ABC):
 
     @property
     def writes(self) -> bool:
-        """Whether it can score answers under a template, and write them."""
+        """Whether it can write answers of its own."""
+        return False
+
+    @property
+    def answers_prompts(self) -> bool:
+        """Whether it can answer under a template, by how likely the labels' words are there."""
+        return self.writes
+
+    @property
+    def fills_masks(self) -> bool:
+        """Whether its answer stands in the place of a mask, not at the end of what it reads."""
         return False
 
     @property
@@ -179,13 +189,14 @@ class Base(ABC):
         """Tokens that run through a part of the layers, by its name, of a request that reads and writes so many."""
         return read + written
 
-    def scored_tokens(self, adapter: Adapter) -> int:  # noqa: ARG002
-        """Tokens of a pass of its own that scores an adapter's phrases."""
-        return 0
-
     @property
     def num_vocabulary_values(self) -> int:
         """Parameters that take part here in the choice of each token that is written."""
+        return 0
+
+    @property
+    def kept_values(self) -> int:
+        """Keys and values that a token before all rows leaves where it runs once for them; 0 where with each."""
         return 0
 
     @property
@@ -252,7 +263,15 @@ class Base(ABC):
     def reading_width(self, adapter: Adapter) -> int:
         """E, of the readings of its rows."""
         phrases = adapter.verbalizer.phrases if adapter.scores_phrases and adapter.verbalizer is not None else ()
-        return self.width + sum(map(len, phrases))
+        return self.feature_width(adapter) + sum(map(len, phrases))
+
+    def feature_width(self, adapter: Adapter) -> int:  # noqa: ARG002
+        """D, of the features of an adapter's rows."""
+        return self.width
+
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:  # noqa: ARG002
+        """Tokens that run after each row to score an adapter's phrases, and products with a row of the head."""
+        return 0, 0
 
     def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""
@@ -266,7 +285,19 @@ class Base(ABC):
         return [logits for logits in found if logits is not None]
 
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:  # noqa: ARG002
-        """Tokens of an answer as it goes on after a text; only of a base that writes."""
+        """Tokens of an answer as it goes on after a text; only of a base that answers prompts."""
+        raise self._does_not_write()
+
+    def fixed_ids(self, text: str) -> tuple[int, ...]:  # noqa: ARG002
+        """Tokens of a text that stands before all rows and runs once; none where it runs with each row."""
+        return ()
+
+    def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:  # noqa: ARG002
+        """Tokens of all phrases that an adapter scores, label by label; only of a base that answers prompts."""
+        raise self._does_not_write()
+
+    def scores(self, rows: Sequence[Row], candidates: Sequence[tuple[int, ...]]) -> Tensor:  # noqa: ARG002
+        """Mean log-probability per token of every candidate as each row's answer, fp32 [B, C]."""
         raise self._does_not_write()
 
     def answer_log_probs(

@@ -22,8 +22,9 @@ from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.fused import fuse
 from tunewright.backbones.generation import generate
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
+from tunewright.backbones.prompted import Frame
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, tree_scores
-from tunewright.backbones.writer import GENERATED_ROWS, Frame
+from tunewright.backbones.writer import GENERATED_ROWS
 from tunewright.runtime import quiet_libraries
 from tunewright.types import Example
 
@@ -77,7 +78,7 @@ class Decoder(Prefixed):
     def _frame(self, adapter: Adapter) -> Frame:
         """The fixed text runs once, tokenised apart from the rows; it begins as every text does."""
         fixed = self.fixed_ids(fixed_text(adapter))
-        return Frame(kept_ids=fixed, begin_ids=() if fixed else self.begin_ids, template=adapter.template)
+        return Frame(kept_tokens=len(fixed), begin_ids=() if fixed else self.begin_ids, template=adapter.template)
 
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:
         """As it goes on after a text: a space goes between unless that ends in white space."""

@@ -64,9 +64,12 @@ class Encoder(Backbone):
         return output.last_hidden_state, layout
 
     def _one_pass(self, rows: Sequence[Row], weights: Weights | None) -> Tensor:
-        hidden_BLD, layout = self.hidden_states(rows, weights)
+        return self._pooled(*self.hidden_states(rows, weights))
+
+    def _pooled(self, hidden_BLD: Tensor, layout: Layout) -> Tensor:
+        """Over the texts, as the base's pooling has it: fp32 [B, D]."""
         if self._checkpoint.pooling == "cls":
-            rows_B = torch.arange(len(rows), device=self._device)
+            rows_B = torch.arange(len(hidden_BLD), device=self._device)
             return hidden_BLD[rows_B, layout.first_text_B.to(self._device)].float()
         return layout.mean(hidden_BLD)
 

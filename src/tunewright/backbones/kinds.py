@@ -8,10 +8,16 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.masked import Masked
 from tunewright.backbones.prefixed import PREFIX_BYTES
 from tunewright.backbones.seq2seq import Seq2Seq
 
-BACKBONES: Mapping[str, type[Backbone]] = {"encoder": Encoder, "decoder": Decoder, "seq2seq": Seq2Seq}
+BACKBONES: Mapping[str, type[Backbone]] = {
+    "encoder": Encoder,
+    "decoder": Decoder,
+    "masked": Masked,
+    "seq2seq": Seq2Seq,
+}
 """Kind, as in `checkpoint.KINDS` -> class."""
 
 

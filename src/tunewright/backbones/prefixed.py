@@ -8,6 +8,7 @@ passes. A prefix of a sliding-window model is seen as far as the window reaches,
 Shapes: B rows, N tokens, M hidden states that are read, D width, P virtual tokens.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -187,6 +188,10 @@ class Prefixed(Writer):
         vectors = [opening.vectors_PD for opening in batch.openings]
         pairs = [t for pair in zip(vectors, openings, strict=True) for t in pair if t is not None]
         return torch.cat([*(t.to(embeds_ND) for t in pairs), texts_ND])
+
+    @property
+    def kept_values(self) -> int:
+        return 2 * math.prod(self.prefix_shape)
 
     def _find_prefix_shape(self) -> tuple[int, int, int]:
         """By running one virtual token."""

@@ -26,9 +26,10 @@ from tunewright.backbones.base import Generation, Request, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.generation import Answering, Emitted, choose, whole
 from tunewright.backbones.low_rank import low_rank_updates
+from tunewright.backbones.prompted import Frame
 from tunewright.backbones.scoring import Tree, tree_scores
 from tunewright.backbones.tokens import Layout, lay_out
-from tunewright.backbones.writer import GENERATED_ROWS, Frame, Writer
+from tunewright.backbones.writer import GENERATED_ROWS, Writer
 from tunewright.backbones.written import Written
 from tunewright.runtime import quiet_libraries
 
@@ -126,9 +127,10 @@ class Seq2Seq(Writer):
         crosses = any(part in f"{name}." for part in _CROSS)
         return written if not crosses else read if written else 0.0
 
-    def scored_tokens(self, adapter: Adapter) -> int:
-        """Positions of the decoder that score an adapter's phrases."""
-        return len(self._start_ids) + len(self._phrase_tree(adapter).tokens) if adapter.scores_phrases else 0
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:
+        """The decoder's pass begins with tokens of its own."""
+        nodes = len(self._phrase_tree(adapter).tokens)
+        return len(self._start_ids) + nodes, (1 + nodes) * self.num_words
 
     # --- texts ---
 

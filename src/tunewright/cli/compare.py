@@ -26,6 +26,7 @@ def compare(
     text: Annotated[str | None, typer.Option(help=_about("text"))] = None,
     text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
     label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
+    label_separator: Annotated[str | None, typer.Option(help=_about("label_separator"))] = None,
     input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
     target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
     reasoning: Annotated[str | None, typer.Option(help=_about("reasoning"))] = None,

@@ -10,15 +10,14 @@ import torch
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Verbalizer
-from tunewright.backbones.base import Row
+from tunewright.backbones.base import Base, Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
-from tunewright.backbones.writer import Writer
 from tunewright.config import RunConfig
 from tunewright.data.load import load_dataset
 from tunewright.errors import ConfigError
 from tunewright.evaluation.named import find_metric
-from tunewright.methods.prompting import asking
+from tunewright.methods.prompting import asking, fitted
 from tunewright.prompts.template import parse
 from tunewright.runtime import device, fast_dtype
 from tunewright.tuning.attempt import prepare
@@ -67,11 +66,13 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     """
     dataset = load_dataset(config)
     task, train = dataset.task, dataset.splits.train
-    prompt = parse(source, task, dataset.columns)
+    parsed = parse(source, task, dataset.columns)
     base = open_backbone(load_checkpoint(config.model[0]), dtype=fast_dtype(), device=device())
-    if not isinstance(base, Writer) or not base.writes:
-        raise ConfigError(f"{config.model[0]!r} writes no text: there is nobody to ask. Give a decoder with --model.")
+    if not base.answers_prompts if task.labels else not base.writes:
+        able = "a decoder or a masked model" if task.labels else "a decoder"
+        raise ConfigError(f"{config.model[0]!r} answers no prompts: there is nobody to ask. Give {able} with --model.")
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
+    prompt = fitted(parsed, base)
     metric = find_metric(config.metric, config.task, database=config.database)
     shop = prepare(task, base, train, train[:1], metric, limit)
     adapter = shop.material.adapter(**asking(shop.material, prompt))
@@ -81,7 +82,7 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     return Preview(model=config.model[0], max_tokens=base.max_tokens, fixed=fixed, rows=shown)
 
 
-def _asked(base: Writer, adapter: Adapter, examples: tuple[Example, ...]) -> tuple[ShownRow, ...]:
+def _asked(base: Base, adapter: Adapter, examples: tuple[Example, ...]) -> tuple[ShownRow, ...]:
     rows = [Row(encoding=encoding, adapter=adapter) for encoding in base.encode_for(examples, adapter)]
     answers: list[tuple[str, tuple[tuple[str, float], ...]]]
     if adapter.verbalizer is None:
@@ -102,7 +103,7 @@ def _asked(base: Writer, adapter: Adapter, examples: tuple[Example, ...]) -> tup
 
 
 def _scored(
-    base: Writer, adapter: Adapter, verbalizer: Verbalizer, rows: list[Row]
+    base: Base, adapter: Adapter, verbalizer: Verbalizer, rows: list[Row]
 ) -> list[tuple[tuple[str, float], ...]]:
     """Of each row, every label with its score, best first; a label has one phrase here."""
     assert all(len(phrases) == 1 for phrases in verbalizer.phrases)

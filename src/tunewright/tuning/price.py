@@ -63,6 +63,9 @@ class Modelled:
 def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_tokens: int = 0) -> Modelled:
     """What a candidate takes.
 
+    What a decoder puts before every text runs once and is kept: a request is billed for looking at its keys and values,
+    as at those of a deep prefix, and a server for holding them.
+
     Where the base's features do not change they are computed once, for all trials, refits and epochs together: they are
     billed once, to the shipped fit. What is trained on them is billed by the row, of which it sees one vector.
 
@@ -75,10 +78,16 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
     num_read, num_written = sum(len(e.ids) for e in encodings), sum(map(len, workshop.material.rows.answers))
     total, rows = num_read + num_written, max(1, len(encodings))
-    tokens, extra = total / rows, extra_tokens(adapter, backbone)
-    read, written = num_read / rows + extra, num_written / rows
-    runs, own = _by_token(adapter, backbone, read, written)
-    serving = cost.serving_flops(backbone_parameters=runs, adapter_parameters=own, tokens=tokens, extra_tokens=extra)
+    kept = _kept_tokens(adapter, backbone)
+    tokens, extra = total / rows, extra_tokens(adapter, backbone) - kept
+    after, products = backbone.phrase_work(adapter) if adapter.scores_phrases else (0, 0)
+    runs, own = _by_token(adapter, backbone, num_read / rows + extra, num_written / rows + after)
+    seen_values = kept * backbone.kept_values
+    of_token = own + seen_values
+    serving = cost.serving_flops(
+        backbone_parameters=runs, adapter_parameters=of_token, tokens=tokens, extra_tokens=extra + after
+    )
+    serving += cost.FORWARD * products * backbone.width
     if adapter.retriever is not None:
         serving += _retrieval_flops(adapter.retriever, backbone, tokens)
     if adapter.demonstrations is not None:
@@ -87,7 +96,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     if adapter.reasoning is not None and adapter.decoding is not None:
         serving += _reasoning_flops(adapter.decoding, backbone, tokens)
     elif adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
-        serving += cost.FORWARD * written * backbone.num_vocabulary_values
+        serving += cost.FORWARD * num_written / rows * backbone.num_vocabulary_values
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
@@ -100,12 +109,13 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     def spent(seen: float) -> float:
         return cost.training_flops(parameters=trained, tokens=seen * by_token, flops_per_parameter=factor)
 
+    kept_bytes = seen_values * workshop.material.weights.dtype.itemsize if seen_values else 0
     base_bytes = 0 if adapter.mixes else workshop.material.weights.num_bytes
     return Modelled(
         serving_flops=serving,
         tuning_flops=spent(num_tuning_tokens),
         training_flops=once + spent(num_tokens),
-        held_bytes=adapter.num_bytes() + base_bytes,
+        held_bytes=adapter.num_bytes() + kept_bytes + base_bytes,
     )
 
 
@@ -116,13 +126,20 @@ _BESIDE = ("lora", "prefix", "head")
 def _by_token(adapter: Adapter, backbone: Base, read: float, written: float) -> tuple[float, float]:
     """Parameters of the base and of the adapter that each token of a request runs through, on average."""
     asks, tokens = adapter.needs_features or adapter.decoding is not None, max(1.0, read + written)
-    spent = written + backbone.scored_tokens(adapter)
     own = sum(
-        tensor.numel() * backbone.tokens_through(name.removeprefix("lora."), read, spent)
+        tensor.numel() * backbone.tokens_through(name.removeprefix("lora."), read, written)
         for name, tensor in adapter.tensors().items()
         if name.split(".")[0] in _BESIDE
     )
-    return backbone.computing(read, spent) / tokens if asks else 0.0, own / tokens
+    return backbone.computing(read, written) / tokens if asks else 0.0, own / tokens
+
+
+def _kept_tokens(adapter: Adapter, backbone: Base) -> int:
+    """Of what stands before each text, what runs once: soft prompt, instruction and demonstrations of a decoder."""
+    if backbone.kept_values == 0:
+        return 0
+    fixed = () if adapter.template is None else backbone.token_ids(adapter.template.fixed)
+    return len(fixed) + (0 if adapter.soft_prompt is None else adapter.soft_prompt.length)
 
 
 def extra_tokens(adapter: Adapter, backbone: Base) -> int:
