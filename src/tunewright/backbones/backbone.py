@@ -172,6 +172,8 @@ class Backbone(Base):
         for part in ("template", "retriever"):
             if getattr(adapter, part) is not None and not self.takes_templates:
                 raise AdapterError(f"{mine.name} does not answer prompts and cannot carry a {part}. {_ASKABLE}")
+        if adapter.members is not None and not self.takes_members:
+            raise AdapterError(f"{mine.name} cannot answer under several prompts together. {_ASKABLE}")
         if adapter.reasoning is not None and not self.reasons:
             raise AdapterError(f"{mine.name} cannot reason before it answers. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:

@@ -3,7 +3,6 @@
 Shapes: N rows, D width, C labels.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from itertools import compress
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Thresholds
 from tunewright.adapters.reasoning import voted
-from tunewright.backbones.base import Base, Encoding, Row
+from tunewright.backbones.base import Base, Encoding, Row, member_rows, row_generator
 from tunewright.backbones.tokens import by_length
 from tunewright.types import BETWEEN_LABELS, Example, Prediction, whole_text
 
@@ -125,28 +124,23 @@ WRITTEN_ROWS = 64
 """Rows that are written at a time."""
 
 
-def row_generator(encoding: Encoding, seed: int = 0) -> torch.Generator:
-    """Draws the tokens of a row: by what it says alone, wherever it stands in a file or a request."""
-    said = hashlib.sha256(f"{seed} {encoding.ids}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(said[:8], "big", signed=True))
-
-
 def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> list[str]:
     """What the adapter answers every input, by its own decoding; draws do not hang on the neighbours.
 
-    Of several samples it is what most of them come to; empty where nothing is an answer.
+    Of several members and samples it is what most of them come to; empty where nothing is an answer.
     """
     base, samples = writer(store.backbone), 1 if adapter.decoding is None else adapter.decoding.samples
     draws = adapter.decoding is not None and adapter.decoding.temperature > 0
-    texts = [[""] * samples for _ in encodings]
+    several = samples * len(adapter.each)
+    texts = [[""] * several for _ in encodings]
     for members in by_length([len(e.ids) for e in encodings]):
-        jobs = [(k, s) for k in members for s in range(samples)]
+        rows = {k: samples * member_rows(Row(encoding=encodings[k], adapter=adapter)) for k in members}
+        jobs = [(k, s) for k in members for s in range(several)]
         for start in range(0, len(jobs), WRITTEN_ROWS):
             store.between()
             some = jobs[start : start + WRITTEN_ROWS]
-            rows = [Row(encoding=encodings[k], adapter=adapter) for k, _ in some]
             generators = [row_generator(encodings[k], s) for k, s in some] if draws else None
-            for (k, s), found in zip(some, base.generate(rows, generators), strict=True):
+            for (k, s), found in zip(some, base.generate([rows[k][s] for k, s in some], generators), strict=True):
                 texts[k][s] = adapter.answer_in(found.text)
     return [voted(each) for each in texts]
 

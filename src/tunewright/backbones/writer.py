@@ -131,6 +131,8 @@ class Writer(Prompted):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row; where its adapter scores phrases, followed by their scores."""
+        if any(row.adapter.members is not None for row in rows):
+            return self._of_members(rows)
         if any(row.adapter.reasoning is not None for row in rows):
             return reasoned(self, rows)
         if not any(row.adapter.scores_phrases for row in rows):

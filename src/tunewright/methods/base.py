@@ -58,6 +58,8 @@ class Material:
     """Texts are cut so that text and virtual tokens have at most this many."""
     prompt: Prompt | None = None
     """The user's own."""
+    documents: Sequence[str] = ()
+    """Passages of the user's documents, in which no row stands that methods must not see."""
 
     @property
     def weights(self) -> Backbone:

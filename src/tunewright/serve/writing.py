@@ -9,10 +9,9 @@ from dataclasses import replace
 import torch
 
 from tunewright.adapters.parts import Decoding
-from tunewright.backbones.base import Request
+from tunewright.backbones.base import Request, row_generator
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.generation import Emitted, Generating
-from tunewright.backbones.inference import row_generator
 from tunewright.errors import ModelError
 from tunewright.serve.ask import Ask, Event, Piece, Sampling, Told
 from tunewright.serve.work import Work, usage_of

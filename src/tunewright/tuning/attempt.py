@@ -257,7 +257,7 @@ def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam | TextExam
         return _framed(workshop, adapter, exam)
     backbone = material.backbone
     longest = max(len(e.ids) for e in (*material.rows.encodings, *exam.rows.encodings))
-    if adapter.template is None and longest <= material.max_tokens - adapter.prefix_tokens:
+    if not adapter.frames_rows and longest <= material.max_tokens - adapter.prefix_tokens:
         return material.rows, exam
     rows = replace(material.rows, encodings=backbone.encode_for(material.examples, adapter))
     dev = replace(exam.rows, encodings=backbone.encode_for(workshop.dev_examples, adapter))

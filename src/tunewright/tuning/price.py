@@ -78,16 +78,9 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
     num_read, num_written = sum(len(e.ids) for e in encodings), sum(map(len, workshop.material.rows.answers))
     total, rows = num_read + num_written, max(1, len(encodings))
-    kept = _kept_tokens(adapter, backbone)
-    tokens, extra = total / rows, extra_tokens(adapter, backbone) - kept
-    after, products = backbone.phrase_work(adapter) if adapter.scores_phrases else (0, 0)
-    runs, own = _by_token(adapter, backbone, num_read / rows + extra, num_written / rows + after)
-    seen_values = kept * backbone.kept_values
-    of_token = own + seen_values
-    serving = cost.serving_flops(
-        backbone_parameters=runs, adapter_parameters=of_token, tokens=tokens, extra_tokens=extra + after
-    )
-    serving += cost.FORWARD * products * backbone.width
+    tokens, read, written = total / rows, num_read / rows, num_written / rows
+    runs, own = _by_token(adapter, adapter, backbone, read=read, written=written)
+    serving = sum(_reading_flops(each, adapter, backbone, read=read, written=written) for each in adapter.each)
     if adapter.retriever is not None:
         serving += _retrieval_flops(adapter.retriever, backbone, tokens)
     if adapter.demonstrations is not None:
@@ -96,7 +89,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     if adapter.reasoning is not None and adapter.decoding is not None:
         serving += _reasoning_flops(adapter.decoding, backbone, tokens)
     elif adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
-        serving += cost.FORWARD * num_written / rows * backbone.num_vocabulary_values
+        serving += cost.FORWARD * written * backbone.num_vocabulary_values * len(adapter.each)
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
@@ -109,6 +102,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     def spent(seen: float) -> float:
         return cost.training_flops(parameters=trained, tokens=seen * by_token, flops_per_parameter=factor)
 
+    seen_values = sum(_kept_tokens(each, backbone) for each in adapter.each) * backbone.kept_values
     kept_bytes = seen_values * workshop.material.weights.dtype.itemsize if seen_values else 0
     base_bytes = 0 if adapter.mixes else workshop.material.weights.num_bytes
     return Modelled(
@@ -123,15 +117,35 @@ _BESIDE = ("lora", "prefix", "head")
 """Parts whose values take part in the work of each token."""
 
 
-def _by_token(adapter: Adapter, backbone: Base, read: float, written: float) -> tuple[float, float]:
-    """Parameters of the base and of the adapter that each token of a request runs through, on average."""
-    asks, tokens = adapter.needs_features or adapter.decoding is not None, max(1.0, read + written)
+def _by_token(member: Adapter, whole: Adapter, backbone: Base, *, read: float, written: float) -> tuple[float, float]:
+    """Parameters of the base and of the adapter that each token of a pass runs through, on average."""
+    asks = whole.needs_features or whole.decoding is not None
+    read += extra_tokens(member, backbone) - _kept_tokens(member, backbone)
+    written += _phrase_work(member, backbone)[0]
+    tokens = max(1.0, read + written)
     own = sum(
         tensor.numel() * backbone.tokens_through(name.removeprefix("lora."), read, written)
-        for name, tensor in adapter.tensors().items()
+        for name, tensor in whole.tensors().items()
         if name.split(".")[0] in _BESIDE
     )
     return backbone.computing(read, written) / tokens if asks else 0.0, own / tokens
+
+
+def _reading_flops(member: Adapter, whole: Adapter, backbone: Base, *, read: float, written: float) -> float:
+    """Of a text with what stands around it, and of the phrases that are scored behind it."""
+    kept, (after, products) = _kept_tokens(member, backbone), _phrase_work(member, backbone)
+    runs, own = _by_token(member, whole, backbone, read=read, written=written)
+    reading = cost.serving_flops(
+        backbone_parameters=runs,
+        adapter_parameters=own + kept * backbone.kept_values,
+        tokens=read + written,
+        extra_tokens=extra_tokens(member, backbone) - kept + after,
+    )
+    return reading + cost.FORWARD * products * backbone.width
+
+
+def _phrase_work(adapter: Adapter, backbone: Base) -> tuple[int, int]:
+    return backbone.phrase_work(adapter) if adapter.scores_phrases else (0, 0)
 
 
 def _kept_tokens(adapter: Adapter, backbone: Base) -> int:
@@ -143,7 +157,12 @@ def _kept_tokens(adapter: Adapter, backbone: Base) -> int:
 
 
 def extra_tokens(adapter: Adapter, backbone: Base) -> int:
-    """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row."""
+    """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row.
+
+    Of several members what all of them put there.
+    """
+    if adapter.members is not None:
+        return sum(extra_tokens(each, backbone) for each in adapter.each)
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
