@@ -208,10 +208,10 @@ def _pair_config(kind: str, vocab_size: int, pad_id: int) -> transformers.PreTra
         inner = dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 48)
         layers = {"encoder_layers": 3, "decoder_layers": 2}
         tokens = {"bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
-        rest = {"max_position_embeddings": MAX_TOKENS, "scale_embedding": True, **tokens}
-        return transformers.AutoConfig.for_model(kind, **common, **heads, **inner, **layers, **rest)
-    layers = {"num_layers": 3, "num_decoder_layers": 2}
-    rest = {"d_kv": 10, "d_ff": 48, "num_heads": 4, "n_positions": MAX_TOKENS, "decoder_start_token_id": pad_id}
+        pair: dict[str, object] = {"max_position_embeddings": MAX_TOKENS, "scale_embedding": True, **tokens}
+        return transformers.AutoConfig.for_model(kind, **common, **heads, **inner, **layers, **pair)
+    layers = {"num_layers": 3, "num_decoder_layers": 2, "n_positions": MAX_TOKENS, "decoder_start_token_id": pad_id}
+    rest: dict[str, object] = {"d_kv": 10, "d_ff": 48, "num_heads": 4}
     if kind == "flan":
         rest |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
     buckets = {"relative_attention_num_buckets": BUCKETS, "relative_attention_max_distance": 20}

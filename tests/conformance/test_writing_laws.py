@@ -135,8 +135,11 @@ def test_fresh_process_same_texts(fitted: dict[str, Adapter], base: Writer, tmp_
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @every_running
 def test_neighbours_do_not_matter(method: Method, temperature: float, fitted: dict[str, Adapter], base: Writer) -> None:
-    """Token for token: alone, in another order, few at a time, and among rows of all other methods; drawn ones too."""
-    crowd = {name: _decoding(adapter, temperature) for name, adapter in fitted.items() if name in RUNNING}
+    """Token for token: alone, in another order, few at a time, and among rows of all other methods; drawn ones too.
+
+    Of several members the first: the base itself writes for one at a time.
+    """
+    crowd = {name: _decoding(adapter.each[0], temperature) for name, adapter in fitted.items() if name in RUNNING}
     adapter = crowd[method.name]
     mine = [Row(encoding=e, adapter=adapter) for e in base.encode_for(asked(), adapter)]
     others = [Row(encoding=base.encode_for(asked(), a)[0], adapter=a) for a in crowd.values()]

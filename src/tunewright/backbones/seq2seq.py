@@ -82,7 +82,7 @@ class Seq2Seq(Writer):
         seen: list[tuple[nn.Module, int, int]] = []
         with quiet_libraries(), torch.no_grad():
             for stack in (self._model.encoder, self._model.decoder):
-                stack.set_attn_implementation(attention.NAME)  # type: ignore[operator]
+                stack.set_attn_implementation(attention.NAME)  # type: ignore[operator,union-attr]
             embeds_11D = torch.zeros(1, 1, self.width, dtype=self.dtype, device=self._device)
             self._model.encoder(inputs_embeds=embeds_11D, seen=seen)  # type: ignore[operator]
         return (len(seen), *seen[0][1:])

@@ -78,7 +78,7 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     adapter = shop.material.adapter(**asking(shop.material, prompt))
     with torch.no_grad():
         shown = _asked(base, adapter, train[:num_rows])
-    fixed = tuple(base.words(base.kept_ids(adapter)))
+    fixed = tuple(base.words(base.fixed_ids(prompt.fixed)))
     return Preview(model=config.model[0], max_tokens=base.max_tokens, fixed=fixed, rows=shown)
 
 
