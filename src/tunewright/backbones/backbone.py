@@ -131,6 +131,11 @@ class Backbone(Base):
         raise AssertionError("a base without a list of layers")
 
     @cached_property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers, first to last."""
+        return list(self._model.get_submodule(self.layer_stack).children())
+
+    @cached_property
     def linears(self) -> dict[str, nn.Linear]:
         """The linear layers a LoRA may change: those inside the layer stack."""
         start = f"{self.layer_stack}."
