@@ -11,6 +11,7 @@ from tests import tiny
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding, Template, Verbalizer
 from tunewright.backbones.base import Row
+from tunewright.backbones.recomputed import recomputing
 from tunewright.backbones.seq2seq import Seq2Seq
 from tunewright.errors import AdapterError, ConfigError
 
@@ -140,11 +141,12 @@ def gradients(base: Seq2Seq, adapter: Adapter, run: Callable[[list[Row]], Tensor
     """
     names = [n for n, t in adapter.tensors().items() if t.is_floating_point() and n.split(".")[0] in BODY]
     found = []
-    for together in (True, False):
+    for together in (True, False):  # and all at once with layers that are computed again on the way back
         live = {n: adapter.tensors()[n].clone().requires_grad_() for n in names}
         rows = rows_of(base, {"live": adapter.with_tensors(live)})
-        for batch in [rows] if together else [[row] for row in rows]:
-            run(batch).sum().backward()
+        with recomputing(together):
+            for batch in [rows] if together else [[row] for row in rows]:
+                run(batch).sum().backward()
         found.append({n: t.grad for n, t in live.items() if t.grad is not None})
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():

@@ -11,7 +11,7 @@ Shapes: B rows, L positions of the encoder, T of the decoder, U nodes of a tree,
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -27,6 +27,7 @@ from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.generation import Answering, Emitted, choose, whole
 from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.backbones.prompted import Frame
+from tunewright.backbones.recomputed import recomputed
 from tunewright.backbones.scoring import Tree, tree_scores
 from tunewright.backbones.tokens import Layout, lay_out
 from tunewright.backbones.writer import GENERATED_ROWS, Writer
@@ -209,8 +210,10 @@ class Seq2Seq(Writer):
     ) -> Tensor:
         own, start = self._own_values(weights), f"{name}."
         values = {key.removeprefix(start): value for key, value in own.items() if key.startswith(start)}
-        with low_rank_updates(self.linears, loras):
-            output = functional_call(self._model.get_submodule(name), values, (), dict(inputs))
+        stack, again = self._model.get_submodule(name), partial(low_rank_updates, self.linears, loras)
+        layers = next(list(child) for child in stack.children() if isinstance(child, nn.ModuleList))
+        with again(), recomputed(layers, again):
+            output = functional_call(stack, values, (), dict(inputs))
         hidden: Tensor = output.last_hidden_state
         return hidden
 
