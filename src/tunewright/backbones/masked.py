@@ -66,6 +66,13 @@ class Masked(Prompted, Encoder):
     def fills_masks(self) -> bool:
         return self._is_whole
 
+    @property
+    def shows_words(self) -> bool:
+        return self._is_whole
+
+    def word_rows(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self._next_token.rows(ids)
+
     def feature_width(self, adapter: Adapter) -> int:
         """Under a template features are those at the mask that the words are compared with."""
         return self.width if adapter.template is None else int(self._next_token.weight.shape[1])

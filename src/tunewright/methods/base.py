@@ -10,6 +10,7 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
 from tunewright.prompts.template import Prompt
+from tunewright.prompts.verbalizer import word_fault
 from tunewright.training.loop import Settings
 from tunewright.training.objective import Rows
 from tunewright.training.optim import Rates
@@ -95,6 +96,22 @@ class Material:
         return Adapter(base=identity, labels=labels, max_tokens=self.max_tokens, **parts)  # type: ignore[arg-type]
 
 
+_LONGEST = 0.25
+"""Share of the context that a label's word may take, at most."""
+
+
+def cannot_tell_words(backbone: Base, task: Task, share: float = _LONGEST) -> str | None:
+    """Why a base cannot answer a task by the labels' words, or None.
+
+    Args:
+        backbone: That answers prompts.
+        task: Whose labels.
+        share: Of the context that a word may take.
+    """
+    most = max(1, int(share * backbone.max_tokens))
+    return word_fault(task, backbone.encode_answer, backbone.unknown_ids, most)
+
+
 Place = Callable[[Material, Params, np.random.Generator], Adapter]
 
 
@@ -127,6 +144,8 @@ class Method:
     """Epochs, as a multiple of what is usual for the task."""
     refuses: Callable[[Base], str | None] = lambda _backbone: None
     """Why a base cannot be used, or None."""
+    by_words: bool = False
+    """Whether it answers by the labels' words where the base answers prompts."""
     kinds: tuple[TaskKind, ...] = ("classify",)
     """Of tasks that it answers."""
     needs: str | None = None
@@ -144,7 +163,10 @@ class Method:
             return f"{backbone.identity.name} answers elsewhere: there are no weights here to train on"
         if task.kind == "generate" and self.runs_base and not backbone.writes:
             return f"{backbone.identity.name} writes no text; give a decoder with --model"
-        return self.refuses(backbone)
+        reason = self.refuses(backbone)
+        if reason is None and self.by_words and task.labels and backbone.answers_prompts:
+            reason = cannot_tell_words(backbone, task)
+        return reason
 
 
 def settings(method: Method, params: Params, material: Material) -> Settings:

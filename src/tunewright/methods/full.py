@@ -7,6 +7,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Weights
 from tunewright.methods.base import Material, Method, Range, Space
 from tunewright.methods.heads import answering, head_rates, narrowness
+from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -15,7 +16,7 @@ HEAD_RATE = 10.0
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """The base's own values and a head from the labels' words."""
-    return material.adapter(weights=own_weights(material), **answering(material))
+    return material.adapter(weights=own_weights(material), **answering(material, params))
 
 
 def own_weights(material: Material) -> Weights:
@@ -42,7 +43,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 def space(material: Material) -> Space:
     """The rate."""
     scale = narrowness(material)
-    return {"lr": Range(low=1e-5 * scale, high=2e-4 * scale, default=5e-5 * scale)}
+    return {"lr": Range(low=1e-5 * scale, high=2e-4 * scale, default=5e-5 * scale), **answer_choices(material)}
 
 
 METHOD = Method(

@@ -9,6 +9,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora
 from tunewright.methods.base import Choice, Material, Method, Range, Space
 from tunewright.methods.heads import answering, narrowness, noise
+from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -22,7 +23,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         down={n: noise((rank, m.in_features), 1 / math.sqrt(m.in_features), rng) for n, m in linears.items()},
         up={n: torch.zeros(m.out_features, rank) for n, m in linears.items()},
     )
-    return material.adapter(lora=lora, **answering(material))
+    return material.adapter(lora=lora, **answering(material, params))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
@@ -36,6 +37,7 @@ def space(material: Material) -> Space:
     return {
         "lr": Range(low=1e-4 * scale, high=2e-3 * scale, default=7e-4 * scale),
         "rank": Choice(options=(8, 4, 16)),
+        **answer_choices(material),
     }
 
 

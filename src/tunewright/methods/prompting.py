@@ -18,7 +18,7 @@ from tunewright.backbones.base import Base
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material
-from tunewright.prompts.calibration import zero_points
+from tunewright.prompts.calibration import content_free_points, domain_points, zero_points
 from tunewright.prompts.template import (
     MASK,
     PLAIN,
@@ -27,6 +27,7 @@ from tunewright.prompts.template import (
     demonstration,
     draw,
     one_mask,
+    premise,
     until_mask,
     with_demonstrations,
     with_mask,
@@ -91,7 +92,13 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
         return adapter
     if how == "contextual":
         empty = [Example(id=text, text=text) for text in NOTHING_SAID]
-        bias_C = -predict(adapter, material.backbone.encode_for(empty, adapter), material.store).mean(0)
+        bias_C = content_free_points(predict(adapter, material.backbone.encode_for(empty, adapter), material.store))
+    elif how == "pmi":
+        assert adapter.template is not None, "of prompts alone"
+        words = premise(adapter.template)
+        bare = replace(adapter, template=Template(fixed=words.fixed, row=words.row), retriever=None)
+        nothing = material.backbone.encode_for([Example(id="", text="")], bare)
+        bias_C = domain_points(predict(bare, nothing, material.store)[0])
     else:
         encodings = material.rows.encodings
         if adapter.template is not None:
