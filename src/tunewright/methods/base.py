@@ -9,6 +9,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
+from tunewright.data.labels import in_words
 from tunewright.prompts.template import Prompt
 from tunewright.prompts.verbalizer import word_fault
 from tunewright.training.loop import Settings
@@ -100,19 +101,38 @@ _LONGEST = 0.25
 """Share of the context that a label's word may take, at most."""
 
 
-def cannot_tell_words(backbone: Base, task: Task, share: float = _LONGEST) -> str | None:
+def cannot_tell_words(backbone: Base, task: Task, words: str = "name", share: float = _LONGEST) -> str | None:
     """Why a base cannot answer a task by the labels' words, or None.
 
     Args:
         backbone: That answers prompts.
         task: Whose labels.
+        words: As in `label_phrases`.
         share: Of the context that a word may take.
     """
     most = max(1, int(share * backbone.max_tokens))
-    return word_fault(task, backbone.encode_answer, backbone.unknown_ids, most)
+    return word_fault(task, words, backbone.encode_answer, backbone.unknown_ids, most)
 
 
 Place = Callable[[Material, Params, np.random.Generator], Adapter]
+
+
+def word_remarks(backbone: Base, task: Task) -> list[str]:
+    """What a user should hear of labels' words on a base: unusable descriptions, and names that it splits."""
+    if not task.labels or not backbone.answers_prompts or cannot_tell_words(backbone, task) is not None:
+        return []
+    name, fault = backbone.identity.name, cannot_tell_words(backbone, task, "description")
+    said = [] if fault is None else [f"{name} is not asked by the labels' descriptions: {fault}."]
+    pieces = {label: backbone.words(backbone.encode_answer(in_words(label))) for label in task.labels}
+    split = [f"{label!r} into {' '.join(each)}" for label, each in pieces.items() if len(each) > 1]
+    if backbone.fills_masks and split:
+        more = f" and {len(split) - _SAID} more" if len(split) > _SAID else ""
+        said.append(f"{name} splits label words, which take a mask for each piece: {', '.join(split[:_SAID])}{more}.")
+    return said
+
+
+_SAID = 5
+"""Split words that are told."""
 
 
 def trains_nothing(adapter: Adapter, params: Params, progress: float) -> Rates:

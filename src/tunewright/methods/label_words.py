@@ -100,7 +100,7 @@ def trained_answer(material: Material, how: str) -> dict[str, object]:
 def answer_choices(material: Material) -> dict[str, Choice]:
     """How a trained method answers, for a space: by a head, or where the base and the labels allow it by words."""
     base, task = material.backbone, material.task
-    if task.kind != "classify" or not base.answers_prompts or cannot_tell_words(base, task, _FEW) is not None:
+    if task.kind != "classify" or not base.answers_prompts or cannot_tell_words(base, task, share=_FEW) is not None:
         return {}
     soft_too = ("soft",) if base.shows_words else ()
     return {"answer": Choice(options=("head", "words", *soft_too))}

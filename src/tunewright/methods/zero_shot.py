@@ -9,7 +9,7 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Verbalizer
 from tunewright.data.labels import in_words
-from tunewright.methods.base import Choice, Material, Method, Space
+from tunewright.methods.base import Choice, Material, Method, Space, cannot_tell_words
 from tunewright.methods.label_words import AUTOMATIC, PROTOTYPES, by_words
 from tunewright.methods.prompting import calibrated, calibrations, prompts, templates
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
@@ -46,9 +46,11 @@ def space(material: Material) -> Space:
 
 
 def words_of(material: Material, *which: str) -> dict[str, Choice]:
-    """Which words stand for a label, for a space; a description only where there is one; none where texts are written."""
+    """Which words stand for a label, for a space: descriptions where there are any, nothing where texts are written."""
     task = material.task
     described = any(task.descriptions[label] != in_words(label) for label in task.labels)
+    if material.backbone.answers_prompts and task.labels:
+        described = described and cannot_tell_words(material.backbone, task, "description") is None
     options = which if described else ("name", *(each for each in which if each in (AUTOMATIC, PROTOTYPES)))
     return {"words": Choice(options=options)} if task.labels else {}
 

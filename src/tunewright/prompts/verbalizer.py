@@ -48,19 +48,20 @@ def label_phrases(task: Task, words: str, templates: tuple[str, ...]) -> tuple[t
 
 
 def word_fault(
-    task: Task, ids_of: Callable[[str], Sequence[int]], unknown_ids: Collection[int], most_tokens: int
+    task: Task, words: str, ids_of: Callable[[str], Sequence[int]], unknown_ids: Collection[int], most_tokens: int
 ) -> str | None:
     """Why a model cannot answer a task by the labels' words, or None.
 
     Args:
         task: Labels and descriptions.
+        words: As in `label_phrases`.
         ids_of: A word as the model's tokens.
         unknown_ids: Tokens for what a tokenizer does not know.
         most_tokens: Of a word.
     """
     owner: dict[tuple[int, ...], str] = {}
-    for label, words in zip(task.labels, label_phrases(task, "both", TEMPLATES["bare"]), strict=True):
-        for word in words:
+    for label, mine in zip(task.labels, label_phrases(task, words, TEMPLATES["bare"]), strict=True):
+        for word in mine:
             ids = tuple(ids_of(word))
             if not ids or set(ids) & set(unknown_ids):
                 return f"the vocabulary lacks the word {word!r} of label {label!r}; describe it (--descriptions)"
