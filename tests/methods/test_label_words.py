@@ -24,6 +24,7 @@ from tunewright.prompts.calibration import content_free_points
 from tunewright.prompts.template import Prompt
 from tunewright.prompts.verbalizer import most_telling, nearest_centre
 from tunewright.runtime import generator
+from tunewright.training.objective import Exam
 from tunewright.tuning.attempt import Workshop, attempt, prepare
 from tunewright.types import Task
 
@@ -193,8 +194,9 @@ def test_trained_methods_answer_by_words(
     params = {**params, "answer": answer, "epochs": 6, "batch_size": 6}
     start = method.place(shop.material, params, generator("x"))
     assert (start.head is None, start.template is None) == (answer == "words", False)
-    shop = replace(shop, exam=replace(shop.exam, score=lambda *_: next(ever)))
     ever = iter(range(100))
+    assert isinstance(shop.exam, Exam)
+    shop = replace(shop, exam=replace(shop.exam, score=lambda *_: float(next(ever))))
     fitted = attempt(method, params, shop, generator("x"), lambda *_: None).trained.adapter
     encodings = base.encode_for(shop.material.examples, fitted)
     losses = [

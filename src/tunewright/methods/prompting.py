@@ -122,15 +122,13 @@ def cannot_be_asked(backbone: Base) -> str | None:
     return f"{backbone.identity.name} answers no prompts; give a decoder or a masked model with --model"
 
 
-def fitted(prompt: Prompt, backbone: Base) -> Prompt:
-    """The user's prompt as a base takes it: with a mask to fill, or up to there.
+def fitted(prompt: Prompt, model: str, *, fills_masks: bool) -> Prompt:
+    """The user's prompt as a model that answers prompts takes it: with a mask to fill, or up to there.
 
     Raises:
-        ConfigError: It has no mask for a base that fills masks, or words after it for one that goes on.
+        ConfigError: It has no mask for one that fills masks, or words after it for one that goes on.
     """
-    if not backbone.answers_prompts:
-        return prompt
-    return (one_mask if backbone.fills_masks else until_mask)(prompt, backbone.identity.name)
+    return (one_mask if fills_masks else until_mask)(prompt, model)
 
 
 def prompts(material: Material) -> dict[str, Prompt]:

@@ -125,7 +125,7 @@ def premise(prompt: Prompt) -> Prompt:
     """What a prompt says where it says nothing of a row: its words after the last place for one, or else around it."""
     end = max(match.end() for match in _FIELD.finditer(prompt.row) if match[0] != MASK)
     is_whole = bool(prompt.row[end:].strip()) and (MASK in prompt.row) == (MASK in prompt.row[end:])
-    words = prompt.row[end:] if is_whole else Prompt(fixed="", row=prompt.row).fill("", "")
+    words = prompt.row[end:] if is_whole else Prompt(fixed="", row=prompt.row).fill("")
     return Prompt(fixed="", row=f"{{text}}{words}")
 
 

@@ -67,6 +67,9 @@ def prepare(
     """
     to_rows = text_rows if task.kind == "generate" else label_rows
     rows, dev = to_rows(task, backbone, train_rows, limit), to_rows(task, backbone, dev_rows, limit)
+    own, name = prompt, backbone.identity.name
+    if own is not None and backbone.answers_prompts:
+        own = fitted(own, name, fills_masks=backbone.fills_masks)
     material = Material(
         task=task,
         backbone=backbone,
@@ -74,7 +77,7 @@ def prepare(
         examples=train_rows,
         rows=rows,
         max_tokens=limit,
-        prompt=None if prompt is None else fitted(prompt, backbone),
+        prompt=own,
     )
 
     scorer = row_scorer(metric, task.labels, dev_rows)
