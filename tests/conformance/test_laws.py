@@ -40,7 +40,8 @@ KINDS = ("bert", "masked-roberta", "gpt2", "llama", "qwen3")
 the latter two with keys that pairs of heads share."""
 PROMPT = Prompt(fixed="we had one\n", row="it: {text}\nwas [MASK]")
 """The user's own."""
-ASKING = ("template", "prompt-search", "chain-of-thought", "instruction-prompt")
+DOCUMENTS = ("bread", "a train")
+ASKING = ("template", "prompt-search", "chain-of-thought", "prompt-ensemble", "retrieve", "instruction-prompt")
 """Methods for bases that write."""
 ALONE = 1e-5
 """fp32: largest difference of a logit from the same row alone."""
@@ -57,7 +58,13 @@ def workshop(base: Backbone, num_train: int = 15) -> Workshop:
     """With 15 rows a step is an epoch."""
     metric = METRICS["accuracy"]
     dev = tiny.examples(9, seed=1)
-    return prepare(tiny.task(), base, tiny.examples(num_train), dev, metric, base.max_tokens, prompt=PROMPT)
+    shop = prepare(tiny.task(), base, tiny.examples(num_train), dev, metric, base.max_tokens, prompt=PROMPT)
+    return documented(shop)
+
+
+def documented(shop: Workshop) -> Workshop:
+    """With documents of the user's."""
+    return replace(shop, material=replace(shop.material, documents=DOCUMENTS))
 
 
 def improving(shop: Workshop) -> Workshop:
@@ -270,6 +277,8 @@ def test_trainable_count(method: Method, kind: str, base: Backbone) -> None:
         "lora": rank * lora + head,
         "prompt-search": 0,
         "chain-of-thought": 0,
+        "prompt-ensemble": 0,
+        "retrieve": 0,
         "instruction-prompt": length * WIDTH,
         "combine": rank * lora + (0 if base.answers_prompts else length * WIDTH + head),
         "full": whole + head,
@@ -334,6 +343,7 @@ def test_shortest_inputs(method: Method, base: Backbone) -> None:
     shop = prepare(
         tiny.task(), base, tiny.examples(15), tiny.examples(9, seed=1), METRICS["accuracy"], 8, prompt=PROMPT
     )
+    shop = documented(shop)
     assert all(c.options for c in method.space(shop.material).values() if isinstance(c, Choice))
     adapter = fit(method, shop, 2)
     assert adapter.prefix_tokens <= 8 - 3
@@ -363,16 +373,18 @@ def test_every_kind_of_model(method: Method, model: str, tiny_backbone: GetBackb
 def test_over_long_texts_are_cut(method: Method, base: Backbone) -> None:
     """What is trained and scored sees what is served: as much of a text as prompt or prefix leave room for."""
     long = [replace(e, text=" ".join([e.text] * 40)) for e in tiny.examples(6)]
-    shop = prepare(tiny.task(), base, long, long, METRICS["accuracy"], base.max_tokens, prompt=PROMPT)
+    shop = documented(prepare(tiny.task(), base, long, long, METRICS["accuracy"], base.max_tokens, prompt=PROMPT))
     params = {**defaults(method, shop.material), "epochs": 2}
     trained = attempt(method, params, shop, generator("laws"), lambda *_: None).trained
     adapter, labels = trained.adapter, shop.material.rows.labels_N
     encodings = base.encode_for(long, adapter)
-    taken = adapter.prefix_tokens
-    if isinstance(base, Prompted) and adapter.template is not None:
-        taken += len(base.fixed_ids(adapter.template.fixed)) + base.answer_tokens(adapter)
-    # A text is cut between tokens, and what is left of it may then be a token shorter.
-    assert all(0 <= base.max_tokens - taken - len(e.ids) <= 1 and e.num_cut > 0 for e in encodings)
+    for each in adapter.each:
+        taken = each.prefix_tokens
+        if isinstance(base, Prompted) and each.template is not None:
+            taken += len(base.fixed_ids(each.template.fixed)) + base.answer_tokens(each)
+        # A text is cut between tokens, and what is left of it may then be a token shorter.
+        cut = base.encode_for(long, each)
+        assert all(0 <= base.max_tokens - taken - len(e.ids) <= 1 and e.num_cut > 0 for e in cut)
     loss = cross_entropy(predict(adapter, encodings, FeatureStore(base)), labels)
     assert trained.best is not None
     assert trained.best.loss == pytest.approx(float(loss.total) / loss.count, abs=1e-4)

@@ -35,7 +35,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 def _voters(material: Material, params: Params) -> DemonstrationPool:
     return DemonstrationPool(
         texts=tuple(whole_text(e) for e in material.examples),
-        labels_N=material.rows.labels_N,
+        labels_N=material.rows.labels_N if material.rows.sets_NC is None else material.rows.sets_NC,
         vectors_ND=unit(material.store(material.rows.encodings)),
         num_neighbours=int(params["neighbours"]),
         temperature=float(params["temperature"]),
@@ -45,11 +45,12 @@ def _voters(material: Material, params: Params) -> DemonstrationPool:
 def space(material: Material) -> Space:
     """How many rows are shown, which, and under which words; or how many vote, and how much more the nearer count."""
     most = max(1, len(material.examples) // 2)
+    turns = ("stratified",) if material.task.kind == "classify" else ()
     if material.backbone.answers_prompts:
         return {
             "shots": Choice(options=tuple(k for k in (8, 4, 16, 2, 32) if k <= most) or (1,)),
             "template": templates(material),
-            "choice": Choice(options=(*(("stratified",) if material.task.labels else ()), "random", *RETRIEVED)),
+            "choice": Choice(options=(*turns, "random", *RETRIEVED)),
             **calibrations(material, "uniform", "contextual", "pmi", "none"),
         }
     counts = tuple(k for k in (8, 1, 3, 16, 32, 64) if k <= most)
@@ -65,5 +66,5 @@ METHOD = Method(
     place=place,
     space=space,
     by_words=True,
-    kinds=("classify", "generate"),
+    kinds=("classify", "multi-label", "generate"),
 )

@@ -32,7 +32,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 def space(material: Material) -> Space:
     """Templates, which words of a label, and whether to set zero points."""
     if material.backbone.answers_prompts:
-        told = (AUTOMATIC, PROTOTYPES) if material.backbone.is_here else ()
+        told = (AUTOMATIC, PROTOTYPES) if material.backbone.is_here and material.task.kind == "classify" else ()
         return {
             "template": templates(material),
             **words_of(material, "name", "description", *told),
@@ -64,5 +64,5 @@ METHOD = Method(
     place=place,
     space=space,
     by_words=True,
-    kinds=("classify", "generate"),
+    kinds=("classify", "multi-label", "generate"),
 )

@@ -83,7 +83,7 @@ INSTRUCTIONS: Mapping[TaskKind, tuple[str, ...]] = {
 
 def built_in(task: Task) -> dict[str, Prompt]:
     """The prompts that come along for this kind of task, by name."""
-    return {name: parse(source, task) for name, source in PROMPTS[task.kind].items()}
+    return {name: parse(source, task) for name, source in PROMPTS["classify" if task.labels else "generate"].items()}
 
 
 def parse(source: str, task: Task, columns: Mapping[str, str] | None = None) -> Prompt:
