@@ -15,7 +15,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     """Embeddings of words, then the prompt with its demonstrations; answered by the labels' words or in text."""
     vectors_PD = start_vectors(material, str(params["init"]), int(params["length"]), rng)
     prompt = prompts(material)[str(params["template"])]
-    prompt, _ = shown(
+    prompt, rows = shown(
         material,
         prompt,
         int(params["shots"]),
@@ -23,7 +23,8 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         stratified=bool(material.task.labels),
         taken_tokens=len(vectors_PD),
     )
-    return material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), **asking(material, prompt))
+    adapter = material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), **asking(material, prompt))
+    return adapter.with_about({"shots": len(rows)})
 
 
 def space(material: Material) -> Space:
