@@ -120,7 +120,18 @@ def cannot_be_asked(backbone: Base) -> str | None:
     return f"{backbone.identity.name} answers no prompts; give a decoder or a masked model with --model"
 
 
-def fitted(prompt: Prompt, model: str, *, fills_masks: bool) -> Prompt:
+def fitted(prompt: Prompt, backbone: Base) -> Prompt:
+    """The user's prompt as a base takes it; as it is for one that answers no prompts.
+
+    Raises:
+        ConfigError: As in `for_model`.
+    """
+    if not backbone.answers_prompts:
+        return prompt
+    return for_model(prompt, backbone.identity.name, fills_masks=backbone.fills_masks)
+
+
+def for_model(prompt: Prompt, model: str, *, fills_masks: bool) -> Prompt:
     """The user's prompt as a model that answers prompts takes it: with a mask to fill, or up to there.
 
     Raises:

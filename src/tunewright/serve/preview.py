@@ -72,7 +72,7 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
         able = "a decoder or a masked model" if task.labels else "a decoder"
         raise ConfigError(f"{config.model[0]!r} answers no prompts: there is nobody to ask. Give {able} with --model.")
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
-    prompt = fitted(parsed, config.model[0], fills_masks=base.fills_masks)
+    prompt = fitted(parsed, base)
     metric = find_metric(config.metric, config.task, database=config.database)
     shop = prepare(task, base, train, train[:1], metric, limit)
     adapter = shop.material.adapter(**asking(shop.material, prompt))

@@ -68,9 +68,6 @@ def prepare(
     """
     to_rows = _ROWS[task.kind]
     rows, dev = to_rows(task, backbone, train_rows, limit), to_rows(task, backbone, dev_rows, limit)
-    own, name = prompt, backbone.identity.name
-    if own is not None and backbone.answers_prompts:
-        own = fitted(own, name, fills_masks=backbone.fills_masks)
     material = Material(
         task=task,
         backbone=backbone,
@@ -78,7 +75,7 @@ def prepare(
         examples=train_rows,
         rows=rows,
         max_tokens=limit,
-        prompt=own,
+        prompt=None if prompt is None else fitted(prompt, backbone),
     )
 
     scorer = row_scorer(metric, task.labels, dev_rows)
