@@ -211,6 +211,19 @@ class Base(ABC):
         """Parameters that take part here in the matrix products of each token."""
         return 0
 
+    def computing(self, read: float, written: float) -> float:
+        """Parameters times tokens of the matrix products of a request.
+
+        Args:
+            read: Tokens of its text, and what stands before it.
+            written: Tokens of its answer.
+        """
+        return self.num_computing * (read + written)
+
+    def tokens_through(self, name: str, read: float, written: float) -> float:  # noqa: ARG002
+        """Tokens that run through a part of the layers, by its name, of a request that reads and writes so many."""
+        return read + written
+
     @property
     def num_vocabulary_values(self) -> int:
         """Parameters that take part here in the choice of each token that is written."""

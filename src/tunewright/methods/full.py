@@ -23,7 +23,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 
 
 def own_weights(material: Material, adapter: Adapter) -> Weights:
-    """The base's values, to be trained.
+    """The base's values that take part in an answer, one in text or one from features, to be trained.
 
     Of the word embeddings only the rows that occur in the training texts, and in the words around them, are held: the
     others get no gradient and, as embeddings are not decayed, would never move. Where a decoder's head shares them, its
@@ -34,7 +34,8 @@ def own_weights(material: Material, adapter: Adapter) -> Weights:
         adapter: What will stand around a row.
     """
     backbone = material.weights
-    values = {name: value.clone() for name, value in backbone.masters().items()}
+    masters, writing = backbone.masters().items(), adapter.head is None
+    values = {name: value.clone() for name, value in masters if backbone.is_run(name, writing=writing)}
     encodings = material.rows.encodings
     if adapter.template is not None:
         encodings = [*encodings, *backbone.encode_for(material.examples, adapter)]

@@ -16,14 +16,19 @@ from tunewright.types import Params
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """A normal, B zero (section 4.1), on all linear layers, alpha = 2 r; a head from the labels' words."""
-    rank = int(params["rank"])
-    linears = material.weights.linears
-    lora = Lora(
+    parts = answering(material, params)
+    return material.adapter(lora=factors(material, params, rng, writing="head" not in parts), **parts)
+
+
+def factors(material: Material, params: Params, rng: np.random.Generator, *, writing: bool) -> Lora:
+    """Of all linear layers that take part in an answer, one in text or one from features."""
+    rank, base = int(params["rank"]), material.weights
+    linears = {n: m for n, m in base.linears.items() if base.is_run(n, writing=writing)}
+    return Lora(
         alpha=2.0 * rank,
         down={n: noise((rank, m.in_features), 1 / math.sqrt(m.in_features), rng) for n, m in linears.items()},
         up={n: torch.zeros(m.out_features, rank) for n, m in linears.items()},
     )
-    return material.adapter(lora=lora, **answering(material, params))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
