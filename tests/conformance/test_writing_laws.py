@@ -103,7 +103,8 @@ def test_same_seed_same_texts(method: Method, fitted: dict[str, Adapter], base: 
     assert again.sha256() == fitted[method.name].sha256()
     found = texts(again, base)
     assert found == texts(fitted[method.name], base)
-    assert len(set(found)) > 1  # what is written hangs on what is read
+    raw = texts(replace(again, reasoning=None), base)  # of which an answer may be cut out
+    assert len(set(raw)) > 1  # what is written hangs on what is read
 
 
 LOAD_AND_WRITE = """
