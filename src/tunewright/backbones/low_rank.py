@@ -126,9 +126,12 @@ class _StackedUpdate:
     which_B: Tensor | None
     """None where each row has its own, in order."""
 
-    def __call__(self, input_BTI: Tensor, output_BTO: Tensor) -> Tensor:
+    def __call__(self, input_BTI: Tensor, output_BTO: Tensor | None) -> Tensor:
+        """The output with the update; None: the update alone."""
         down_BrI, up_BOr = (self._of_rows(factor.to(input_BTI.dtype)) for factor in (self.down_KrI, self.up_KOr))
         inner_BTr = torch.bmm(input_BTI, down_BrI.transpose(1, 2)) * self.scaling_B[:, None, None].to(input_BTI.dtype)
+        if output_BTO is None:
+            return torch.bmm(inner_BTr, up_BOr.transpose(1, 2))
         return torch.baddbmm(output_BTO, inner_BTr, up_BOr.transpose(1, 2))
 
     def _of_rows(self, factor_K: Tensor) -> Tensor:
@@ -145,14 +148,18 @@ class _Layout:
     """All tokens of rows with a LoRA."""
     place_M: Tensor
     """b T + t of each."""
+    has_all: bool
+    """Whether these are all tokens, in their order."""
 
 
-def _layout(loras: Sequence[Lora | None], tokens_of: _TokensOf) -> _Layout:
+def _layout(loras: Sequence[Lora | None], tokens_of: _TokensOf, num_tokens: int) -> _Layout:
     tokens = [tokens_of([] if lora is None else [k]) for k, lora in enumerate(loras)]
     source_BT = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
     longest = source_BT.shape[1]
     places = [k * longest + torch.arange(len(own), device=own.device) for k, own in enumerate(tokens)]
-    return _Layout(source_BT=source_BT, token_M=torch.cat(tokens), place_M=torch.cat(places))
+    token_M = torch.cat(tokens)
+    has_all = torch.equal(token_M, torch.arange(num_tokens, device=token_M.device))
+    return _Layout(source_BT=source_BT, token_M=token_M, place_M=torch.cat(places), has_all=has_all)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,11 +175,13 @@ class _PaddedUpdate:
     def __call__(self, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002
         input_NI, output_NO = input.flatten(0, -2), output.flatten(0, -2)
         if len(input_NI) not in self.layouts:
-            self.layouts[len(input_NI)] = _layout(self.loras, self.tokens_of)
+            self.layouts[len(input_NI)] = _layout(self.loras, self.tokens_of, len(input_NI))
         found = self.layouts[len(input_NI)]
-        zeros_BTO = output.new_zeros(1, 1, 1).expand(*found.source_BT.shape, output.shape[-1])
-        update_BTO = self.stacked(input_NI[found.source_BT], zeros_BTO)
-        return output_NO.index_add(0, found.token_M, update_BTO.flatten(0, 1)[found.place_M]).view_as(output)
+        unpacked = input_NI.index_select(0, found.source_BT.flatten()).view(*found.source_BT.shape, -1)
+        update_MO = self.stacked(unpacked, None).flatten(0, 1).index_select(0, found.place_M)
+        if found.has_all:
+            return output + update_MO.view_as(output)
+        return output_NO.index_add(0, found.token_M, update_MO).view_as(output)
 
 
 def _packed_update(
