@@ -21,7 +21,6 @@ Each part appends a line to the file, and is left out where the file has it alre
 """
 
 import argparse
-import csv
 import http.client
 import json
 import os
@@ -33,6 +32,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -43,33 +43,22 @@ import numpy as np
 import peft
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
 
 from bench import load
+from bench.serving_tasks import LENGTHS, MODEL, ROOT, gpt2, loras, register, save, saved, soft_prompts, texts
 from tunewright.adapters import folder
-from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Decoding, Head, Lora, SoftPrompt
+from tunewright.adapters.parts import Decoding, SoftPrompt
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row as ExecutorRow
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
 from tunewright.releases.state import State
-from tunewright.releases.tables import tasks as task_table
-from tunewright.releases.tables import versions
 from tunewright.runtime import fast_dtype
 from tunewright.types import Example
 
-LENGTHS = (5, 10, 20, 50, 100)
 CLIENTS = (1, 8, 32)
 PROMPTS = (20, 500)
 """Lengths whose first tokens are compared."""
-
-MODEL = "embedded"
-ROOT = Path(__file__).parents[1]
 
 
 Row = dict[str, Any]
@@ -95,52 +84,6 @@ class Setting:
     def tasks(self) -> dict[Path, int]:
         """Adapter folder -> length of its soft prompt."""
         return soft_prompts(self.base, self.parent, self.num_tasks)
-
-
-def texts() -> list[str]:
-    """Messages of the example data."""
-    with (ROOT / "examples" / "support" / "messages.csv").open(encoding="utf-8", newline="") as file:
-        return [row["text"] for row in csv.DictReader(file)]
-
-
-def save(base: Backbone, parent: Path, name: str, seed: int, **parts: Any) -> Path:
-    """An adapter with a random head and the given parts."""
-    rng = torch.Generator().manual_seed(seed)
-    writes = "decoding" in parts
-    head = None if writes else Head(weight_CD=torch.randn(4, base.width, generator=rng), bias_C=torch.zeros(4))
-    adapter = Adapter(
-        base=base.identity,
-        labels=() if writes else ("a", "b", "c", "d"),
-        max_tokens=base.max_tokens,
-        head=head,
-        about={"dtype": str(base.dtype).removeprefix("torch.")},
-        **parts,
-    )
-    folder.save(adapter, parent / name)
-    return parent / name
-
-
-def soft_prompts(base: Backbone, parent: Path, count: int) -> dict[Path, int]:
-    """Adapter folder -> length of its soft prompt."""
-    width = base.word_embeddings.shape[1]
-    found = {}
-    for k in range(count):
-        length = LENGTHS[k % len(LENGTHS)]
-        vectors_PD = 0.05 * torch.randn(length, width, generator=torch.Generator().manual_seed(k))
-        found[save(base, parent, f"soft-{k}", k, soft_prompt=SoftPrompt(vectors_PD=vectors_PD))] = length
-    return found
-
-
-def loras(base: Backbone, parent: Path, count: int, rank: int = 8) -> list[Path]:
-    """Adapter folders of LoRAs on all linear layers of the attention."""
-    rng = torch.Generator().manual_seed(1)
-    found = []
-    for k in range(count):
-        some = {n: m for n, m in base.linears.items() if n.endswith(("query", "value", "c_attn"))}
-        down = {n: 0.05 * torch.randn(rank, m.in_features, generator=rng) for n, m in some.items()}
-        up = {n: 0.05 * torch.randn(m.out_features, rank, generator=rng) for n, m in some.items()}
-        found.append(save(base, parent, f"lora-{k}", k, lora=Lora(alpha=16, down=down, up=up)))
-    return found
 
 
 @contextmanager
@@ -356,50 +299,11 @@ def measure_memory(setting: Setting) -> Row:
             "4MB",
         ]
         with server(command, port, "/readyz") as process:
-            ask_once(port, names[:100] * 3, texts())
-            ask_once(port, names, texts())
+            turns = setting.counts[1] // count
+            with ThreadPoolExecutor(8) as clients:  # as many requests whatever the number of tasks
+                list(clients.map(lambda k: ask_once(port, names[k::8] * turns, texts()), range(8)))  # noqa: B023
             found.append(resident_bytes(process))
     return {"registered": setting.counts, "resident_bytes": found, "growth_bytes": found[1] - found[0]}
-
-
-def register(where: Path, folders: Sequence[Path], count: int) -> list[str]:
-    """Tasks at version 1, over and over the same folders; all in one transaction."""
-    state = State.open(str(where))
-    names = [f"task-{k:05}" for k in range(count)]
-    hashes = {path: folder.load(path) for path in folders}
-    rows = [
-        {
-            "task": name,
-            "version": 1,
-            "folder": str(folders[k % len(folders)]),
-            "adapter_sha256": hashes[folders[k % len(folders)]].sha256(),
-            "base_name": MODEL,
-            "base_sha256": hashes[folders[k % len(folders)]].base.sha256,
-            "added_at": "",
-            "added_by": "bench",
-        }
-        for k, name in enumerate(names)
-    ]
-    with state._database.writing() as connection:
-        live = [{"name": name, "last_version": 1, "live": 1, "shadow_share": 0.0} for name in names]
-        connection.execute(task_table.insert(), live)
-        connection.execute(versions.insert(), rows)
-    state.close()
-    return names
-
-
-def gpt2(parent: Path) -> str:
-    """Random weights in the shape of GPT-2 124M, and a tokenizer made of the example texts."""
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = ByteLevelDecoder()
-    tokenizer.train_from_iterator(texts(), BpeTrainer(vocab_size=4000, special_tokens=["<|endoftext|>"]))
-    end = "<|endoftext|>"
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
-    fast.save_pretrained(parent / "gpt2")
-    torch.manual_seed(0)
-    transformers.GPT2LMHeadModel(transformers.GPT2Config()).save_pretrained(parent / "gpt2")
-    return str(parent / "gpt2")
 
 
 PARTS: dict[str, Callable[[Setting], Row]] = {
@@ -423,7 +327,7 @@ def run(given: argparse.Namespace, kind: str, parts: Sequence[str], known: Path 
         base = open_backbone(load_checkpoint(name), dtype=dtype, device=torch.device("cpu"))
         setting = Setting(
             kind=kind,
-            model=name if kind == "gpt2" else _saved(base, Path(parent) / "model"),
+            model=name if kind == "gpt2" else saved(base, Path(parent) / "model"),
             base=base,
             parent=Path(parent),
             num_tasks=10 if quick else given.tasks,
@@ -438,13 +342,6 @@ def run(given: argparse.Namespace, kind: str, parts: Sequence[str], known: Path 
             if known is not None:
                 with known.open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
-
-
-def _saved(base: Backbone, path: Path) -> str:
-    """The embedded model as a folder that PEFT's side can load."""
-    base._masters.save_pretrained(path)  # type: ignore[operator]
-    base._checkpoint.tokenizer.save_pretrained(path)
-    return str(path)
 
 
 def main() -> None:
