@@ -76,8 +76,12 @@ class Backbone(Base):
 
     @property
     def num_computing(self) -> int:
-        """Parameters that take part in the matrix products of each token: those of the layers."""
+        """Parameters that take part in the matrix products of tokens: those of the layers."""
         return sum(p.numel() for name, p in self._masters.named_parameters() if name.startswith(self.layer_stack))
+
+    def is_run(self, name: str, *, writing: bool) -> bool:  # noqa: ARG002
+        """Whether a part of the base, by its name, takes part in an answer: one in text, or one from features."""
+        return True
 
     @property
     def num_vocabulary_values(self) -> int:
@@ -103,9 +107,9 @@ class Backbone(Base):
 
     @property
     def embedding_scale(self) -> float:
-        """Gemma multiplies its word embeddings."""
+        """Gemma and some BARTs multiply their word embeddings."""
         table = self._masters.get_input_embeddings()  # type: ignore[operator]
-        return float(getattr(table, "scalar_embed_scale", 1.0))
+        return float(getattr(table, "scalar_embed_scale", getattr(table, "embed_scale", 1.0)))
 
     @property
     def pad_id(self) -> int:
@@ -125,6 +129,11 @@ class Backbone(Base):
             if isinstance(module, nn.ModuleList) and len(module) == self.num_layers:
                 return str(name)
         raise AssertionError("a base without a list of layers")
+
+    @cached_property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers, first to last."""
+        return list(self._model.get_submodule(self.layer_stack).children())
 
     @cached_property
     def linears(self) -> dict[str, nn.Linear]:
@@ -153,6 +162,11 @@ class Backbone(Base):
         """What each token id stands for, as text."""
         return [str(self._checkpoint.tokenizer.decode([i])) for i in ids]
 
+    @property
+    def unknown_ids(self) -> frozenset[int]:
+        unknown = self._checkpoint.tokenizer.unk_token_id
+        return frozenset() if unknown is None else frozenset([int(unknown)])
+
     def special_ids(self) -> set[int]:
         """Ids of [CLS], [SEP], padding and the like."""
         return set(self._checkpoint.tokenizer.all_special_ids)
@@ -168,6 +182,8 @@ class Backbone(Base):
         for part in ("template", "retriever"):
             if getattr(adapter, part) is not None and not self.takes_templates:
                 raise AdapterError(f"{mine.name} does not answer prompts and cannot carry a {part}. {_ASKABLE}")
+        if adapter.members is not None and not self.takes_members:
+            raise AdapterError(f"{mine.name} cannot answer under several prompts together. {_ASKABLE}")
         if adapter.reasoning is not None and not self.reasons:
             raise AdapterError(f"{mine.name} cannot reason before it answers. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:

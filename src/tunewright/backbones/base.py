@@ -4,6 +4,7 @@ Shapes: B rows, C labels, E of a reading.
 """
 
 import dataclasses
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class Encoding:
     type_ids: tuple[int, ...]
     num_cut: int = 0
     """Tokens of the text that did not fit."""
+    members: "tuple[Encoding, ...]" = ()
+    """The input as each member of an adapter has it, of which the ids are all in a row; none without members."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,33 @@ class Row:
 
     encoding: Encoding
     adapter: Adapter
+
+
+def row_generator(encoding: Encoding, seed: int = 0) -> torch.Generator:
+    """Draws the tokens of a row: by what it says alone, wherever it stands in a file or a request."""
+    said = hashlib.sha256(f"{seed} {encoding.ids}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(said[:8], "big", signed=True))
+
+
+def together(columns: Sequence[Sequence[Encoding]]) -> list[Encoding]:
+    """Inputs as several members have them, member by member, as inputs of the whole."""
+    return [
+        Encoding(
+            ids=tuple(i for each in members for i in each.ids),
+            type_ids=tuple(i for each in members for i in each.type_ids),
+            num_cut=max(each.num_cut for each in members),
+            members=tuple(members),
+        )
+        for members in zip(*columns, strict=True)
+    ]
+
+
+def member_rows(row: Row) -> list[Row]:
+    """The row of each member of its adapter; itself where it has none."""
+    if row.adapter.members is None:
+        return [row]
+    pairs = zip(row.encoding.members, row.adapter.each, strict=True)
+    return [Row(encoding=encoding, adapter=adapter) for encoding, adapter in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +182,11 @@ class Base(ABC):
         return False
 
     @property
+    def takes_members(self) -> bool:
+        """Whether several prompts of one adapter can answer its rows together."""
+        return False
+
+    @property
     def takes_templates(self) -> bool:
         """Whether words of a template can stand around its inputs."""
         return False
@@ -176,9 +211,27 @@ class Base(ABC):
         """Parameters that take part here in the matrix products of each token."""
         return 0
 
+    def computing(self, read: float, written: float) -> float:
+        """Parameters times tokens of the matrix products of a request.
+
+        Args:
+            read: Tokens of its text, and what stands before it.
+            written: Tokens of its answer.
+        """
+        return self.num_computing * (read + written)
+
+    def tokens_through(self, name: str, read: float, written: float) -> float:  # noqa: ARG002
+        """Tokens that run through a part of the layers, by its name, of a request that reads and writes so many."""
+        return read + written
+
     @property
     def num_vocabulary_values(self) -> int:
         """Parameters that take part here in the choice of each token that is written."""
+        return 0
+
+    @property
+    def kept_values(self) -> int:
+        """Keys and values that a token before all rows leaves where it runs once for them; 0 where with each."""
         return 0
 
     @property
@@ -243,13 +296,19 @@ class Base(ABC):
         return list(self.features(rows))
 
     def reading_width(self, adapter: Adapter) -> int:
-        """E, of the readings of its rows."""
+        """E, of the readings of its rows: of several members all that they read."""
+        if adapter.members is not None:
+            return sum(self.reading_width(each) for each in adapter.each)
         phrases = adapter.verbalizer.phrases if adapter.scores_phrases and adapter.verbalizer is not None else ()
         return self.feature_width(adapter) + sum(map(len, phrases))
 
     def feature_width(self, adapter: Adapter) -> int:  # noqa: ARG002
         """D, of the features of an adapter's rows."""
         return self.width
+
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:  # noqa: ARG002
+        """Tokens that run after each row to score an adapter's phrases, and products with a row of the head."""
+        return 0, 0
 
     def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""
@@ -269,6 +328,20 @@ class Base(ABC):
     def fixed_ids(self, text: str) -> tuple[int, ...]:  # noqa: ARG002
         """Tokens of a text that stands before all rows and runs once; none where it runs with each row."""
         return ()
+
+    @property
+    def unknown_ids(self) -> frozenset[int]:
+        """Tokens that stand for what the tokenizer does not know."""
+        return frozenset()
+
+    @property
+    def shows_words(self) -> bool:
+        """Whether it has `word_rows`."""
+        return False
+
+    def word_rows(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """With what features under a template become logits of tokens: weights [K, D] and biases [K], fp32."""
+        raise self._does_not_write()
 
     def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:  # noqa: ARG002
         """Tokens of all phrases that an adapter scores, label by label; only of a base that answers prompts."""

@@ -6,7 +6,7 @@ Shapes: B rows, D width.
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, islice
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from tunewright.adapters.parts import Template
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.base import Encoding, Row, member_rows, together
 from tunewright.backbones.tokens import by_length, encode_framed
 from tunewright.errors import ConfigError
 from tunewright.types import Example, whole_text
@@ -46,6 +46,16 @@ class Prompted(Backbone):
     def takes_templates(self) -> bool:
         return True
 
+    @property
+    def takes_members(self) -> bool:
+        return self.answers_prompts
+
+    def _of_members(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Readings of rows of which some have several members: all that these read, one after the other."""
+        groups = [member_rows(row) for row in rows]
+        found = iter(self.readings([each for group in groups for each in group]))
+        return [torch.cat(list(islice(found, len(group)))) for group in groups]
+
     def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:
         """Tokenises as the adapter's template has it, so that prefix, row and answer fit the context.
 
@@ -57,6 +67,8 @@ class Prompted(Backbone):
         Raises:
             ConfigError: The template leaves no room for a text.
         """
+        if adapter.members is not None:
+            return together([self.encode_for(examples, each, answer_tokens) for each in adapter.each])
         answer = 0 if self.answers_apart else max(answer_tokens, self.answer_tokens(adapter))
         frame = self._frame(adapter)
         before, template = adapter.prefix_tokens + frame.kept_tokens, frame.template

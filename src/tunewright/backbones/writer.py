@@ -131,6 +131,8 @@ class Writer(Prompted):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row; where its adapter scores phrases, followed by their scores."""
+        if any(row.adapter.members is not None for row in rows):
+            return self._of_members(rows)
         if any(row.adapter.reasoning is not None for row in rows):
             return reasoned(self, rows)
         if not any(row.adapter.scores_phrases for row in rows):
@@ -151,6 +153,11 @@ class Writer(Prompted):
         if key not in self._trees:
             self._trees[key] = grow(self.phrase_ids(adapter))
         return self._trees[key]
+
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:
+        tree = self._phrase_tree(adapter)
+        nodes = len(tree.tokens)
+        return nodes, (1 + nodes) * self.num_words if nodes else len(tree.nexts)
 
     def _next_token(self) -> NextToken | None:
         head = self._checkpoint.head

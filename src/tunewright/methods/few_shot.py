@@ -35,7 +35,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 def _voters(material: Material, params: Params) -> DemonstrationPool:
     return DemonstrationPool(
         texts=tuple(whole_text(e) for e in material.examples),
-        labels_N=material.rows.labels_N,
+        labels_N=material.rows.labels_N if material.rows.sets_NC is None else material.rows.sets_NC,
         vectors_ND=unit(material.store(material.rows.encodings)),
         num_neighbours=int(params["neighbours"]),
         temperature=float(params["temperature"]),
@@ -45,12 +45,13 @@ def _voters(material: Material, params: Params) -> DemonstrationPool:
 def space(material: Material) -> Space:
     """How many rows are shown, which, and under which words; or how many vote, and how much more the nearer count."""
     most = max(1, len(material.examples) // 2)
+    turns = ("stratified",) if material.task.kind == "classify" else ()
     if material.backbone.answers_prompts:
         return {
             "shots": Choice(options=tuple(k for k in (8, 4, 16, 2, 32) if k <= most) or (1,)),
             "template": templates(material),
-            "choice": Choice(options=(*(("stratified",) if material.task.labels else ()), "random", *RETRIEVED)),
-            **calibrations(material, "uniform", "contextual", "none"),
+            "choice": Choice(options=(*turns, "random", *RETRIEVED)),
+            **calibrations(material, "uniform", "contextual", "pmi", "none"),
         }
     counts = tuple(k for k in (8, 1, 3, 16, 32, 64) if k <= most)
     return {"neighbours": Choice(options=counts), "temperature": Choice(options=(0.1, 0.03, 0.3, 1.0))}
@@ -64,5 +65,6 @@ METHOD = Method(
     serves="keys and values of the examples, run once; or a search among N and a longer row",
     place=place,
     space=space,
-    kinds=("classify", "generate"),
+    by_words=True,
+    kinds=("classify", "multi-label", "generate"),
 )

@@ -13,19 +13,28 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Head
 from tunewright.backbones.answers import directions
 from tunewright.methods.base import Choice, Material
+from tunewright.methods.label_words import trained_answer
 from tunewright.methods.prompting import written
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import torch_generator
 from tunewright.training.optim import Rates
-from tunewright.types import Example
+from tunewright.types import Example, Params
 
 _START_SCALE = 10.0
 """Logits of a new head are about so many times the difference of cosines."""
 
 
-def answering(material: Material) -> dict[str, object]:
-    """The parts that answer, for methods that train what stands before or inside the base."""
-    return written(material) if material.task.kind == "generate" else {"head": described_head(material)}
+def answering(material: Material, params: Params | None = None) -> dict[str, object]:
+    """The parts that answer, for methods that train what stands before or inside the base.
+
+    Args:
+        material: Task and training rows.
+        params: Whose `answer` says how labels are chosen: by a head, where it says nothing.
+    """
+    if material.task.kind == "generate":
+        return written(material)
+    how = "head" if params is None else str(params.get("answer", "head"))
+    return {"head": described_head(material)} if how == "head" else trained_answer(material, how)
 
 
 def head_rates(adapter: Adapter, rate: float) -> Rates:
@@ -41,15 +50,19 @@ def inits(material: Material) -> Choice:
 def described_head(material: Material) -> Head:
     """A head that knows what the labels mean: it compares features with the directions of the labels' phrases.
 
-    The part that all labels share is taken out, and each label's mean logit on the training rows is zero. Labels whose
-    words mean nothing to the base get nearly the same direction, and so nearly a head of zeros.
+    The part that all labels share is taken out, and each label's mean logit on the training rows is zero; where a row
+    may have several labels, the log odds of the label's share. Labels whose words mean nothing to the base get nearly
+    the same direction, and so nearly a head of zeros.
     """
     features_ND = material.store(material.rows.encodings)
     groups = label_phrases(material.task, "both", TEMPLATES["many"])
     directions_CD = directions(groups, lambda phrases: _phrase_features(material, phrases))
     centred_CD = directions_CD - directions_CD.mean(0)
     weight_CD = centred_CD * (_START_SCALE / features_ND.norm(dim=-1).mean())
-    return Head(weight_CD=weight_CD, bias_C=-(features_ND @ weight_CD.T).mean(0))
+    bias_C = -(features_ND @ weight_CD.T).mean(0)
+    if material.rows.sets_NC is not None:
+        bias_C = bias_C + material.shares().logit()
+    return Head(weight_CD=weight_CD, bias_C=bias_C)
 
 
 def _phrase_features(material: Material, phrases: tuple[str, ...]) -> Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, Decoding, Template, Verbalizer
@@ -17,8 +16,9 @@ from tunewright.backbones.answers import unit
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
+from tunewright.data.sets import strata
 from tunewright.methods.base import Choice, Material
-from tunewright.prompts.calibration import zero_points
+from tunewright.prompts.calibration import content_free_points, domain_points, zero_points
 from tunewright.prompts.template import (
     MASK,
     PLAIN,
@@ -27,6 +27,7 @@ from tunewright.prompts.template import (
     demonstration,
     draw,
     one_mask,
+    premise,
     until_mask,
     with_demonstrations,
     with_mask,
@@ -91,21 +92,25 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
         return adapter
     if how == "contextual":
         empty = [Example(id=text, text=text) for text in NOTHING_SAID]
-        bias_C = -predict(adapter, material.backbone.encode_for(empty, adapter), material.store).mean(0)
+        said_KC = predict(adapter, material.backbone.encode_for(empty, adapter), material.store)
+        # Where each label has a probability of its own, there is none to be shared out.
+        apart = material.rows.sets_NC is not None
+        bias_C = domain_points(said_KC.mean(0)) if apart else content_free_points(said_KC)
+    elif how == "pmi":
+        assert adapter.template is not None, "of prompts alone"
+        words = premise(adapter.template)
+        bare = replace(adapter, template=Template(fixed=words.fixed, row=words.row), retriever=None)
+        nothing = material.backbone.encode_for([Example(id="", text="")], bare)
+        bias_C = domain_points(predict(bare, nothing, material.store)[0])
     else:
         encodings = material.rows.encodings
         if adapter.template is not None:
             encodings = material.backbone.encode_for(material.examples[:_ASKED], adapter)
-        bias_C = zero_points(predict(adapter, encodings, material.store), _shares(material, how == "uniform"))
+        logits_NC, shares_C = predict(adapter, encodings, material.store), material.shares()
+        if how == "uniform":
+            shares_C = shares_C.mean().expand_as(shares_C)
+        bias_C = zero_points(logits_NC, shares_C, apart=material.rows.sets_NC is not None)
     return replace(adapter, calibration=Calibration(bias_C=bias_C))
-
-
-def _shares(material: Material, uniform: bool) -> torch.Tensor:
-    """Target share of each label: the same for all, or as in the training rows."""
-    counts_C = torch.bincount(material.rows.labels_N, minlength=material.num_labels).float() + 1
-    if uniform:
-        counts_C = torch.ones_like(counts_C)
-    return counts_C / counts_C.sum()
 
 
 def cannot_be_asked(backbone: Base) -> str | None:
@@ -116,14 +121,23 @@ def cannot_be_asked(backbone: Base) -> str | None:
 
 
 def fitted(prompt: Prompt, backbone: Base) -> Prompt:
-    """The user's prompt as a base takes it: with a mask to fill, or up to there.
+    """The user's prompt as a base takes it; as it is for one that answers no prompts.
 
     Raises:
-        ConfigError: It has no mask for a base that fills masks, or words after it for one that goes on.
+        ConfigError: As in `for_model`.
     """
     if not backbone.answers_prompts:
         return prompt
-    return (one_mask if backbone.fills_masks else until_mask)(prompt, backbone.identity.name)
+    return for_model(prompt, backbone.identity.name, fills_masks=backbone.fills_masks)
+
+
+def for_model(prompt: Prompt, model: str, *, fills_masks: bool) -> Prompt:
+    """The user's prompt as a model that answers prompts takes it: with a mask to fill, or up to there.
+
+    Raises:
+        ConfigError: It has no mask for one that fills masks, or words after it for one that goes on.
+    """
+    return (one_mask if fills_masks else until_mask)(prompt, model)
 
 
 def prompts(material: Material) -> dict[str, Prompt]:
@@ -178,7 +192,7 @@ def shown(
         show: A row as a demonstration; with its answer alone when absent.
     """
     show = demonstrated if show is None else show
-    groups = material.rows.labels_N.tolist() if material.task.labels else [0] * len(material.examples)
+    groups = material.rows.labels_N.tolist() if stratified else [0] * len(material.examples)
     room = _SHOWN * (material.context_tokens - taken_tokens) - num_tokens(material, prompt)
     chosen: dict[str, Example] = {}
     for k in draw(groups, rng, stratified=stratified):
@@ -212,7 +226,7 @@ def retrieving(material: Material, prompt: Prompt, count: int, by: str) -> Retri
 
 def demonstrated(prompt: Prompt, example: Example) -> str:
     """A training row with its answer, as a demonstration."""
-    answer = in_words(str(example.label)) if example.target is None else example.target
+    answer = ", ".join(map(in_words, strata(example))) if example.target is None else example.target
     if MASK in prompt.row:
         return f"{prompt.fill(example.text, example.text_pair, answer)}\n\n"
     return demonstration(prompt.fill(example.text, example.text_pair), answer)

@@ -83,7 +83,7 @@ INSTRUCTIONS: Mapping[TaskKind, tuple[str, ...]] = {
 
 def built_in(task: Task) -> dict[str, Prompt]:
     """The prompts that come along for this kind of task, by name."""
-    return {name: parse(source, task) for name, source in PROMPTS[task.kind].items()}
+    return {name: parse(source, task) for name, source in PROMPTS["classify" if task.labels else "generate"].items()}
 
 
 def parse(source: str, task: Task, columns: Mapping[str, str] | None = None) -> Prompt:
@@ -119,6 +119,14 @@ def parse(source: str, task: Task, columns: Mapping[str, str] | None = None) -> 
 def with_mask(prompt: Prompt) -> Prompt:
     """The prompt with a mask where its answer would begin, unless it has one."""
     return prompt if MASK in prompt.row else replace(prompt, row=f"{prompt.row.rstrip()} {MASK}.")
+
+
+def premise(prompt: Prompt) -> Prompt:
+    """What a prompt says where it says nothing of a row: its words after the last place for one, or else around it."""
+    end = max(match.end() for match in _FIELD.finditer(prompt.row) if match[0] != MASK)
+    is_whole = bool(prompt.row[end:].strip()) and (MASK in prompt.row) == (MASK in prompt.row[end:])
+    words = prompt.row[end:] if is_whole else Prompt(fixed="", row=prompt.row).fill("")
+    return Prompt(fixed="", row=f"{{text}}{words}")
 
 
 def one_mask(prompt: Prompt, model: str) -> Prompt:

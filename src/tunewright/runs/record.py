@@ -10,10 +10,11 @@ from typing import Any
 
 from tunewright.errors import RunError
 from tunewright.files import read_json, read_lines
-from tunewright.runs import comparison
+from tunewright.runs import comparison, judgements
 from tunewright.runs.comparison import Candidate, Comparison
 from tunewright.runs.folder import predictions_file
-from tunewright.types import Example, Notice
+from tunewright.runs.judgements import Judgement
+from tunewright.types import Example, Notice, is_known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +35,8 @@ class RunRecord:
     """The lines of `trials.jsonl`."""
     rows: tuple[Example, ...]
     """The test rows."""
+    judgements: tuple[Judgement, ...]
+    """Of pairs of answers, by persons and models."""
     answers: Mapping[str, Mapping[str, str]]
     """Candidate -> row id -> label or text, of its shipped artefact or, in folds, of the first repeat; without those
     that stored nothing."""
@@ -61,7 +64,7 @@ class RunRecord:
             raise RunError(
                 f"{who} of {self.folder} has no answer to {missing[0]}. Repeat the run or restore its predictions."
             )
-        strange = sorted(set(answers.values()) - set(labels)) if labels else []
+        strange = sorted({each for each in answers.values() if not is_known(each, labels)}) if labels else []
         if strange:
             raise RunError(
                 f"{who} of {self.folder} answers {strange[0]!r}, which is no label here. Compare runs of one task."
@@ -95,13 +98,14 @@ def read(run_dir: Path) -> RunRecord:
         settings=settings.read_text(encoding="utf-8", errors="replace") if settings.exists() else "",
         trials=tuple(_lines(run_dir / "trials.jsonl")),
         rows=tuple(_example(row, run_dir) for row in _lines(run_dir / "test.jsonl")),
+        judgements=judgements.read_all(run_dir),
         answers={c.id: found for c in result.candidates if (found := _answers(run_dir, c))},
     )
 
 
 def _asked(row: Example) -> dict[str, object]:
     """What counts of a row: its id pairs it, the columns of slices are nobody's question."""
-    return {k: v for k, v in dataclasses.asdict(row).items() if k != "fields" and v not in (None, ())}
+    return {k: v for k, v in dataclasses.asdict(row).items() if k not in ("fields", "several") and v not in (None, ())}
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
@@ -133,6 +137,7 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
             text=row["text"],
             text_pair=row.get("text_pair"),
             label=row.get("label"),
+            several=bool(row.get("several", False)),
             target=row.get("target"),
             references=tuple(row.get("references", ())),
             fields=dict(row.get("fields", {})),

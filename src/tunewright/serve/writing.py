@@ -9,10 +9,9 @@ from dataclasses import replace
 import torch
 
 from tunewright.adapters.parts import Decoding
-from tunewright.backbones.base import Request
+from tunewright.backbones.base import Request, row_generator
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.generation import Emitted, Generating
-from tunewright.backbones.inference import row_generator
 from tunewright.errors import ModelError
 from tunewright.serve.ask import Ask, Event, Piece, Sampling, Told
 from tunewright.serve.work import Work, usage_of
@@ -51,7 +50,7 @@ class Writing:
             mine = [w for w in some if w.backbone is backbone]
             told += _refused([w for w in mine if w.row.adapter.deliberates], _NOT_AT_ONCE)
             mine = [w for w in mine if not w.row.adapter.deliberates]
-            told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _refused(mine)
+            told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _refused(mine, _NO_DECODER)
         return told
 
     def _that_fit(self) -> list[Work]:
@@ -175,9 +174,9 @@ def _piece(work: Work, backbone: Decoder, emitted: Emitted) -> Piece:
     )
 
 
-_NO_WRITER = "an encoder cannot answer in text. Use a decoder."
+_NO_DECODER = "only a decoder is served token by token. Use `tunewright predict`, or a task on a decoder."
 _NOT_AT_ONCE = "a task that reasons or votes first is not answered token by token. Use `tunewright predict`."
 
 
-def _refused(work: Sequence[Work], why: str = _NO_WRITER) -> Told:
+def _refused(work: Sequence[Work], why: str) -> Told:
     return [(w.ask, ModelError(why)) for w in work]

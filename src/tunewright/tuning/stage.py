@@ -9,9 +9,10 @@ from pathlib import Path
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose
+from tunewright.data.documents import check_apart, read_passages
 from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
-from tunewright.methods.base import Choice, Method, Range
+from tunewright.methods.base import Choice, Method, Range, word_remarks
 from tunewright.methods.table import METHODS
 from tunewright.prompts.template import Prompt, parse, read_source
 from tunewright.runs.fits import refits, trials
@@ -44,6 +45,8 @@ class Stage:
         remarks = self.session.metric.remarks
         rights = [right for row in self.dataset.splits.test for right in row.references]
         failed = () if remarks is None else remarks(rights)
+        bases = [workshop.material.backbone for workshop in self.session.workshops.values()]
+        said += [remark for base in bases for remark in word_remarks(base, self.dataset.task)]
         return said + [f"Of what is right for the test rows {each}: no answer agrees with those." for each in failed]
 
     def elsewhere(self, config: RunConfig, dataset: Dataset, out: Path, clock: Clock) -> "Stage":
@@ -162,6 +165,20 @@ def user_prompt(config: RunConfig, dataset: Dataset) -> Prompt | None:
     return parse(read_source(config.template), dataset.task, dataset.columns)
 
 
+def user_documents(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
+    """The user's documents as passages, none where there are none.
+
+    Raises:
+        ConfigError: A folder that is empty, too large or not of texts.
+        DataError: Dev or test rows stand in it.
+    """
+    if config.documents is None:
+        return ()
+    passages = read_passages(config.documents)
+    check_apart(passages, dataset)
+    return passages
+
+
 def _prepare(
     config: RunConfig,
     dataset: Dataset,
@@ -182,7 +199,8 @@ def _prepare(
         store=store,
         prompt=user_prompt(config, dataset),
     )
-    return dataclasses.replace(workshop, start=start)
+    material = dataclasses.replace(workshop.material, documents=user_documents(config, dataset))
+    return dataclasses.replace(workshop, material=material, start=start)
 
 
 def _entrants(methods: Sequence[Method], workshops: dict[str, Workshop]) -> tuple[list[Entrant], list[Entrant]]:
