@@ -162,6 +162,11 @@ class Backbone(Base):
         """What each token id stands for, as text."""
         return [str(self._checkpoint.tokenizer.decode([i])) for i in ids]
 
+    @property
+    def unknown_ids(self) -> frozenset[int]:
+        unknown = self._checkpoint.tokenizer.unk_token_id
+        return frozenset() if unknown is None else frozenset([int(unknown)])
+
     def special_ids(self) -> set[int]:
         """Ids of [CLS], [SEP], padding and the like."""
         return set(self._checkpoint.tokenizer.all_special_ids)

@@ -329,6 +329,20 @@ class Base(ABC):
         """Tokens of a text that stands before all rows and runs once; none where it runs with each row."""
         return ()
 
+    @property
+    def unknown_ids(self) -> frozenset[int]:
+        """Tokens that stand for what the tokenizer does not know."""
+        return frozenset()
+
+    @property
+    def shows_words(self) -> bool:
+        """Whether it has `word_rows`."""
+        return False
+
+    def word_rows(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """With what features under a template become logits of tokens: weights [K, D] and biases [K], fp32."""
+        raise self._does_not_write()
+
     def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:  # noqa: ARG002
         """Tokens of all phrases that an adapter scores, label by label; only of a base that answers prompts."""
         raise self._does_not_write()

@@ -108,6 +108,12 @@ class Checkpoint:
     start_ids: tuple[int, ...] = ()
     """What the decoder of an encoder-decoder begins with."""
 
+    @property
+    def fills_masks(self) -> bool:
+        """Whether it has a head for masked words, and a token for the mask."""
+        is_masked = self.head is not None and self.head.transform is not None
+        return is_masked and self.tokenizer.mask_token_id is not None
+
 
 def load_checkpoint(name: str) -> Checkpoint:
     """Loads a base model.

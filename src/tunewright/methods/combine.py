@@ -43,7 +43,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 def space(material: Material) -> Space:
     """As of LoRA; what it is combined with, and of a soft prompt its length and start."""
     return {
-        **lora.space(material),
+        **{name: choice for name, choice in lora.space(material).items() if name != "answer"},
         "with": Choice(options=("template", "soft-prompt") if material.backbone.answers_prompts else ("soft-prompt",)),
         "length": lengths((10, 20, 5), material),
         "init": inits(material),
@@ -59,5 +59,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    by_words=True,
     kinds=("classify", "generate"),
 )

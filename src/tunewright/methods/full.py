@@ -9,6 +9,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Weights
 from tunewright.methods.base import Material, Method, Range, Space
 from tunewright.methods.heads import answering, head_rates, narrowness
+from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -17,7 +18,7 @@ HEAD_RATE = 10.0
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """The base's own values and a head from the labels' words."""
-    adapter = material.adapter(**answering(material))
+    adapter = material.adapter(**answering(material, params))
     return replace(adapter, weights=own_weights(material, adapter))
 
 
@@ -53,7 +54,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 def space(material: Material) -> Space:
     """The rate."""
     scale = narrowness(material)
-    return {"lr": Range(low=1e-5 * scale, high=2e-4 * scale, default=5e-5 * scale)}
+    return {"lr": Range(low=1e-5 * scale, high=2e-4 * scale, default=5e-5 * scale), **answer_choices(material)}
 
 
 METHOD = Method(

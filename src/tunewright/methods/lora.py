@@ -9,13 +9,14 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora
 from tunewright.methods.base import Choice, Material, Method, Range, Space
 from tunewright.methods.heads import answering, narrowness, noise
+from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """A normal, B zero (section 4.1), on all linear layers, alpha = 2 r; a head from the labels' words."""
-    parts = answering(material)
+    parts = answering(material, params)
     return material.adapter(lora=factors(material, params, rng, writing="head" not in parts), **parts)
 
 
@@ -41,6 +42,7 @@ def space(material: Material) -> Space:
     return {
         "lr": Range(low=1e-4 * scale, high=2e-3 * scale, default=7e-4 * scale),
         "rank": Choice(options=(8, 4, 16)),
+        **answer_choices(material),
     }
 
 
