@@ -5,7 +5,7 @@ Shapes: B rows, C labels, E of a reading.
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +90,9 @@ class Usage:
 
 class Base(ABC):
     """A model that answers rows under adapters: a `Backbone`, whose weights are here, or one behind an endpoint."""
+
+    between: Callable[[], None] | None = None
+    """Called while answers from elsewhere are waited for; what it raises ends the waiting."""
 
     @property
     @abstractmethod
@@ -177,8 +180,13 @@ class Base(ABC):
         return {}
 
     @property
-    def rows_at_once(self) -> int | None:
-        """Most rows that are worth running together; None where their tokens decide."""
+    def tells_scores(self) -> bool:
+        """Whether it says how likely labels are, not only which it would write."""
+        return True
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Tokens, padding included, that run together at most; None for what is usual."""
         return None
 
     @property

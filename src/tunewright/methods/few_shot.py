@@ -12,6 +12,7 @@ from tunewright.methods.prompting import (
     calibrated,
     calibrations,
     prompts,
+    retrievals,
     retrieving,
     shown,
     templates,
@@ -49,7 +50,9 @@ def space(material: Material) -> Space:
         return {
             "shots": Choice(options=tuple(k for k in (8, 4, 16, 2, 32) if k <= most) or (1,)),
             "template": templates(material),
-            "choice": Choice(options=(*(("stratified",) if material.task.labels else ()), "random", *RETRIEVED)),
+            "choice": Choice(
+                options=(*(("stratified",) if material.task.labels else ()), "random", *retrievals(material))
+            ),
             **calibrations(material, "uniform", "contextual", "none"),
         }
     counts = tuple(k for k in (8, 1, 3, 16, 32, 64) if k <= most)

@@ -33,7 +33,7 @@ def space(material: Material) -> Space:
     if material.backbone.writes:
         return {
             "template": templates(material),
-            **words_of(material, "name", "description"),
+            **words_of(material, "name", *(("description",) if material.backbone.is_here else ())),
             **calibrations(material, "uniform", "contextual", "none", "train-shares"),
         }
     return {

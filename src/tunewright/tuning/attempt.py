@@ -71,6 +71,7 @@ def prepare(
         rows=rows,
         max_tokens=limit,
         prompt=prompt,
+        judge=lambda examples, answers: _value(metric, task, examples, answers),
     )
 
     scorer = row_scorer(metric, task.labels, dev_rows)
@@ -83,6 +84,12 @@ def prepare(
 
     exam = TextExam(rows=dev, score=score_texts) if task.kind == "generate" else Exam(rows=dev, score=score)
     return Workshop(material=material, dev_examples=dev_rows, exam=exam)
+
+
+def _value(metric: Metric, task: Task, examples: Sequence[Example], answers: Sequence[str]) -> float:
+    """The task's metric on some rows."""
+    scorer = row_scorer(metric, task.labels, examples)
+    return scorer.value(scorer.stats(answers))
 
 
 def label_rows(task: Task, backbone: Base, examples: Sequence[Example], limit: int) -> Rows:

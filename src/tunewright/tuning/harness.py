@@ -19,9 +19,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from tunewright.backbones.checkpoint import load_checkpoint
-from tunewright.backbones.kinds import open_backbone
-from tunewright.config import RunConfig, choose
+from tunewright.backbones.kinds import find_base, open_base
+from tunewright.config import RunConfig, choose, short_name
 from tunewright.data.labels import read_labelled
 from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
@@ -77,12 +76,12 @@ def _compare(
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
     prompt = user_prompt(config, dataset)
-    checkpoints = {name: load_checkpoint(name) for name in config.model}
+    found = {name: find_base(name) for name in config.model}
     begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)
     journal = Journal(out / "log.txt", listener)
     hashes = {
-        "bases": {name: checkpoint.identity.sha256 for name, checkpoint in checkpoints.items()},
+        "bases": {name: base.identity.sha256 for name, base in found.items()},
         "outside": {name: answers_sha256(predictions) for name, predictions in answered.items()},
         "template": {} if prompt is None else {str(config.template): f"{prompt.fixed}{prompt.row}"},
     }
@@ -93,7 +92,7 @@ def _compare(
     for notice in dataset.notices:
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
-    bases = {name: open_backbone(checkpoint, dtype=dtype, device=device()) for name, checkpoint in checkpoints.items()}
+    bases = {name: open_base(base, dtype=dtype, device=device()) for name, base in found.items()}
     stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {})
     for line in stage.said:
         journal.note(line)
@@ -134,7 +133,7 @@ def _check_settings(config: RunConfig) -> None:
     )
     if len(set(config.model)) < len(config.model):
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
-    elif len({Path(name).name for name in config.model}) < len(config.model):
+    elif len({short_name(name) for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
     faults += needs(config) if not set(config.methods) - {"all", *METHODS} else []
@@ -255,7 +254,7 @@ def _note_cut_texts(dataset: Dataset, workshops: dict[str, Workshop], out: Path)
 def _cut_texts(dataset: Dataset, workshop: Workshop) -> list[Notice]:
     """What is said where texts of any split, or targets to learn from, are longer than the base takes."""
     splits, material = dataset.splits, workshop.material
-    name, limit = Path(material.backbone.identity.name).name, material.room_tokens
+    name, limit = short_name(material.backbone.identity.name), material.room_tokens
     examples = tuple({e.id: e for e in (*splits.train, *splits.dev, *splits.test)}.values())
     encodings = material.backbone.encode(examples, limit)
     texts = [e.id for e, encoding in zip(examples, encodings, strict=True) if encoding.num_cut]

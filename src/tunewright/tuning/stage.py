@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
-from tunewright.config import RunConfig, choose
+from tunewright.config import RunConfig, choose, short_name
 from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
 from tunewright.methods.base import Choice, Method, Range
@@ -217,4 +217,4 @@ def dev_noise(num_dev: int) -> float:
 
 def candidate_id(method: str, base: str, num_bases: int) -> str:
     """`lora`, or `lora@base` where several bases are compared. Also a folder's name."""
-    return method if num_bases == 1 else f"{method}@{Path(base).name}"
+    return method if num_bases == 1 else f"{method}@{short_name(base)}"
