@@ -25,6 +25,7 @@ from tunewright.adapters.parts import (
     Verbalizer,
     Weights,
 )
+from tunewright.adapters.reasoning import Reasoning
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base, Encoding, Row
@@ -294,7 +295,8 @@ def every_part(base: Backbone) -> Adapter:
         calibration=Calibration(bias_C=torch.tensor([0.5, 0.0, -0.5]), temperature=1.5),
         copied_input=CopiedInput(),
         nearest_target=NearestTarget(texts=("bread", "soup"), targets=("salt", "cake")),
-        decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and")),
+        decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and"), samples=2),
+        **({"reasoning": Reasoning(cue="so it was")} if isinstance(base, Decoder) else {}),
     )
 
 

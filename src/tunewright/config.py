@@ -73,6 +73,11 @@ class RunConfig(BaseModel):
     target: str | None = Field(
         default=None, description="column of the text to answer with; found by name or by rule when absent"
     )
+    reasoning: str | None = Field(
+        default=None,
+        description="column of the reasoning in training rows, shown by chain-of-thought; where it is the target's own "
+        "column, reasoning and target stand before and after ####",
+    )
     descriptions: str | None = Field(
         default=None, description="YAML file: label -> a few words on what it means; a semicolon separates several"
     )

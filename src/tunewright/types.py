@@ -36,6 +36,8 @@ class Example:
     """The text to answer with; None where labels are chosen, and for a row that is to be predicted."""
     references: tuple[str, ...] = ()
     """All texts that are right, of which the target is the first; the answer is judged by the nearest of them."""
+    reasoning: str | None = None
+    """How one comes to the answer, where the data says it; of training rows alone, to be shown with the answer."""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Column -> cell, of the columns that slices ask for; no method reads them."""
 

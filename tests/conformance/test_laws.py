@@ -39,7 +39,7 @@ KINDS = ("bert", "gpt2", "llama", "qwen3")
 """An encoder; decoders of learned and rotary positions, the latter two with keys that pairs of heads share."""
 PROMPT = Prompt(fixed="we had one\n", row="it: {text}\nwas")
 """The user's own."""
-ASKING = ("template", "prompt-search", "instruction-prompt")
+ASKING = ("template", "prompt-search", "chain-of-thought", "instruction-prompt")
 """Methods for bases that write."""
 ALONE = 1e-5
 """fp32: largest difference of a logit from the same row alone."""
@@ -266,6 +266,7 @@ def test_trainable_count(method: Method, kind: str, base: Backbone) -> None:
         "linear-probe": head,
         "lora": rank * lora + head,
         "prompt-search": 0,
+        "chain-of-thought": 0,
         "instruction-prompt": length * WIDTH,
         "combine": rank * lora + (0 if isinstance(base, Decoder) else length * WIDTH + head),
         "full": whole + head,
@@ -365,7 +366,7 @@ def test_over_long_texts_are_cut(method: Method, base: Backbone) -> None:
     encodings = base.encode_for(long, adapter)
     taken = adapter.prefix_tokens
     if isinstance(base, Decoder) and adapter.template is not None:
-        taken += len(base.fixed_ids(adapter.template.fixed)) + max(map(len, base.phrase_ids(adapter)))
+        taken += len(base.fixed_ids(adapter.template.fixed)) + base.answer_tokens(adapter)
     # A text is cut between tokens, and what is left of it may then be a token shorter.
     assert all(0 <= base.max_tokens - taken - len(e.ids) <= 1 and e.num_cut > 0 for e in encodings)
     loss = cross_entropy(predict(adapter, encodings, FeatureStore(base)), labels)

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from tunewright.adapters.parts import (
     Weights,
 )
 from tunewright.adapters.prompt_encoder import PromptEncoder
+from tunewright.adapters.reasoning import Reasoning
 from tunewright.adapters.retriever import Retriever
 
 PARTS: dict[str, type[Part]] = {
@@ -39,6 +41,7 @@ PARTS: dict[str, type[Part]] = {
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
     "decoding": Decoding,
+    "reasoning": Reasoning,
     "copied_input": CopiedInput,
     "nearest_target": NearestTarget,
 }
@@ -82,6 +85,7 @@ class Adapter:
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
     decoding: Decoding | None = None
+    reasoning: Reasoning | None = None
     copied_input: CopiedInput | None = None
     nearest_target: NearestTarget | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -121,6 +125,28 @@ class Adapter:
     def writes_text(self) -> bool:
         """Whether it answers with texts and not with labels."""
         return not self.labels
+
+    @property
+    def deliberates(self) -> bool:
+        """Whether an answer in text is more than what is written: cut out of it, or voted for."""
+        return self.reasoning is not None or (self.decoding is not None and self.decoding.samples > 1)
+
+    @property
+    def before_answer(self) -> str:
+        """What an answer follows: the cue of a reasoning, else the row of a template."""
+        assert self.template is not None
+        return self.template.row if self.reasoning is None else self.reasoning.cue
+
+    @cached_property
+    def answering(self) -> "Adapter":
+        """The same adapter when the reasoning is over."""
+        assert self.template is not None
+        template = dataclasses.replace(self.template, row=f"{self.template.row} {self.before_answer}")
+        return dataclasses.replace(self, template=template, reasoning=None, decoding=None)
+
+    def answer_in(self, text: str) -> str:
+        """The answer in what was written."""
+        return text.strip() if self.reasoning is None else self.reasoning.answer(text)
 
     @property
     def prefix_tokens(self) -> int:

@@ -229,14 +229,18 @@ class Decoding:
     """Tokens are drawn from the likeliest that together have this probability (Holtzman et al. 2020, section 3.1)."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are no part of it; the model's end-of-text token always does."""
+    samples: int = 1
+    """Answers drawn to each row, of which the one that most of them give counts."""
     mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
+        # Samples are left out at 1, so that adapters saved before there were several keep their hash.
         return {
             "max_new_tokens": self.max_new_tokens,
             "temperature": float(self.temperature),
             "top_p": float(self.top_p),
             "stop": list(self.stop),
+            **({} if self.samples == 1 else {"samples": self.samples}),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -250,9 +254,10 @@ class Decoding:
         assert most >= 1, "an answer has tokens"
         assert 0 <= temperature < math.inf, "a temperature is not negative"
         assert 0 < top_p <= 1, "a share of the probability"
-        found = tuple(str(text) for text in stop)
+        found, samples = tuple(str(text) for text in stop), int(str(settings.get("samples", 1)))
         assert all(found), "an empty text would end every answer"
-        return cls(max_new_tokens=int(most), temperature=temperature, top_p=top_p, stop=found)
+        assert samples == 1 or (samples > 1 and temperature > 0), "answers of which none is drawn are all the same"
+        return cls(max_new_tokens=int(most), temperature=temperature, top_p=top_p, stop=found, samples=samples)
 
 
 @dataclass(frozen=True, kw_only=True)

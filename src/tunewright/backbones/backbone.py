@@ -166,6 +166,8 @@ class Backbone(Base):
         for part in ("template", "retriever"):
             if getattr(adapter, part) is not None and not self.takes_templates:
                 raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
+        if adapter.reasoning is not None and not self.reasons:
+            raise AdapterError(f"{mine.name} cannot reason before it answers. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:
             raise AdapterError(f"{mine.name} cannot carry a prefix. Use a soft prompt.")
         unknown = [] if adapter.lora is None else sorted(set(adapter.lora.down) - set(self.linears))

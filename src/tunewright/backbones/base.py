@@ -88,6 +88,17 @@ class Usage:
     output_tokens: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Heard:
+    """An answer from elsewhere."""
+
+    usage: Usage
+    waited_ms: float
+    """When it was asked for."""
+    illegal: bool | None = None
+    """Whether it is none of the labels that it was asked for; None where it was scored or free."""
+
+
 class Base(ABC):
     """A model that answers rows under adapters: a `Backbone`, whose weights are here, or one behind an endpoint."""
 
@@ -137,6 +148,11 @@ class Base(ABC):
     @property
     def writes(self) -> bool:
         """Whether it can score answers under a template, and write them."""
+        return False
+
+    @property
+    def reasons(self) -> bool:
+        """Whether it can write reasoning and then choose among answers behind it."""
         return False
 
     @property
@@ -194,16 +210,12 @@ class Base(ABC):
         """Why it does not answer any more; None while it does."""
         return None
 
-    def usage(self, rows: Sequence[Row]) -> list[Usage] | None:  # noqa: ARG002
-        """What each of these answered rows is billed for; None of a base that runs here."""
-        return None
+    def overheard(self, answering: Callable[[], object]) -> list[Heard] | None:  # noqa: ARG002
+        """What was asked elsewhere while rows were answered, known answers included; None of a base that runs here.
 
-    def waited_ms(self, rows: Sequence[Row]) -> list[float] | None:  # noqa: ARG002
-        """How long each of these answered rows took when it was asked; None where asking again tells."""
-        return None
-
-    def illegal_share(self, rows: Sequence[Row]) -> float | None:  # noqa: ARG002
-        """Share of these answered rows whose written answer was none of the labels; None where labels are scored."""
+        Args:
+            answering: Answers the rows; not called where nothing is asked elsewhere.
+        """
         return None
 
     def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:

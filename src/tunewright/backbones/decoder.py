@@ -60,6 +60,10 @@ class Decoder(Prefixed):
         return int(getattr(config, "word_embed_proj_dim", config.hidden_size))
 
     @property
+    def reasons(self) -> bool:
+        return self.writes
+
+    @property
     def max_tokens(self) -> int:
         """Longest input, soft prompt or prefix included."""
         return _max_positions(self._checkpoint.config)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.reasoning import voted
 from tunewright.backbones.base import Base, Encoding, Row
 from tunewright.backbones.tokens import by_length
 from tunewright.types import Example, Prediction, whole_text
@@ -119,19 +120,24 @@ WRITTEN_ROWS = 64
 
 
 def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> list[str]:
-    """What the adapter writes for every input, by its own decoding; draws do not hang on the neighbours."""
-    base, texts = writer(store.backbone), [""] * len(encodings)
+    """What the adapter answers every input, by its own decoding; draws do not hang on the neighbours.
+
+    Of several samples it is what most of them come to; empty where nothing is an answer.
+    """
+    base, samples = writer(store.backbone), 1 if adapter.decoding is None else adapter.decoding.samples
     draws = adapter.decoding is not None and adapter.decoding.temperature > 0
-    most = WRITTEN_ROWS if base.batch_tokens is None else max(1, len(encodings))
+    texts = [[""] * samples for _ in encodings]
+    most = WRITTEN_ROWS if base.batch_tokens is None else max(1, samples * len(encodings))
     for members in store.batches([len(e.ids) for e in encodings]):
-        for start in range(0, len(members), most):
+        jobs = [(k, s) for k in members for s in range(samples)]
+        for start in range(0, len(jobs), most):
             store.between()
-            some = members[start : start + most]
-            rows = [Row(encoding=encodings[k], adapter=adapter) for k in some]
-            generators = [torch.Generator().manual_seed(k) for k in some] if draws else None
-            for k, found in zip(some, base.generate(rows, generators), strict=True):
-                texts[k] = found.text.strip()
-    return texts
+            some = jobs[start : start + most]
+            rows = [Row(encoding=encodings[k], adapter=adapter) for k, _ in some]
+            generators = [torch.Generator().manual_seed(k * samples + s) for k, s in some] if draws else None
+            for (k, s), found in zip(some, base.generate(rows, generators), strict=True):
+                texts[k][s] = adapter.answer_in(found.text)
+    return [voted(each) for each in texts]
 
 
 def answer_losses(

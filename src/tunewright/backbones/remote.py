@@ -7,7 +7,7 @@ in the endpoint's own tokens, as its `usage` says.
 Shapes: B rows, F phrases, E of a reading, which is F here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding, Template
 from tunewright.backbones import answers
-from tunewright.backbones.base import Base, Dropout, Encoding, Generation, Row, Usage
+from tunewright.backbones.base import Base, Dropout, Encoding, Generation, Heard, Row
 from tunewright.backbones.endpoint import Ask, Body, Endpoint
 from tunewright.backbones.label_answers import phrase_scores, read_phrase
+from tunewright.backbones.reasoned import reasoned
 from tunewright.backbones.replies import Reply
 from tunewright.errors import AdapterError, ConfigError
 from tunewright.types import Example, whole_text
@@ -40,6 +41,7 @@ class Remote(Base):
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
+        self._heard: list[Heard] | None = None
 
     @property
     def identity(self) -> BaseIdentity:
@@ -59,6 +61,10 @@ class Remote(Base):
 
     @property
     def takes_templates(self) -> bool:
+        return True
+
+    @property
+    def reasons(self) -> bool:
         return True
 
     @property
@@ -118,7 +124,7 @@ class Remote(Base):
         return [_cut(*each) for each in zip(examples, [template] * len(examples), shown, limits, strict=True)]
 
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:  # noqa: ARG002
-        return tuple(pieces(text))
+        return tuple(pieces(text if after[-1:].isspace() else f" {text.lstrip()}"))
 
     def check(self, adapter: Adapter) -> None:
         super().check(adapter)
@@ -133,12 +139,16 @@ class Remote(Base):
         return torch.zeros(len(rows), 0)
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Scores of each row's phrases, log-probabilities."""
-        replies = self._replies(rows)
-        return [
-            torch.tensor(phrase_scores(reply, _phrases(row.adapter)), dtype=torch.float32)
-            for row, reply in zip(rows, replies, strict=True)
-        ]
+        """Scores of each row's phrases, log-probabilities; behind a reasoning where an adapter asks for one."""
+        if any(row.adapter.reasoning is not None for row in rows):
+            return reasoned(self, rows)
+        replies = self.endpoint.ask([self._choice(row) for row in rows], self.between)
+        found = []
+        for row, reply in zip(rows, replies, strict=True):
+            phrases = _phrases(row.adapter)
+            self._hear(reply, None if self.tells_scores else read_phrase(reply.text, phrases) is None)
+            found.append(torch.tensor(phrase_scores(reply, phrases), dtype=torch.float32))
+        return found
 
     def answer(self, adapter: Adapter, readings_BE: Tensor, dropout: Dropout | None = None) -> Tensor:
         return answers.answer(adapter, readings_BE, _no_features, dropout)
@@ -146,40 +156,37 @@ class Remote(Base):
     def generate(self, rows: Sequence[Row], generators: Sequence[torch.Generator] | None = None) -> list[Generation]:
         """Answers in text, each row as its adapter's decoding says; what is drawn hangs on the generators' seeds."""
         seeds = [None] * len(rows) if generators is None else [each.initial_seed() for each in generators]
-        replies = self._replies(rows, seeds)
+        bodies = [self._text(row, seed) for row, seed in zip(rows, seeds, strict=True)]
+        replies = self.endpoint.ask(bodies, self.between)
+        for reply in replies:
+            self._hear(reply, None)
         return [
             Generation(text=each.text, ids=tuple(pieces(each.text)), log_probs=(), finish_reason=each.finish_reason)
             for each in replies
         ]
 
-    def usage(self, rows: Sequence[Row]) -> list[Usage]:
-        return [reply.usage for reply in self._replies(rows)]
+    def overheard(self, answering: Callable[[], object]) -> list[Heard]:
+        before, self._heard = self._heard, []
+        try:
+            answering()
+            return self._heard
+        finally:
+            self._heard = before
 
-    def waited_ms(self, rows: Sequence[Row]) -> list[float]:
-        return [reply.waited_ms for reply in self._replies(rows)]
+    def _hear(self, reply: Reply, illegal: bool | None) -> None:
+        if self._heard is not None:
+            self._heard.append(Heard(usage=reply.usage, waited_ms=reply.waited_ms, illegal=illegal))
 
-    def illegal_share(self, rows: Sequence[Row]) -> float | None:
-        if self.tells_scores or not all(row.adapter.scores_phrases for row in rows):
-            return None
-        replies = self._replies(rows)
-        illegal = [read_phrase(r.text, _phrases(row.adapter)) is None for row, r in zip(rows, replies, strict=True)]
-        return sum(illegal) / max(1, len(illegal))
+    def _choice(self, row: Row) -> Body:
+        """Asks for a label."""
+        ask = Ask(prompt=_prompt(row), max_tokens=self._answer_tokens(row.adapter), tells=True)
+        return self.endpoint.labelling.body(self.endpoint.model, ask)
 
-    def _replies(self, rows: Sequence[Row], seeds: Sequence[int | None] | None = None) -> list[Reply]:
-        known = [None] * len(rows) if seeds is None else seeds
-        bodies = [self._body(row, seed) for row, seed in zip(rows, known, strict=True)]
-        return self.endpoint.ask(bodies, self.between)
-
-    def _body(self, row: Row, seed: int | None) -> Body:
-        adapter = row.adapter
-        fixed = "" if adapter.template is None else adapter.template.fixed
-        prompt = fixed + joined(row.encoding.ids)
-        if adapter.scores_phrases:
-            ask = Ask(prompt=prompt, max_tokens=self._answer_tokens(adapter), tells=True)
-            return self.endpoint.labelling.body(self.endpoint.model, ask)
-        how = Decoding() if adapter.decoding is None else adapter.decoding
+    def _text(self, row: Row, seed: int | None) -> Body:
+        """Asks for a text."""
+        how = Decoding() if row.adapter.decoding is None else row.adapter.decoding
         ask = Ask(
-            prompt=prompt,
+            prompt=_prompt(row),
             max_tokens=how.max_new_tokens,
             temperature=how.temperature,
             top_p=how.top_p,
@@ -231,6 +238,10 @@ def _fitting(nearest: Sequence[str], room: int) -> str:
     """As many of the nearest examples as fit, the nearest last."""
     sizes = accumulate(len(pieces(shown)) for shown in nearest)
     return "".join(reversed([shown for shown, size in zip(nearest, sizes, strict=True) if size <= room]))
+
+
+def _prompt(row: Row) -> str:
+    return ("" if row.adapter.template is None else row.adapter.template.fixed) + joined(row.encoding.ids)
 
 
 def _phrases(adapter: Adapter) -> list[str]:

@@ -20,6 +20,7 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Generation, Request, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.next_token import NextToken
+from tunewright.backbones.reasoned import reasoned
 from tunewright.backbones.scoring import Tree, grow
 from tunewright.backbones.tokens import by_length, encode_framed
 from tunewright.errors import ConfigError, ModelError
@@ -147,7 +148,7 @@ class Writer(Backbone):
         Raises:
             ConfigError: The template leaves no room for a text.
         """
-        answer = 0 if self.answers_apart else max(answer_tokens, self._answer_tokens(adapter))
+        answer = 0 if self.answers_apart else max(answer_tokens, self.answer_tokens(adapter))
         frame = self._frame(adapter)
         before, template = adapter.prefix_tokens + frame.kept_tokens, frame.template
         room, wanted = self.max_tokens - before - answer, adapter.max_tokens - adapter.prefix_tokens
@@ -193,11 +194,15 @@ class Writer(Backbone):
                 f"{answer} of the answer, in a context of {self.max_tokens} tokens. Shorten it, or the answer."
             )
 
-    def _answer_tokens(self, adapter: Adapter) -> int:
-        """Most tokens of its answers."""
+    def answer_tokens(self, adapter: Adapter) -> int:
+        """Most tokens of its answers, with the reasoning before them."""
         decoded = 0 if adapter.decoding is None else adapter.decoding.max_new_tokens
-        phrases = max(map(len, self.phrase_ids(adapter)), default=0) if adapter.scores_phrases else 0
-        return max(decoded, phrases)
+        if not adapter.scores_phrases:
+            return decoded
+        phrases = max(map(len, self.phrase_ids(adapter)), default=0)
+        if adapter.reasoning is None:
+            return max(decoded, phrases)
+        return decoded + len(self.encode_answer(adapter.reasoning.cue, after=".")) + phrases
 
     def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:
         """Tokens of all phrases that an adapter scores, label by label.
@@ -211,7 +216,7 @@ class Writer(Backbone):
         owner: dict[tuple[int, ...], str] = {}
         for label, phrases in zip(adapter.labels, adapter.verbalizer.phrases, strict=True):
             for phrase in phrases:
-                ids = self.encode_answer(phrase, after=adapter.template.row)
+                ids = self.encode_answer(phrase, after=adapter.before_answer)
                 if not ids or owner.setdefault(ids, label) != label:
                     fault = f"labels {owner[ids]!r} and {label!r} have the same words" if ids else "a label has no word"
                     todo = "Rename a label in the data; descriptions (--descriptions) must differ too."
@@ -240,6 +245,8 @@ class Writer(Backbone):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row; where its adapter scores phrases, followed by their scores."""
+        if any(row.adapter.reasoning is not None for row in rows):
+            return reasoned(self, rows)
         if not any(row.adapter.scores_phrases for row in rows):
             return super().readings(rows)
 

@@ -28,6 +28,7 @@ def compare(
     label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
     input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
     target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
+    reasoning: Annotated[str | None, typer.Option(help=_about("reasoning"))] = None,
     descriptions: Annotated[str | None, typer.Option(help=_about("descriptions"))] = None,
     rows: Annotated[str | None, typer.Option(help=_about("rows"), metavar="N")] = None,
     model: Annotated[list[str] | None, typer.Option(help=_about("model"))] = None,

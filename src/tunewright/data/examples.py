@@ -1,10 +1,12 @@
 """From a table's rows to examples, once the columns are known."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from tunewright.data.columns import check_columns
+from tunewright.data.formats import clip
 from tunewright.data.tables import Table
-from tunewright.errors import DataError
+from tunewright.errors import DataError, unknown
 from tunewright.types import Example
 
 _ANSWERS = {"label": "labels", "target": "targets"}
@@ -21,6 +23,7 @@ def to_examples(
     source: str | None = None,
     labelled: bool = True,
     fields: Sequence[str] = (),
+    reasoning: str | None = None,
 ) -> tuple[Example, ...]:
     """One example for each row, in order: `table.rows[i]` still holds all columns of example i.
 
@@ -30,6 +33,7 @@ def to_examples(
         source: First part of the ids, `<source>:<1-based row>`; the table's name when None.
         labelled: False for rows that are to be predicted: label and target may be absent and are not read.
         fields: Further columns to keep, which the table has.
+        reasoning: Column of the reasoning; an empty cell is none. Where it is the target's column, see `separated`.
 
     Raises:
         DataError: A column that the table lacks; missing or empty texts or labels, with count and first row numbers.
@@ -39,7 +43,7 @@ def to_examples(
     for role, column in wanted.items():
         _check_filled(table, role, column)
     name = table.name if source is None else source
-    return tuple(
+    examples = tuple(
         Example(
             id=f"{name}:{number}",
             text=str(row[wanted["text"]]),
@@ -47,9 +51,46 @@ def to_examples(
             label=str(row[wanted["label"]]).strip() if "label" in wanted else None,
             target=str(row[wanted["target"]]).strip() if "target" in wanted else None,
             references=(str(row[wanted["target"]]).strip(),) if "target" in wanted else (),
+            reasoning=None if reasoning is None else (str(row[reasoning] or "").strip() or None),
             fields={column: str(row[column] or "") for column in fields},
         )
         for number, row in table.numbered()
+    )
+    return separated(examples, table.path) if reasoning is not None and reasoning == wanted.get("target") else examples
+
+
+def check_reasoning(table: Table, column: str | None, columns: Mapping[str, str]) -> None:
+    """Refuses a column that the training rows lack, or that is their text or label.
+
+    Raises:
+        DataError: With the columns there are.
+    """
+    taken = {name for role, name in columns.items() if role != "target"}
+    if column is not None and (column not in table.columns or column in taken):
+        allowed = [clip(name) for name in table.columns if name not in taken]
+        raise DataError(f"{table.path}: {unknown('column', column, allowed, todo='Name it with --reasoning.')}")
+
+
+MARK = "####"
+"""Stands between reasoning and answer where one column holds both (Cobbe et al. 2021, GSM8K)."""
+
+
+def separated(examples: Sequence[Example], path: str) -> tuple[Example, ...]:
+    """Rows whose target is what follows the last mark, and whose reasoning is what stands before it.
+
+    Raises:
+        DataError: Rows without a mark or without an answer behind it.
+    """
+    parts = [str(example.target).rpartition(MARK) for example in examples]
+    missing = [example.id for example, (_, mark, answer) in zip(examples, parts, strict=True) if not (mark and answer)]
+    if missing:
+        raise DataError(
+            f"{path}: reasoning and target in one column are parted by {MARK}. Got {len(missing)} of {len(examples)} "
+            f"rows without it ({', '.join(missing[:SHOWN])}). Mend them, or name another column with --reasoning."
+        )
+    return tuple(
+        replace(example, reasoning=before.strip() or None, target=answer.strip(), references=(answer.strip(),))
+        for example, (before, _, answer) in zip(examples, parts, strict=True)
     )
 
 

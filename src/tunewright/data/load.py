@@ -19,7 +19,7 @@ from tunewright.data.duplicates import (
     twin_groups,
     twin_notices,
 )
-from tunewright.data.examples import to_examples
+from tunewright.data.examples import check_reasoning, to_examples
 from tunewright.data.formats import quoted
 from tunewright.data.labels import are_integers, check_labels, describe, error_costs, label_order
 from tunewright.data.rules import check_fields, parse_rules, slice_rows
@@ -66,8 +66,15 @@ def read_rows(config: RunConfig) -> Given:
     columns, said = find_columns(source.tables["train"], config.task, text=text, text_pair=config.text_pair, **answers)
     judged = source.tables.get("test", source.tables["train"])
     fields = check_fields(parse_rules(config.slice), judged.columns, judged.path)
+    check_reasoning(source.tables["train"], config.reasoning, columns)
     rows = {
-        split: to_examples(table, columns, source=source.prefix(split), fields=fields if table is judged else ())
+        split: to_examples(
+            table,
+            columns,
+            source=source.prefix(split),
+            fields=fields if table is judged else (),
+            reasoning=config.reasoning if split == "train" or config.reasoning == columns.get("target") else None,
+        )
         for split, table in source.tables.items()
     }
     if config.task == "generate":

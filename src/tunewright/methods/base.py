@@ -1,7 +1,7 @@
 """What a method says: what to place, what to train, what to search. Everything else belongs to the harness."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -80,6 +80,16 @@ class Material:
         """C."""
         return len(self.task.labels)
 
+    def part(self, members: Sequence[int]) -> "Material":
+        """The same with some of the training rows."""
+        rows = self.rows
+        some = Rows(
+            encodings=[rows.encodings[k] for k in members],
+            labels_N=rows.labels_N[list(members)] if self.task.labels else rows.labels_N,
+            answers=[rows.answers[k] for k in members] if rows.answers else (),
+        )
+        return replace(self, examples=[self.examples[k] for k in members], rows=some)
+
     def adapter(self, **parts: object) -> Adapter:
         """An adapter for this task and base with the given parts."""
         identity = self.backbone.identity
@@ -123,6 +133,8 @@ class Method:
     """Of tasks that it answers."""
     needs: str | None = None
     """The setting that gives it what it works on; without it the method takes no part."""
+    uses: str | None = None
+    """A setting that it alone makes something of, and can do without."""
     runs_base: bool = True
     """False for a floor, which answers without the base."""
 

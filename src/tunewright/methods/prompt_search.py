@@ -6,7 +6,6 @@ that judge are shown by none; dev rows take no part.
 Shapes: N rows, C labels.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +16,6 @@ from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.methods.prompting import asking, calibrated, cannot_be_asked, fits, prompts, shown, templates
 from tunewright.prompts.template import INSTRUCTIONS, Prompt, parse
 from tunewright.training.loss import cross_entropy
-from tunewright.training.objective import Rows
 from tunewright.types import Params
 
 JUDGES = 256
@@ -50,26 +48,15 @@ def search(material: Material, pool_size: int, rng: np.random.Generator) -> Cont
     """
     order = [int(k) for k in rng.permutation(len(material.examples))]
     most = max(1, min(JUDGES, len(order) // 2))
-    judges, teachers = order[:most], _part(material, order[most:] or order)
+    judges, teachers = order[:most], material.part(order[most:] or order)
     pool = _drawn(teachers, pool_size, rng)
     num_rounds = max(1, (len(pool) - 1).bit_length())
     for left in reversed(range(num_rounds)):
-        rows = _part(material, judges[: max(1, most >> left)])
+        rows = material.part(judges[: max(1, most >> left)])
         merits = [merit(contender, rows) for contender in pool]
         best = sorted(range(len(pool)), key=lambda k: merits[k], reverse=True)  # of equals the one drawn first
         pool = [pool[k] for k in best[: max(1, (len(pool) + 1) // 2)]]
     return pool[0]
-
-
-def _part(material: Material, members: Sequence[int]) -> Material:
-    """Some of its training rows."""
-    rows = material.rows
-    some = Rows(
-        encodings=[rows.encodings[k] for k in members],
-        labels_N=rows.labels_N[list(members)] if material.task.labels else rows.labels_N,
-        answers=[rows.answers[k] for k in members] if rows.answers else (),
-    )
-    return replace(material, examples=[material.examples[k] for k in members], rows=some)
 
 
 def _drawn(material: Material, count: int, rng: np.random.Generator) -> list[Contender]:

@@ -4,6 +4,7 @@ Shapes: C labels.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -152,6 +153,7 @@ def shown(
     *,
     stratified: bool = False,
     taken_tokens: int = 0,
+    show: Callable[[Prompt, Example], str] | None = None,
 ) -> tuple[Prompt, list[Example]]:
     """The prompt with training rows of different texts as demonstrations, as many as fit, and these rows.
 
@@ -161,8 +163,10 @@ def shown(
         count: At most.
         rng: Draws them and their order.
         stratified: Whether labels take turns.
-        taken_tokens: Of the context, by what else stands before the row.
+        taken_tokens: Of the context, by what else stands before the row or follows it.
+        show: A row as a demonstration; with its answer alone when absent.
     """
+    show = demonstrated if show is None else show
     groups = material.rows.labels_N.tolist() if material.task.labels else [0] * len(material.examples)
     room = _SHOWN * (material.context_tokens - taken_tokens) - num_tokens(material, prompt)
     chosen: dict[str, Example] = {}
@@ -170,12 +174,12 @@ def shown(
         if len(chosen) == count:
             break
         example = material.examples[k]
-        size = len(material.backbone.token_ids(demonstrated(prompt, example)))
+        size = len(material.backbone.token_ids(show(prompt, example)))
         if size <= room and whole_text(example) not in chosen:
             chosen[whole_text(example)] = example
             room -= size
     rows = [list(chosen.values())[int(k)] for k in rng.permutation(len(chosen))]
-    return with_demonstrations(prompt, (demonstrated(prompt, row) for row in rows)), rows
+    return with_demonstrations(prompt, (show(prompt, row) for row in rows)), rows
 
 
 def retrieving(material: Material, prompt: Prompt, count: int, by: str) -> Retriever:

@@ -1,6 +1,7 @@
 """The methods, in the order in which they are listed: a line each."""
 
 from tunewright.methods import (
+    chain_of_thought,
     combine,
     copy_input,
     few_shot,
@@ -28,6 +29,7 @@ METHODS = table(
     zero_shot.METHOD,
     few_shot.METHOD,
     prompt_search.METHOD,
+    chain_of_thought.METHOD,
     soft_prompt.METHOD,
     p_tuning.METHOD,
     prefix.METHOD,

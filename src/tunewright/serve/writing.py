@@ -34,6 +34,8 @@ class Writing:
         told: list[tuple[Ask, Event]] = []
         for backbone in {id(w.backbone): w.backbone for w in work}.values():
             mine = [w for w in work if w.backbone is backbone]
+            told += _refused([w for w in mine if w.row.adapter.deliberates], _NOT_AT_ONCE)
+            mine = [w for w in mine if not w.row.adapter.deliberates]
             told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _refused(mine)
         return told
 
@@ -135,5 +137,9 @@ def _piece(work: Work, backbone: Decoder, emitted: Emitted) -> Piece:
     )
 
 
-def _refused(work: Sequence[Work]) -> Told:
-    return [(w.ask, ModelError("an encoder cannot answer in text. Use a decoder.")) for w in work]
+_NO_WRITER = "an encoder cannot answer in text. Use a decoder."
+_NOT_AT_ONCE = "a task that reasons or votes first is not answered token by token. Use `tunewright predict`."
+
+
+def _refused(work: Sequence[Work], why: str = _NO_WRITER) -> Told:
+    return [(w.ask, ModelError(why)) for w in work]

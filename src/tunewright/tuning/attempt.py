@@ -211,7 +211,7 @@ def _judged(adapter: Adapter, workshop: Workshop, exam: Exam | TextExam) -> tupl
     store = workshop.material.store
     if isinstance(exam, Exam):
         return evaluate(adapter, exam, store)
-    if adapter.floor is None:
+    if adapter.floor is None and not adapter.deliberates:
         return evaluate_texts(adapter, exam, store), None
     value = exam.score([each.answer for each in answer(adapter, workshop.dev_examples, store)])
     return DevScore(epoch=0, value=value, loss=0.0), None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Decoding
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.base import Base, Row
 from tunewright.backbones.inference import write
@@ -84,7 +85,9 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     if adapter.demonstrations is not None:
         pool_rows, dimensions = adapter.demonstrations.vectors_ND.shape
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
-    if adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
+    if adapter.reasoning is not None and adapter.decoding is not None:
+        serving += _reasoning_flops(adapter.decoding, backbone, tokens)
+    elif adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
         written = sum(map(len, workshop.material.rows.answers)) / max(1, len(encodings))
         serving += cost.FORWARD * written * backbone.num_vocabulary_values
     if adapter.nearest_target is not None:
@@ -113,6 +116,13 @@ def extra_tokens(adapter: Adapter, backbone: Base) -> int:
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
+
+
+def _reasoning_flops(decoding: Decoding, backbone: Base, tokens: float) -> float:
+    """Of reasonings that are as long as they may be, and of the text, which runs again for each further sample."""
+    written = decoding.samples * decoding.max_new_tokens
+    passed = written + (decoding.samples - 1) * tokens
+    return cost.FORWARD * (passed * backbone.num_computing + written * backbone.num_vocabulary_values)
 
 
 def _retrieval_flops(retriever: Retriever, backbone: Base, tokens: float) -> float:

@@ -142,9 +142,10 @@ def needs(config: RunConfig) -> list[str]:
         if named and not given and "all" not in config.methods:
             about = RunConfig.model_fields[str(method.needs)].description
             faults.append(f"method {method.name!r} needs --{method.needs} ({about}). Give it, or leave the method out.")
-        if given and not named and method.needs is not None:
+        setting = method.uses if method.needs is None else method.needs
+        if setting is not None and getattr(config, setting) is not None and not named:
             faults.append(
-                f"`{method.needs}` is for method {method.name!r}, which takes no part. Got methods {', '.join(names)}. "
+                f"`{setting}` is for method {method.name!r}, which takes no part. Got methods {', '.join(names)}. "
                 "Add it to --methods, or leave the setting out."
             )
     return faults
