@@ -43,7 +43,12 @@ def names(value: object) -> object:
 
 def short_name(model: str) -> str:
     """A base as candidates and folders are named after it: the last part of its name or folder, without an URL."""
-    return Path(model.removeprefix(REMOTE).partition("@http")[0] if model.startswith(REMOTE) else model).name
+    return Path(remote_model(model) or model).name
+
+
+def remote_model(name: str) -> str | None:
+    """The model that an endpoint knows, of a name with its URL or without; None for one that is no endpoint's."""
+    return name.removeprefix(REMOTE).partition("@http")[0] if name.startswith(REMOTE) else None
 
 
 def named(value: object) -> object:

@@ -93,6 +93,7 @@ class Heard:
     """An answer from elsewhere."""
 
     usage: Usage
+    prompt_bytes: int
     waited_ms: float
     """When it was asked for."""
     illegal: bool | None = None
@@ -203,6 +204,11 @@ class Base(ABC):
     @property
     def batch_tokens(self) -> int | None:
         """Tokens, padding included, that run together at most; None for what is usual."""
+        return None
+
+    @property
+    def priced_as(self) -> str | None:
+        """Its name among the prices of tokens; None of a base that runs here."""
         return None
 
     @property

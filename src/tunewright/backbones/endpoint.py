@@ -23,7 +23,7 @@ from anyio.from_thread import start_blocking_portal
 from tunewright.adapters.adapter import BaseIdentity
 from tunewright.backbones.replies import BrokenReply, Cache, Reply, cache_path, read_reply
 from tunewright.config import REMOTE
-from tunewright.errors import ModelError
+from tunewright.errors import EndpointError, ModelError
 
 KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 _OPENAI = "https://api.openai.com/v1"
@@ -38,10 +38,6 @@ _ANEW = 2
 _POLL_S = 0.05
 
 Body = Mapping[str, Any]
-
-
-class EndpointError(ModelError):
-    """An endpoint does not answer, or not with what was asked for."""
 
 
 class Declined(EndpointError):
@@ -203,6 +199,14 @@ class Endpoint:
         name = f"{REMOTE}{self.model}@{self.url}"
         return BaseIdentity(name=name, kind="remote", sha256=digest, tokenizer_sha256=digest)
 
+    def charge(self, account: Account) -> None:
+        """From here on somebody else pays, what was asked so far included."""
+        before, self.account = self.account, account
+        if isinstance(before, Tally):
+            account.note(known=before.known, retried=before.retried)
+            for model, reply in before.paid:
+                account.settle(0.0, model, reply)
+
     def connect(self) -> "Endpoint":
         """Makes sure that it answers, and finds out what it understands; a few short requests, the first time.
 
@@ -238,12 +242,15 @@ class Endpoint:
             else:
                 return dialect if reply.tokens else replace(dialect, num_top=0)
 
-    def ask(self, bodies: Sequence[Body], check: Callable[[], None] | None = None) -> list[Reply]:
+    def ask(
+        self, bodies: Sequence[Body], check: Callable[[], None] | None = None, *, counts: bool = True
+    ) -> list[Reply]:
         """The answers, in order; those of the cache at once.
 
         Args:
             bodies: Of requests.
             check: Called while others answer; what it raises ends the waiting, and requests under way.
+            counts: Whether answers that were known are counted.
 
         Raises:
             EndpointError: One of them cannot be answered. What was answered is kept.
@@ -253,7 +260,8 @@ class Endpoint:
         wanted = {key: body for key, body in zip(keys, bodies, strict=True) if key not in found}
         if wanted and self.fault is not None:
             raise EndpointError(self.fault)
-        self.account.note(known=len(bodies) - len(wanted))
+        if counts:
+            self.account.note(known=len(bodies) - len(wanted))
         if wanted:
             with start_blocking_portal() as portal:
                 asking = portal.start_task_soon(self._fetch_all, wanted, found)
@@ -355,6 +363,8 @@ class Endpoint:
         """One line of ours; the endpoint is given up where the next request would fare alike."""
         said = " ".join(str(getattr(error, "message", error)).split()).replace(self._key, "***")[:300]
         code = getattr(error, "status_code", None)
+        if code == 404:
+            return Declined(f"{self._who}: there is no such model or path ({said}). Check both.")
         if code in (400, 413, 422):
             return Declined(
                 f"{self._who} refuses a request: {said}. Shorten texts by --max-tokens, or change the prompt."
@@ -365,8 +375,6 @@ class Endpoint:
             why = "it cannot be reached. Check the URL and the network."
         elif code in (401, 403):
             why = f"the key is refused ({code}). Set {KEY} to a key of this endpoint."
-        elif code == 404:
-            why = f"there is no such model or path ({said}). Check both."
         elif code == 402 or "insufficient_quota" in str(getattr(error, "code", "")):
             why = "the account is out of credit. What was paid for is kept: top it up and repeat the call."
         elif code == 429:

@@ -85,6 +85,10 @@ class Remote(Base):
         return {"weights": f"cannot be verified: {where}; the hash is of URL and model name"}
 
     @property
+    def priced_as(self) -> str:
+        return self.endpoint.model
+
+    @property
     def fault(self) -> str | None:
         return self.endpoint.fault
 
@@ -142,11 +146,11 @@ class Remote(Base):
         """Scores of each row's phrases, log-probabilities; behind a reasoning where an adapter asks for one."""
         if any(row.adapter.reasoning is not None for row in rows):
             return reasoned(self, rows)
-        replies = self.endpoint.ask([self._choice(row) for row in rows], self.between)
+        replies = self._ask([self._choice(row) for row in rows])
         found = []
         for row, reply in zip(rows, replies, strict=True):
             phrases = _phrases(row.adapter)
-            self._hear(reply, None if self.tells_scores else read_phrase(reply.text, phrases) is None)
+            self._hear(row, reply, None if self.tells_scores else read_phrase(reply.text, phrases) is None)
             found.append(torch.tensor(phrase_scores(reply, phrases), dtype=torch.float32))
         return found
 
@@ -157,9 +161,9 @@ class Remote(Base):
         """Answers in text, each row as its adapter's decoding says; what is drawn hangs on the generators' seeds."""
         seeds = [None] * len(rows) if generators is None else [each.initial_seed() for each in generators]
         bodies = [self._text(row, seed) for row, seed in zip(rows, seeds, strict=True)]
-        replies = self.endpoint.ask(bodies, self.between)
-        for reply in replies:
-            self._hear(reply, None)
+        replies = self._ask(bodies)
+        for row, reply in zip(rows, replies, strict=True):
+            self._hear(row, reply, None)
         return [
             Generation(text=each.text, ids=tuple(pieces(each.text)), log_probs=(), finish_reason=each.finish_reason)
             for each in replies
@@ -173,9 +177,14 @@ class Remote(Base):
         finally:
             self._heard = before
 
-    def _hear(self, reply: Reply, illegal: bool | None) -> None:
+    def _ask(self, bodies: Sequence[Body]) -> list[Reply]:
+        return self.endpoint.ask(bodies, self.between, counts=self._heard is None)
+
+    def _hear(self, row: Row, reply: Reply, illegal: bool | None) -> None:
         if self._heard is not None:
-            self._heard.append(Heard(usage=reply.usage, waited_ms=reply.waited_ms, illegal=illegal))
+            size = len(_prompt(row).encode("utf-8", "surrogatepass"))
+            heard = Heard(usage=reply.usage, prompt_bytes=size, waited_ms=reply.waited_ms, illegal=illegal)
+            self._heard.append(heard)
 
     def _choice(self, row: Row) -> Body:
         """Asks for a label."""

@@ -44,6 +44,7 @@ from tunewright.tuning.progress import Clock, Journal, Listener, Start
 from tunewright.tuning.protocol import Plan, make_plan
 from tunewright.tuning.retention import read_reference
 from tunewright.tuning.session import price_list
+from tunewright.tuning.spending import check_priced, open_spending
 from tunewright.tuning.stage import needs, open_stage, user_prompt
 from tunewright.types import Dataset, Notice, Splits
 
@@ -92,8 +93,11 @@ def _compare(
     for notice in dataset.notices:
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
+    spending = open_spending(out, config.max_cost, price_list(config), clock, found.values())
+    for line in [] if spending is None else spending.said:
+        journal.note(line)
     bases = {name: open_base(base, dtype=dtype, device=device()) for name, base in found.items()}
-    stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {})
+    stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {}, spending)
     for line in stage.said:
         journal.note(line)
     cut = _note_cut_texts(dataset, stage.session.workshops, out)
@@ -140,6 +144,7 @@ def _check_settings(config: RunConfig) -> None:
     faults += _refused(
         lambda: _limit_s(config),
         lambda: parse(config.require),
+        lambda: check_priced(config.model, config.max_cost, price_list(config)),
         lambda: read_reference(config.retention),
         lambda: parse_rules(config.slice),
         lambda: swapped_rows(config.swap, ()),

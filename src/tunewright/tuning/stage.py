@@ -22,6 +22,7 @@ from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import Clock, Journal, OutOfTime
 from tunewright.tuning.search import run_search
 from tunewright.tuning.session import Session
+from tunewright.tuning.spending import Spending
 from tunewright.tuning.start import Start, read_start
 from tunewright.types import Dataset
 
@@ -51,7 +52,7 @@ class Stage:
         materials = {name: workshop.material for name, workshop in self.session.workshops.items()}
         bases = {name: material.backbone for name, material in materials.items()}
         stores = {name: material.store for name, material in materials.items()}
-        return open_stage(config, dataset, out, clock, self.session.journal, bases, stores)
+        return open_stage(config, dataset, out, clock, self.session.journal, bases, stores, self.session.spending)
 
     def of(self, candidate: str, num_trials: int | None) -> "Stage":
         """The same for one candidate alone."""
@@ -81,6 +82,7 @@ def open_stage(
     journal: Journal,
     bases: Mapping[str, Base],
     stores: Mapping[str, FeatureStore],
+    spending: Spending | None = None,
 ) -> Stage:
     """A stage with what is left of it in its folder.
 
@@ -92,6 +94,7 @@ def open_stage(
         journal: Hears of progress.
         bases: Name -> base.
         stores: Name -> its features that are known already.
+        spending: Of the run, where bases answer elsewhere.
     """
     starts = read_start(config.start_from, bases, _methods(config))
     metric = find_metric(config.metric, config.task, database=config.database)
@@ -112,6 +115,7 @@ def open_stage(
         workshops=workshops,
         entrants=entrants,
         metric=metric,
+        spending=spending,
     )
     effort = Effort(
         trials=config.num_trials,
