@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tunewright.backbones.backbone import Backbone
     from tunewright.backbones.decoder import Decoder
     from tunewright.backbones.encoder import Encoder
+    from tunewright.backbones.masked import Masked
 
 # A busy machine is no failure, and a failure must be the same for everybody.
 hypothesis.settings.register_profile("tunewright", deadline=None, derandomize=True, max_examples=50)
@@ -59,6 +60,14 @@ def tiny_encoder(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Encoder
     from tests import tiny
 
     return cache(lambda kind: tiny.encoder(tiny_folder(kind)))
+
+
+@pytest.fixture(scope="session")
+def tiny_masked(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Masked]":
+    """Kind of masked language model -> a tiny random one in fp32, loaded at the first call."""
+    from tests import tiny
+
+    return cache(lambda kind: tiny.masked(tiny_folder(kind)))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,18 @@
 """Each recipe is a whole run: its settings load, name every choice that matters, and its methods and metric exist."""
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests import tiny
+from tests.commands import write_table
+from tunewright.api import compare
 from tunewright.config import RunConfig, choose, load_config, read_yaml
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods.table import METHODS
+from tunewright.tuning.progress import Silent
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -21,6 +27,58 @@ def test_recipe(path: Path) -> None:
     assert choose("method", config.methods, tuple(METHODS))
     assert config.metric in METRICS
     assert load_config(str(path), {"data": "mine.csv"}).data == "mine.csv"
+
+
+def column_of(config: RunConfig, role: str, usual: str) -> str:
+    return str(getattr(config, role) or usual)
+
+
+def rows_for(config: RunConfig, path: Path) -> str:
+    """A small table with the columns that a recipe names."""
+    texts = [f"{word} {filler}" for word in tiny.WORDS[18:] for filler in ("today", "one")]
+    if config.task == "generate":
+        columns = (column_of(config, "input", "input"), column_of(config, "target", "target"))
+        answers = [f"so #### {k % 7}" if config.reasoning else f"select {k % 7}" for k in range(len(texts))]
+    else:
+        columns = (column_of(config, "text", "text"), column_of(config, "label", "label"))
+        answers = [str(tuple(tiny.GROUPS)[k // 16]) for k in range(len(texts))]
+    return str(write_table(path, columns, zip(texts, answers, strict=True)))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_runs(path: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """In a small form: few rows of its columns, a tiny model, one trial of its cheapest methods."""
+    recipe = load_config(str(path), {})
+    writes = recipe.task == "generate"
+    cheap = ("majority", "nearest-target", "zero-shot", "few-shot", "chain-of-thought")
+    named = [name for name in cheap if name in recipe.methods or "all" in recipe.methods]
+    methods = [name for name in named if recipe.task in METHODS[name].kinds][:3]
+    database = tmp_path / "rows.sqlite"
+    sqlite3.connect(database).close()
+    settings = {
+        "data": rows_for(recipe, tmp_path / "rows.csv"),
+        "model": [str(tiny_folder("llama" if writes else "bert"))],
+        "methods": [*methods, *(["chain-of-thought"] if recipe.reasoning else [])],
+        "trials": 1,
+        "seeds": 1,
+        "folds": 1,
+        "out": str(tmp_path / "run"),
+        **({"database": str(database)} if recipe.metric == "sql-execution" else {}),
+        **({"descriptions": str(described(tmp_path))} if recipe.descriptions else {}),
+    }
+    run = compare(load_config(str(path), settings), listener=Silent())
+    statuses = {c.id: c.status for c in run.comparison.candidates}
+    assert run.comparison.task.metric == recipe.metric
+    assert statuses[methods[0]] == "ok"
+    assert "failed" not in statuses.values()
+    assert run.report.is_file()
+
+
+def described(folder: Path) -> Path:
+    """Descriptions of the small table's labels."""
+    path = folder / "labels.yaml"
+    path.write_text("\n".join(f"{label}: {label} words" for label in tiny.GROUPS), encoding="utf-8")
+    return path
 
 
 def test_support_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

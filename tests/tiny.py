@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
 from tunewright.adapters.adapter import Adapter
@@ -22,6 +22,7 @@ from tunewright.adapters.parts import (
     Prefix,
     SoftPrompt,
     Template,
+    Thresholds,
     Verbalizer,
     Weights,
 )
@@ -33,6 +34,7 @@ from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.kinds import open_backbone
+from tunewright.backbones.masked import Masked
 from tunewright.types import Example, Task
 
 WITH_PREFIX = ("bert", "roberta", "xlm-roberta", "electra", "modernbert", "distilbert")
@@ -44,6 +46,11 @@ DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text
 """Learned, rotary and ALiBi positions; grouped keys; sliding windows; bent scores."""
 
 WORDPIECE = ("bert", "electra", "distilbert", "mpnet", "deberta-v2")
+MASKED = tuple(
+    f"masked-{kind}" for kind in ("bert", "roberta", "xlm-roberta", "electra", "modernbert", "distilbert", "mpnet")
+)
+"""With a head for masked words."""
+
 MAX_TOKENS = 64
 WINDOW = 8
 """ModernBERT's local attention: each token sees this many, half on each side."""
@@ -87,6 +94,11 @@ def encoder(folder: Path, dtype: torch.dtype = torch.float32) -> Encoder:
     return Encoder(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
 
 
+def masked(folder: Path, dtype: torch.dtype = torch.float32) -> Masked:
+    """The masked language model saved in a folder, on the CPU."""
+    return Masked(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
+
+
 def decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     """The decoder saved in a folder, on the CPU."""
     return Decoder(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
@@ -94,11 +106,13 @@ def decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
 
 def build(kind: str, folder: Path) -> None:
     """Saves a random model of a kind with its tokenizer; the same values each time."""
+    heads = {"masked": transformers.AutoModelForMaskedLM, "": transformers.AutoModel}
+    auto = transformers.AutoModelForCausalLM if kind in DECODERS else heads["masked" if kind in MASKED else ""]
+    kind = kind.removeprefix("masked-")
     tokenizer = _wordpiece() if kind in WORDPIECE else _byte_pairs(with_ends=kind not in DECODERS)
     tokenizer.save_pretrained(folder)
     transformers.utils.logging.disable_progress_bar()
-    auto = transformers.AutoModelForCausalLM if kind in DECODERS else transformers.AutoModel
-    model = auto.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))  # type: ignore[no-untyped-call]
+    model = auto.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -196,8 +210,9 @@ def _byte_pairs(*, with_ends: bool) -> transformers.PreTrainedTokenizerFast:
     )
     names = {"pad_token": "<pad>", "unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>"}
     names |= {} if with_ends else {"bos_token": "<s>", "eos_token": "</s>"}
+    mask = AddedToken("<mask>", lstrip=True, special=True)  # as RoBERTa's, which takes the space before it
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **names, mask_token="<mask>", model_max_length=MAX_TOKENS
+        tokenizer_object=tokenizer, **names, mask_token=mask, model_max_length=MAX_TOKENS
     )
 
 
@@ -293,6 +308,7 @@ def every_part(base: Backbone) -> Adapter:
         verbalizer=Verbalizer(phrases=(("food", "a m\u00e9al"), ("travel",), ("music", "song")), scale=20),
         demonstrations=pool,
         calibration=Calibration(bias_C=torch.tensor([0.5, 0.0, -0.5]), temperature=1.5),
+        thresholds=Thresholds(logits_C=torch.tensor([0.1, -0.2, 0.3])),
         copied_input=CopiedInput(),
         nearest_target=NearestTarget(texts=("bread", "soup"), targets=("salt", "cake")),
         decoding=Decoding(max_new_tokens=7, temperature=0.5, top_p=0.9, stop=("\n", "and"), samples=2),

@@ -20,7 +20,11 @@ EMBEDDED_MODEL = "embedded"
 REMOTE = "openai:"
 """How the name of a model begins that answers behind an OpenAI-compatible endpoint."""
 
-DEFAULT_METRICS: Mapping[TaskKind, str] = {"classify": "accuracy", "generate": "rouge-l"}
+DEFAULT_METRICS: Mapping[TaskKind, str] = {
+    "classify": "accuracy",
+    "multi-label": "multi-label-micro-f1",
+    "generate": "rouge-l",
+}
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -68,10 +72,18 @@ class RunConfig(BaseModel):
     data: str = Field(description="csv, tsv, jsonl or parquet file, a folder of them, or a dataset name on the hub")
     dev: str | None = Field(default=None, description="file with the rows to tune on; split off the data when absent")
     test: str | None = Field(default=None, description="file with the rows to judge on; split off the data when absent")
-    task: TaskKind = Field(default="classify", description="classify: choose a label; generate: answer with a text")
+    task: TaskKind = Field(
+        default="classify",
+        description="classify: choose a label; multi-label: all that fit; generate: a text",
+    )
     text: str | None = Field(default=None, description="column of the text; found by name or by rule when absent")
     text_pair: str | None = Field(default=None, description="column of a second text, for pairs")
     label: str | None = Field(default=None, description="column of the label; found by name or by rule when absent")
+    label_separator: str | None = Field(
+        default=None,
+        min_length=1,
+        description="what stands between the labels of a row of --task multi-label (default: comma); lists are lists",
+    )
     input: str | None = Field(
         default=None, description="column of the input of --task generate; found by name or by rule when absent"
     )
@@ -96,6 +108,9 @@ class RunConfig(BaseModel):
     template: str | None = Field(
         default=None, description="text file with your present prompt, {text} in it: a candidate of its own on decoders"
     )
+    documents: str | None = Field(
+        default=None, description="folder of text files, from whose passages method retrieve answers"
+    )
     trials: int | None = Field(default=None, ge=1, description="tuning trials for each family of methods (default 12)")
     budget: Seconds | None = Field(default=None, gt=0, description="time for the whole run, such as 90s, 10m or 2h")
     max_cost: float | None = Field(default=None, gt=0, description="modelled US dollars for the whole run, at most")
@@ -108,8 +123,8 @@ class RunConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
     metric: str = Field(
         default_factory=lambda settings: DEFAULT_METRICS[settings.get("task", "classify")],
-        description="accuracy, macro-f1 or mcc; to generate: rouge-l, bleu, chrf, token-f1, exact-match, numeric or "
-        "sql-execution; or module:function, of yours",
+        description="accuracy, macro-f1 or mcc; multi-label-micro-f1 or multi-label-macro-f1; to generate: rouge-l, "
+        "bleu, chrf, token-f1, exact-match, numeric or sql-execution; or module:function, of yours",
     )
     database: str | None = Field(
         default=None, description="SQLite file that --metric sql-execution asks; it is only read"

@@ -4,7 +4,7 @@ Everything here is frozen, plain data: no torch, no numpy, no behaviour beyond c
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,8 +14,11 @@ Family = Literal["no training", "soft prompts", "fine-tuning", "outside"]
 FAMILIES: tuple[Family, ...] = ("no training", "soft prompts", "fine-tuning")
 """Of methods."""
 
-TaskKind = Literal["classify", "generate"]
-"""Choose one of some labels, or answer a text with a text."""
+TaskKind = Literal["classify", "multi-label", "generate"]
+"""Choose one of some labels, all that fit of some labels, or answer a text with a text."""
+
+BETWEEN_LABELS = "|"
+"""Stands between the labels of a set where it is one string, in the order of `data.labels.label_order`."""
 
 Scalar = str | int | float | bool
 Params = Mapping[str, Scalar]
@@ -31,7 +34,9 @@ class Example:
     text: str
     text_pair: str | None = None
     label: str | None = None
-    """None for a row that is to be predicted, and where texts are generated."""
+    """None for a row that is to be predicted, and where texts are generated; a set of labels as one string."""
+    several: bool = False
+    """Whether the label is a set."""
     target: str | None = None
     """The text to answer with; None where labels are chosen, and for a row that is to be predicted."""
     references: tuple[str, ...] = ()
@@ -40,6 +45,16 @@ class Example:
     """How one comes to the answer, where the data says it; of training rows alone, to be shown with the answer."""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Column -> cell, of the columns that slices ask for; no method reads them."""
+
+
+def label_set(answer: str) -> tuple[str, ...]:
+    """The labels of a set that is one string; none for the empty one."""
+    return tuple(answer.split(BETWEEN_LABELS)) if answer else ()
+
+
+def is_known(answer: str, labels: Sequence[str]) -> bool:
+    """Whether an answer is one of the labels, or a set of them."""
+    return answer in labels or set(label_set(answer)) <= set(labels)
 
 
 def whole_text(example: Example) -> str:
@@ -105,7 +120,7 @@ class Prediction:
     label: str | None = None
     """None where the answer is a text."""
     probabilities: tuple[float, ...] = ()
-    """Over the task's labels, in their order; sums to 1. Empty for an outside answer that came without."""
+    """Over the task's labels, in their order; sums to 1 where one is chosen. Empty for an outside answer without."""
     text: str | None = None
     """None where the answer is a label."""
 

@@ -121,6 +121,25 @@ def test_rows_join_all_or_none(tiny_decoder: GetDecoder) -> None:
     assert [(e.token, e.text) for e in found] == [(e.token, e.text) for e in apart]
 
 
+def test_ids_are_of_one_row(tiny_decoder: GetDecoder) -> None:
+    """Twice in one call, or once more while the first is being answered: refused, and nothing has changed."""
+    base = tiny_decoder("llama")
+    first, second = requests(base)[:2]
+    running, found = Generating(base), list[Emitted]()
+    for again in ([first, first], [second, first, second]):
+        with pytest.raises(ValueError, match="an id of its own"):
+            running.add(again)
+        assert len(running) == 0
+    running.add([first])
+    with pytest.raises(ValueError, match="an id of its own"):
+        running.add([second, first])
+    assert len(running) == 1
+    run(running, found)
+    assert {emitted.id for emitted in found} == {first.id}
+    running.add([first])
+    assert len(running) == 1
+
+
 @every_kind
 def test_rows_that_join_and_leave(kind: str, tiny_decoder: GetDecoder) -> None:
     """Each row gets the tokens that it gets alone, whoever comes and goes, drawn ones too."""

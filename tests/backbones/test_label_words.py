@@ -175,7 +175,7 @@ def test_labels_with_the_same_words(tiny_decoder: GetDecoder) -> None:
 def test_template_on_an_encoder(tiny_encoder: Callable[[str], object], tiny_decoder: GetDecoder) -> None:
     encoder = tiny_encoder("bert")
     adapter = replace(asking(tiny_decoder("llama"), LONG), base=encoder.identity)  # type: ignore[attr-defined]
-    with pytest.raises(AdapterError, match="is an encoder and cannot carry a template"):
+    with pytest.raises(AdapterError, match="does not answer prompts and cannot carry a template"):
         encoder.check(adapter)  # type: ignore[attr-defined]
 
 

@@ -93,7 +93,7 @@ def test_what_is_refused(data: Path, tiny_folder: Callable[[str], Path], call: C
     said = refused(call, "try", "{review}", data, "--model", llama, where=tmp_path)
     assert "unknown placeholder '{review}'. Allowed: {text}, {labels}." in said
     assert "Write {text}." in said
-    assert "writes no text: there is nobody to ask" in refused(
+    assert "answers no prompts: there is nobody to ask" in refused(
         call, "try", "{text}", data, "--model", bert, where=tmp_path
     )
     assert "`rows` must be at least 1" in refused(call, "try", "{text}", data, "--rows", "0", where=tmp_path)

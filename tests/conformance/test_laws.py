@@ -20,8 +20,8 @@ from tunewright.adapters.adapter import Adapter, update_with_tensors
 from tunewright.adapters.transfer import learned
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
-from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, predict, readings
+from tunewright.backbones.prompted import Prompted
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods.base import Choice, Material, Method, Range
 from tunewright.methods.table import METHODS
@@ -35,11 +35,13 @@ from tunewright.types import Params
 
 GetBackbone = Callable[[str], Backbone]
 WIDTH, NUM_LABELS, LAYERS, HEADS, HEAD_WIDTH, INNER = 32, 3, 3, 4, 8, 48
-KINDS = ("bert", "gpt2", "llama", "qwen3")
-"""An encoder; decoders of learned and rotary positions, the latter two with keys that pairs of heads share."""
-PROMPT = Prompt(fixed="we had one\n", row="it: {text}\nwas")
+KINDS = ("bert", "masked-roberta", "gpt2", "llama", "qwen3")
+"""An encoder and a masked language model; decoders of learned and rotary positions,
+the latter two with keys that pairs of heads share."""
+PROMPT = Prompt(fixed="we had one\n", row="it: {text}\nwas [MASK]")
 """The user's own."""
-ASKING = ("template", "prompt-search", "chain-of-thought", "instruction-prompt")
+DOCUMENTS = ("bread", "a train")
+ASKING = ("template", "prompt-search", "chain-of-thought", "prompt-ensemble", "retrieve", "instruction-prompt")
 """Methods for bases that write."""
 ALONE = 1e-5
 """fp32: largest difference of a logit from the same row alone."""
@@ -56,7 +58,13 @@ def workshop(base: Backbone, num_train: int = 15) -> Workshop:
     """With 15 rows a step is an epoch."""
     metric = METRICS["accuracy"]
     dev = tiny.examples(9, seed=1)
-    return prepare(tiny.task(), base, tiny.examples(num_train), dev, metric, base.max_tokens, prompt=PROMPT)
+    shop = prepare(tiny.task(), base, tiny.examples(num_train), dev, metric, base.max_tokens, prompt=PROMPT)
+    return documented(shop)
+
+
+def documented(shop: Workshop) -> Workshop:
+    """With documents of the user's."""
+    return replace(shop, material=replace(shop.material, documents=DOCUMENTS))
 
 
 def improving(shop: Workshop) -> Workshop:
@@ -124,7 +132,7 @@ def test_learns_what_it_says(method: Method, base: Backbone) -> None:
     adapter = method.place(material, params, generator("laws"))
     said = set() if method.learns is None else {method.learns}
     if method.name == "combine":
-        said = {"lora"} if isinstance(base, Decoder) else {"lora", "soft_prompt"}
+        said = {"lora"} if base.answers_prompts else {"lora", "soft_prompt"}
     assert set(learned(adapter)) == said
     names = {name.split(".")[0] for k in range(20) for name in method.trained(adapter, params, k / 20)}
     assert names - {"head"} == said
@@ -165,7 +173,7 @@ def test_fresh_process_same_predictions(fitted: dict[str, Adapter], base: Backbo
     path = {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     subprocess.run([sys.executable, "-c", LOAD_AND_PREDICT, str(tmp_path)], check=True, env=path, timeout=120)
     found = load_file(tmp_path / "answers.safetensors")
-    assert set(found) == set(LABELLING) - (set() if isinstance(base, Decoder) else set(ASKING))
+    assert set(found) == {name for name, method in LABELLING.items() if method.refuses(base) is None}
     for name, adapter in fitted.items():
         assert torch.equal(found[name], answers(adapter, base)), name
 
@@ -180,7 +188,7 @@ def test_neighbours_do_not_matter(method: Method, fitted: dict[str, Adapter], ba
     order = np.random.default_rng(3).permutation(12).tolist()
     alone = torch.cat([torch.stack(base.logits([row])) for row in rows])
     shuffled = torch.stack(base.logits([rows[k] for k in order]))
-    others = [Row(encoding=encodings[0], adapter=a) for a in fitted.values()]
+    others = [Row(encoding=base.encode_for(tiny.examples(1, seed=2), a)[0], adapter=a) for a in fitted.values()]
     crowd = torch.stack(base.logits([*others, *rows, *others]))[len(others) : -len(others)]
     for found in (alone, shuffled[np.argsort(order).tolist()], crowd):
         torch.testing.assert_close(found, expected, atol=ALONE, rtol=0)
@@ -211,7 +219,8 @@ def test_trained_bodies_change_the_features(method: Method, base: Backbone, fitt
     """Against the bare base and against the start: what was trained is what is computed."""
     shop = workshop(base)
     start = method.place(shop.material, defaults(method, shop.material), generator("laws"))
-    encodings, store = shop.material.rows.encodings, shop.material.store
+    store = shop.material.store
+    encodings = base.encode_for(shop.material.examples, start)
     after, before = (readings(a, encodings, store)[:, : base.width] for a in (fitted[method.name], start))
     for other in (before, store(encodings)):
         assert ((after - other).abs().amax(-1) > 1e-6).all()
@@ -227,11 +236,12 @@ def head_width(kind: str) -> int:
 
 def sizes(kind: str, seen: int) -> tuple[int, int]:
     """Parameters of the base with so many word embeddings, and inputs plus outputs of all its linear layers."""
-    if kind == "bert":
+    if kind in ("bert", "masked-roberta"):
         # word, position and type embeddings; per layer 4 square maps and 2 of the inner layer with biases, 2 norms
         layer = 4 * (WIDTH + 1) * WIDTH + (WIDTH + 1) * INNER + (INNER + 1) * WIDTH + 4 * WIDTH
         lora = 4 * (WIDTH + WIDTH) + 2 * (WIDTH + INNER)
-        return (seen + tiny.MAX_TOKENS + 2) * WIDTH + 2 * WIDTH + LAYERS * layer, LAYERS * lora
+        positions = tiny.MAX_TOKENS + (2 if kind == "bert" else 3)  # two types, or one and two unused positions
+        return (seen + positions) * WIDTH + 2 * WIDTH + LAYERS * layer, LAYERS * lora
     if kind == "gpt2":
         # word and position embeddings; queries, keys and values in one map; a norm at the end
         layer = 4 * (WIDTH + 1) * WIDTH + (WIDTH + 1) * INNER + (INNER + 1) * WIDTH + 4 * WIDTH
@@ -267,8 +277,10 @@ def test_trainable_count(method: Method, kind: str, base: Backbone) -> None:
         "lora": rank * lora + head,
         "prompt-search": 0,
         "chain-of-thought": 0,
+        "prompt-ensemble": 0,
+        "retrieve": 0,
         "instruction-prompt": length * WIDTH,
-        "combine": rank * lora + (0 if isinstance(base, Decoder) else length * WIDTH + head),
+        "combine": rank * lora + (0 if base.answers_prompts else length * WIDTH + head),
         "full": whole + head,
         "gradual-unfreezing": whole + head,
     }
@@ -288,7 +300,7 @@ def test_what_trains_gets_a_gradient(method: Method, base: Backbone) -> None:
     assert names <= set(tensors)
     noisy = {n: (tensors[n] + tiny.normal(k, *tensors[n].shape, scale=0.01)) for k, n in enumerate(sorted(names))}
     live = start.with_tensors({n: t.requires_grad_() for n, t in noisy.items()})
-    logits = torch.stack(base.logits(tiny.rows(live, list(shop.material.rows.encodings))))
+    logits = torch.stack(base.logits(tiny.rows(live, base.encode_for(shop.material.examples, live))))
     if names:
         cross_entropy(logits, shop.material.rows.labels_N).total.backward()
     for name in names:
@@ -331,20 +343,22 @@ def test_shortest_inputs(method: Method, base: Backbone) -> None:
     shop = prepare(
         tiny.task(), base, tiny.examples(15), tiny.examples(9, seed=1), METRICS["accuracy"], 8, prompt=PROMPT
     )
+    shop = documented(shop)
     assert all(c.options for c in method.space(shop.material).values() if isinstance(c, Choice))
     adapter = fit(method, shop, 2)
     assert adapter.prefix_tokens <= 8 - 3
     assert answers(adapter, base).isfinite().all()
 
 
-@pytest.mark.parametrize("model", tiny.KINDS + tiny.DECODERS)
+@pytest.mark.parametrize("model", [*tiny.KINDS, "masked-electra", *tiny.DECODERS])
 @every_method
 def test_every_kind_of_model(method: Method, model: str, tiny_backbone: GetBackbone) -> None:
     """It is fitted and answers, or it is refused with a reason."""
     base = tiny_backbone(model)
     reason = method.refuses(base)
     if method.name in ASKING:
-        assert (reason is None) == isinstance(base, Decoder)
+        able = tiny.DECODERS if method.name == "chain-of-thought" else (*tiny.MASKED, *tiny.DECODERS)
+        assert (reason is None) == (model in able)
     else:
         assert (reason is None) == (method.name != "prefix" or model not in tiny.WITHOUT_PREFIX)
     if reason is None:
@@ -359,16 +373,18 @@ def test_every_kind_of_model(method: Method, model: str, tiny_backbone: GetBackb
 def test_over_long_texts_are_cut(method: Method, base: Backbone) -> None:
     """What is trained and scored sees what is served: as much of a text as prompt or prefix leave room for."""
     long = [replace(e, text=" ".join([e.text] * 40)) for e in tiny.examples(6)]
-    shop = prepare(tiny.task(), base, long, long, METRICS["accuracy"], base.max_tokens, prompt=PROMPT)
+    shop = documented(prepare(tiny.task(), base, long, long, METRICS["accuracy"], base.max_tokens, prompt=PROMPT))
     params = {**defaults(method, shop.material), "epochs": 2}
     trained = attempt(method, params, shop, generator("laws"), lambda *_: None).trained
     adapter, labels = trained.adapter, shop.material.rows.labels_N
     encodings = base.encode_for(long, adapter)
-    taken = adapter.prefix_tokens
-    if isinstance(base, Decoder) and adapter.template is not None:
-        taken += len(base.fixed_ids(adapter.template.fixed)) + base.answer_tokens(adapter)
-    # A text is cut between tokens, and what is left of it may then be a token shorter.
-    assert all(0 <= base.max_tokens - taken - len(e.ids) <= 1 and e.num_cut > 0 for e in encodings)
+    for each in adapter.each:
+        taken = each.prefix_tokens
+        if isinstance(base, Prompted) and each.template is not None:
+            taken += len(base.fixed_ids(each.template.fixed)) + base.answer_tokens(each)
+        # A text is cut between tokens, and what is left of it may then be a token shorter.
+        cut = base.encode_for(long, each)
+        assert all(0 <= base.max_tokens - taken - len(e.ids) <= 1 and e.num_cut > 0 for e in cut)
     loss = cross_entropy(predict(adapter, encodings, FeatureStore(base)), labels)
     assert trained.best is not None
     assert trained.best.loss == pytest.approx(float(loss.total) / loss.count, abs=1e-4)

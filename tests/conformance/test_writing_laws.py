@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.conformance.test_laws import ALONE, defaults, hash_of
+from tests.conformance.test_laws import ALONE, defaults, documented, hash_of
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding
@@ -28,7 +28,9 @@ from tunewright.training.objective import TextExam
 from tunewright.tuning.attempt import Workshop, attempt, prepare
 from tunewright.types import Example, Task
 
-WRITING = {name: method for name, method in METHODS.items() if "generate" in method.kinds and method.needs is None}
+WRITING = {
+    name: method for name, method in METHODS.items() if "generate" in method.kinds and method.needs != "template"
+}
 RUNNING = {name: method for name, method in WRITING.items() if method.runs_base}
 """All but the floors, which are texts already."""
 
@@ -51,7 +53,7 @@ def workshop(base: Decoder) -> Workshop:
     """Each epoch counts as better than the one before, so that the last is kept."""
     dev = [replace(e, references=(str(e.target),)) for e in rows(4, seed=1)]
     shop = prepare(TASK, base, rows(15), dev, METRICS["rouge-l"], base.max_tokens)
-    ever = iter(range(1000))
+    shop, ever = documented(shop), iter(range(1000))
     assert isinstance(shop.exam, TextExam)
     return replace(shop, exam=replace(shop.exam, score=lambda _: float(next(ever))))
 

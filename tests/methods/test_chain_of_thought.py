@@ -15,10 +15,9 @@ from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding
 from tunewright.adapters.reasoning import Reasoning, voted
-from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.base import Encoding, Row, row_generator
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, answer, predict
-from tunewright.backbones.reasoned import _seed
 from tunewright.config import load_config
 from tunewright.data.load import read_rows
 from tunewright.errors import AdapterError, DataError
@@ -121,8 +120,7 @@ def test_labels_by_hand(samples: int, tiny_decoder: GetDecoder) -> None:
         row = Row(encoding=encoding, adapter=replace(plain, decoding=adapter.decoding))
         means = []
         for s in range(samples):
-            draws = torch.Generator().manual_seed(_seed(row, s))
-            (written,) = base.generate([row], [draws])
+            (written,) = base.generate([row], [row_generator(encoding, s)])
             thought = base.encode_answer(written.text.strip(), after="was")[:6]
             ids = (*encoding.ids, *thought, *base.encode_answer(CUE))
             candidates = [base.encode_answer(label) for label in adapter.labels]
@@ -153,7 +151,7 @@ def test_texts_vote(tiny_decoder: GetDecoder) -> None:
     single = replace(adapter, decoding=replace(decoding, samples=1), reasoning=None)
     for k, encoding in enumerate(base.encode_for(asked, adapter)):
         row = Row(encoding=encoding, adapter=single)
-        texts = [base.generate([row], [torch.Generator().manual_seed(4 * k + s)])[0].text for s in range(4)]
+        texts = [base.generate([row], [row_generator(encoding, s)])[0].text for s in range(4)]
         legal = [" ".join(cue.answer(text).split()) for text in texts if cue.answer(text)]
         most = Counter(legal).most_common(1)
         assert " ".join(str(found[k]).split()) == (most[0][0] if most else "")

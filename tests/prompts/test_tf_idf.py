@@ -1,13 +1,18 @@
 """The nearest text against scikit-learn."""
 
 import numpy as np
+import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tests import tiny
+from tunewright.prompts import tf_idf
 from tunewright.prompts.tf_idf import TfIdf, words
 
 
-def test_nearest_is_that_of_scikit_learn() -> None:
+@pytest.mark.parametrize("block_values", [1, 200, 2**22])
+def test_nearest_is_that_of_scikit_learn(block_values: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many queries are compared at a time."""
+    monkeypatch.setattr(tf_idf, "_BLOCK_VALUES", block_values)
     texts = [example.text for example in tiny.examples(40, seed=1)] + ["wholly other things"]
     queries = [example.text for example in tiny.examples(25, seed=2)] + ["other bread", "things"]
     vectorizer = TfidfVectorizer(tokenizer=words, token_pattern=None, lowercase=False)

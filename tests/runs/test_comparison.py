@@ -47,6 +47,7 @@ CONTENT: dict[str, Any] = {
                 {"terms": ["he", "she"], "rows": 7, "flipped": {"value": 0.1, "low": 0.0, "high": 0.4, "n": 7}}
             ],
             "retention": {"base": 2.5, "attached": 0.1, "detached": 0.0, "tokens": 900, "reason": None},
+            "remarks": ["3 of 9 queries could not be run"],
             "unmet": ["latency_p95_ms<=3: it has 3.5"],
         },
         {
@@ -58,7 +59,8 @@ CONTENT: dict[str, Any] = {
                 "trainable_parameters": None, "extra_tokens_per_request": None, "latency_ms": None, "price": None,
                 "predict_s": None, "tokens": None, "latency": [], "ownership": None,
             },
-            "calibration": None, "slices": [], "gaps": [], "flips": [], "retention": None, "unmet": [],
+            "calibration": None, "slices": [], "gaps": [], "flips": [], "retention": None, "remarks": [],
+            "unmet": [],
         },
     ],
     "pairs": [

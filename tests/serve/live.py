@@ -9,7 +9,6 @@ from pathlib import Path
 
 import httpx
 import torch
-import uvicorn
 
 from tests import tiny
 from tunewright.adapters import folder
@@ -20,7 +19,7 @@ from tunewright.releases.state import State
 from tunewright.serve.app import create_app
 from tunewright.serve.gate import Limits
 from tunewright.serve.keys import Keys
-from tunewright.serve.server import Address, bind
+from tunewright.serve.server import Address, Server, bind
 from tunewright.serve.service import Service
 from tunewright.serve.tasks import Folders, Tasks
 
@@ -51,6 +50,7 @@ def serving(
     max_bases: int = 2,
     state: State | None = None,
     keeps_texts: bool = False,
+    gets_ready: bool = True,
 ) -> Iterator[Live]:
     """A server for as long as the block lasts."""
     service = Service(
@@ -64,13 +64,12 @@ def serving(
     )
     listening = bind(Address(host="127.0.0.1", port=0), keys)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    config = uvicorn.Config(create_app(service, keys=keys, hosts=("127.0.0.1",)), log_config=None, access_log=False)
-    server = uvicorn.Server(config)
+    server = Server(create_app(service, keys=keys, hosts=("127.0.0.1",)), time_s=service.limits.time_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
         with httpx.Client(base_url=url, timeout=30) as client:
-            wait_until_ready(client)
+            wait_until_ready(client, 200 if gets_ready else 503)
         yield Live(url=url, service=service)
     finally:
         server.should_exit = True
@@ -78,11 +77,11 @@ def serving(
         listening.close()
 
 
-def wait_until_ready(client: httpx.Client) -> None:
-    """Asks until it would answer."""
+def wait_until_ready(client: httpx.Client, status: int = 200) -> None:
+    """Asks until it would answer, or says so."""
     for _ in range(600):
         with contextlib.suppress(httpx.TransportError):
-            if client.get("/readyz").status_code == 200:
+            if client.get("/readyz").status_code == status:
                 return
         threading.Event().wait(0.05)
     raise AssertionError("the server never became ready")

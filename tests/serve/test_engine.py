@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -106,6 +107,25 @@ def test_a_noisy_task_starves_nobody(bench: Callable[..., Bench], task_folders: 
     order = list(found)
     assert max(order.index(ask) for ask in quiet) < 8
     assert len(found) == 1003
+
+
+def test_silent_rows_wait_for_all_others(bench: Callable[..., Bench], task_folders: list[str]) -> None:
+    """Though they came first; and there is room for so many only."""
+    rig = bench(max_batch=8)
+    silent = [replace(ask, is_silent=True) for ask in asks_of("shadow", task_folders[0], TEXTS[:5] * 5)]
+    live = asks_of("live", task_folders[1], TEXTS[:4] * 5)
+    for each in (silent[0], live[0]):
+        rig.load(each.served)
+    assert rig.waiting.put_silent(silent)
+    assert not rig.waiting.put_silent(asks_of("shadow", task_folders[0], TEXTS[:1] * 250))
+    rig.waiting.put(live)
+    rig.engine.start()
+    with rig.changed:
+        assert rig.changed.wait_for(lambda: len(rig.told) >= 45, 60)
+    rig.engine.close(10)
+    assert {ask for ask, _ in rig.told[:20]} == set(live)
+    assert {ask for ask, _ in rig.told[20:]} == set(silent)
+    assert all(isinstance(event, Label) for _, event in rig.told)
 
 
 def test_cancelled_rows_are_not_run(bench: Callable[..., Bench], task_folders: list[str]) -> None:

@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from tests import tiny
-from tests.serve.live import ABOUT, Live, serving
+from tests.serve.live import ABOUT, Live, serving, wait_until_ready
 from tunewright.adapters import folder
 from tunewright.adapters.parts import Head
+from tunewright.serve import cache, service
+from tunewright.serve.connections import Connection
 from tunewright.serve.gate import Limits
 from tunewright.serve.keys import Keys, add_key
 
@@ -165,6 +167,18 @@ def guarded(task_folders: list[str], tmp_path_factory: pytest.TempPathFactory) -
         yield live, full, small
 
 
+def test_the_page_asks_for_a_key_and_tells_nothing(guarded: tuple[Live, str, str]) -> None:
+    live, full, _ = guarded
+    with live.client() as client:
+        asked = client.get("/")
+        assert asked.status_code == 200
+        assert "A key, please" in asked.text
+        assert "head-0" not in asked.text
+        check_shape(client.get("/", headers={"authorization": "Bearer nobody"}), 401, "invalid_api_key")
+    with live.client(full) as client:
+        assert "head-0" in client.get("/").text
+
+
 @pytest.mark.parametrize("header", [None, "Bearer", "Bearer nobody", "Basic abc", "Bearer \u00e4"])
 def test_no_key_or_a_wrong_one(header: str | None, guarded: tuple[Live, str, str]) -> None:
     headers = {} if header is None else {"authorization": header.encode("latin-1")}
@@ -213,6 +227,70 @@ def test_a_request_that_takes_too_long(task_folders: list[str]) -> None:
             answer = raw.recv(65536)
         assert answer.startswith(b"HTTP/1.1 504")
         assert b'"code": "timeout"' in answer
+
+
+def _connect(live: Live) -> socket.socket:
+    host, port = live.url.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def test_a_connection_that_says_nothing_is_closed(task_folders: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one that begins to, nor one that does so after its first request; others live on."""
+    monkeypatch.setattr(Connection, "head_s", 0.5)
+    with serving(task_folders[:1]) as live:
+        for begun in (b"", b"POST / HTTP/1.1\r\nHost: ", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET "):
+            with _connect(live) as raw:
+                raw.sendall(begun)
+                received = b"".join(iter(lambda: raw.recv(65536), b""))
+            assert received.startswith(b"HTTP/1.1 200") if b"healthz" in begun else received == b""
+        with live.client() as client:
+            assert client.post(PREDICT, json={"text": "soup"}).status_code == 200
+
+
+def test_more_connections_than_there_may_be(task_folders: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One too many is told; when another ends there is room."""
+    monkeypatch.setattr(Connection, "most_connections", 2)
+    with serving(task_folders[:1]) as live, live.client() as client:
+        assert client.get("/healthz").status_code == 200
+        with _connect(live):
+            refused = httpx.get(f"{live.url}/healthz")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_connections")
+            assert refused.headers["retry-after"] == "5"
+        for _ in range(100):
+            if httpx.get(f"{live.url}/healthz").status_code == 200:
+                break
+            time.sleep(0.02)
+        assert httpx.get(f"{live.url}/healthz").status_code == 200
+
+
+def test_a_body_that_is_on_its_way_when_the_server_ends(task_folders: list[str]) -> None:
+    """It is waited for no more: a slow client cannot hold a server that is told to end."""
+    with serving(task_folders[:1]) as live:
+        raw = _connect(live)
+        head = f"POST {PREDICT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        raw.sendall(f"{head}Content-Length: 99\r\n\r\n{{".encode())
+        time.sleep(0.2)
+    with raw:
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 503")
+    assert b'"code": "shutting_down"' in answer
+
+
+def test_not_ready_where_nothing_can_be_loaded(
+    task_folders: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it can be."""
+    monkeypatch.setattr(service, "_RETRY_S", 0.05)
+    monkeypatch.setattr(cache, "_REMEMBERED_S", 0.05)
+    path, file = tmp_path / "head-0", "adapter.safetensors"
+    shutil.copytree(task_folders[0], path)
+    (path / file).rename(tmp_path / file)
+    with serving([str(path)], gets_ready=False) as live, live.client() as client:
+        check_shape(client.post(PREDICT, json={"text": "soup"}), 503, "task_unavailable")
+        assert "the server's log says why" in check_shape(client.get("/readyz"), 503, "not_ready")["message"]
+        (tmp_path / file).rename(path / file)
+        wait_until_ready(client)
+        assert client.post(PREDICT, json={"text": "soup"}).status_code == 200
 
 
 def test_a_client_that_leaves_is_forgotten(task_folders: list[str]) -> None:

@@ -1,5 +1,6 @@
 """A registry's server: promotions, shadow and feedback without a restart; its end, gentle and not."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -20,7 +22,12 @@ from tests.commands import COMMAND, environment
 from tests.serve.live import ABOUT, serving, wait_until_ready
 from tunewright.adapters import folder
 from tunewright.releases.state import State
+from tunewright.serve.ask import Ask, Label, Usage
 from tunewright.serve.registered import Registered
+from tunewright.serve.silent import Silent
+from tunewright.serve.tasks import Served
+from tunewright.serve.waiting import Waiting
+from tunewright.types import Example
 
 LABELS = ("food", "travel", "music")
 
@@ -96,7 +103,7 @@ def test_promotion_and_rollback_under_load(state: State) -> None:
             thread.join()
         assert {version for version, _, _ in seen} == {1, 2, 3}
         assert all(label == LABELS[version - 1] for version, label, _ in seen)
-        assert all(re.fullmatch(rf"req_[0-9a-f]{{24}}-{version}-topics", row_id) for version, _, row_id in seen)
+        assert all(re.fullmatch(rf"req_[0-9a-f]{{40}}-{version}-topics", row_id) for version, _, row_id in seen)
         state.add("later", Path(state.version("topics", 3).folder))
         state.promote("later", 1, reason="", expected=None)
         state.remove("topics")
@@ -121,6 +128,23 @@ def test_shadow_answers_are_stored_beside_the_live_ones(state: State) -> None:
     assert {(pair.answer, pair.shadow_answer) for pair in pairs} == {("food", "travel")}
 
 
+def test_what_is_under_way_in_shadow_is_given_up_at_the_end(state: State) -> None:
+    """Where it does not end in time; its rows are forgotten."""
+    put, gone = Waiting(8), list[Ask]()
+    silent = Silent(put.put_silent, gone.extend, state, lambda _: None)
+    served = Served(task="topics", version=2, folder="/f")
+    usage = Usage(text_tokens=1, prefix_tokens=0, num_cut=0)
+    label = Label(label="food", labels=LABELS, probabilities=(1.0, 0.0, 0.0), usage=usage)
+
+    async def life() -> None:
+        silent.begin(served, replace(served, version=1), ["a"], [Example(id="0", text="soup")], [label])
+        await asyncio.wait_for(silent.finish(0.01), 10)
+
+    asyncio.run(life())
+    assert gone == put.drop_all()
+    assert len(gone) == 1
+
+
 def test_feedback(state: State) -> None:
     with serving(Registered(state), state=state) as live, live.client() as client:
         _, _, row_id = ask(client)
@@ -132,8 +156,9 @@ def test_feedback(state: State) -> None:
         assert client.post("/v1/feedback", json=said).status_code == 200
         for wrong in (
             {"request_id": "req_nothing", "verdict": "right"},
-            {"request_id": f"req_{'0' * 24}-9-topics", "verdict": "right"},
-            {"request_id": f"req_{'0' * 24}-1-nobody", "verdict": "right"},
+            {"request_id": f"req_{'0' * 40}-1-topics", "verdict": "right", "text": "made up", "answer": "food"},
+            {"request_id": row_id.replace("topics", "nobody"), "verdict": "right"},
+            {"request_id": f"{row_id}/1", "verdict": "right"},
         ):
             reply = client.post("/v1/feedback", json=wrong)
             assert (reply.status_code, reply.json()["error"]["code"]) == (404, "unknown_request")

@@ -13,6 +13,7 @@ from tests.serve.live import ABOUT, Live, kinds, serving
 from tunewright.adapters import folder
 from tunewright.releases.entries import Promotion, Version
 from tunewright.releases.state import State
+from tunewright.serve.keys import Keys, add_key
 from tunewright.serve.metrics import Figures
 from tunewright.serve.page import TaskView, policy, render
 from tunewright.serve.registered import Registered
@@ -208,6 +209,24 @@ class TestInABrowser:
         page.get_by_role("button", name="Ask").click()
         page.locator("article .bad").first.wait_for()
         assert page.locator("article .bad").first.inner_text()
+
+    def test_a_key_is_asked_for_and_kept(self, browser: "Browser", task_folders: list[str], tmp_path: Path) -> None:
+        key = add_key(tmp_path / "keys.json", "ann", tasks=["head-0"], rows_per_minute=None)
+        with serving(task_folders[:2], keys=Keys.read(tmp_path / "keys.json")) as live:
+            page, _ = opened(browser, live)
+            for given in ("wrong", key):
+                page.get_by_label("Key").fill(given)
+                page.get_by_role("button", name="Go on").click()
+                if given == "wrong":
+                    page.get_by_text("no valid key").wait_for()
+            page.locator("input[data-task]").first.check()
+            assert page.locator("input[data-task]").count() == 1, "tasks that the key is not for"
+            page.locator("#text").fill("soup")
+            page.get_by_role("button", name="Ask").click()
+            page.locator("article .label").wait_for()
+            page.reload()
+            page.locator("#ask").wait_for()
+            assert key not in page.content()
 
     @pytest.mark.parametrize("width", [360, 1280])
     @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,8 +1,10 @@
 """Tasks that answer in text, and tasks that score or classify on a decoder, in one batch."""
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -16,8 +18,12 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding, Head, Part, Template, Verbalizer
 from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
+from tunewright.serve.ask import Ask, Piece, Reply
 from tunewright.serve.gate import Limits
 from tunewright.serve.predictor import Predictor
+from tunewright.serve.tasks import Served
+from tunewright.serve.work import prepare
+from tunewright.serve.writing import Writing
 from tunewright.types import Example
 
 TEXTS = ["good soup", "train road map", "a song", "old bread and salt", "one", "very new hotel"]
@@ -212,3 +218,55 @@ def test_lines_of_a_stream(live: Live) -> None:
     assert {chunk["choices"][0]["index"] for chunk in chunks[:-1]} == {0, 1}
     assert chunks[-1]["choices"] == []
     assert chunks[-1]["usage"]["completion_tokens"] == len(chunks) - 1
+
+
+def test_rows_wait_for_room(base: Decoder, adapters: dict[str, Adapter]) -> None:
+    """One at a time where there is room for one, two where there is for two; the answers are the same."""
+    adapter = adapters["w-all"]
+    served = Served(task="w", version=1, folder="/f")
+    found: dict[int, list[tuple[str, str]]] = {}
+    longest = max(len(base.encode_for([_example(text)], adapter)[0].ids) for text in TEXTS[1:4:2])
+    row_bytes = 2 * 4 * math.prod(base.prefix_shape) * (longest + 9)
+    for rows in (1, 2, 100):
+        writing = Writing(rows * row_bytes)
+        asks = [Ask(served=served, example=_example(text), reply=Reply()) for text in TEXTS[1:4:2] * 2]
+        told = [*writing.add(prepare(base, [(ask, adapter) for ask in asks], []))]
+        at_once = 0
+        while len(writing):
+            told += writing.step()
+            at_once = max(at_once, len(writing._work))
+        assert not any(isinstance(event, Exception) for _, event in told)
+        assert at_once == min(rows, len(asks))
+        found[rows] = sorted((ask.example.text, piece.text) for ask, piece in told if isinstance(piece, Piece))
+    assert found[1] == found[2] == found[100]
+    assert len(found[1]) >= 4
+
+
+def _example(text: str) -> Example:
+    return Example(id="0", text=text)
+
+
+def test_what_is_drawn_depends_on_the_row_alone(base: Decoder, adapters: dict[str, Adapter]) -> None:
+    """Not on where it stands."""
+    adapter = replace(adapters["w-soft"], decoding=Decoding(max_new_tokens=9, temperature=3.0))
+    predictor = Predictor(adapter, base)
+    there, back = (
+        [answer.answer for answer in predictor.predict(texts)] for texts in (TEXTS, ["first", *reversed(TEXTS)])
+    )
+    assert there == back[:0:-1]
+    assert len(set(there)) == len(TEXTS)
+
+
+def test_alternatives_are_refused_before_a_token_is_written(live: Live) -> None:
+    """Also in a stream: with a status, not with a last event."""
+
+    def written(client: httpx.Client) -> list[str]:
+        return [line for line in client.get("/metrics").text.splitlines() if 'kind="written"' in line]
+
+    with live.client() as client:
+        before = written(client)
+        for stream in (False, True):
+            asked = {"model": "w-soft", "prompt": "one", "logprobs": 2, "stream": stream}
+            reply = client.post("/v1/completions", json=asked)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (400, "no_alternatives")
+        assert written(client) == before

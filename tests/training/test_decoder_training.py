@@ -11,8 +11,13 @@ import transformers
 
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Template, Verbalizer
+from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore
+from tunewright.backbones.recomputed import recomputing
+from tunewright.errors import OutOfMemory
 from tunewright.runtime import generator
 from tunewright.training.loop import Settings, Trained, train
 from tunewright.training.objective import Exam, Rows
@@ -79,6 +84,90 @@ def test_a_step_in_pieces(name: str, kind: str, tiny_decoder: GetDecoder, monkey
         torch.testing.assert_close(pieces.adapter.tensors()[key], tensor, atol=5e-5, rtol=1e-3)
     for one, other in zip(whole.scores, pieces.scores, strict=True):
         assert one.loss == pytest.approx(other.loss, abs=1e-4)
+
+
+def test_a_row_that_does_not_fit_is_computed_again(tiny_decoder: GetDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one row fits as long as layers keep what they computed; the steps are the same."""
+    base = tiny_decoder("gpt2")
+    adapter, names = prepared("both", base)
+    whole = run(base, adapter, names)
+    features = base.features
+
+    def limited(some: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return features(some)
+        with recomputing(False):
+            most_bytes = share * kept(lambda: features(some))[1]
+        found, kept_bytes = kept(lambda: features(some))
+        if kept_bytes > most_bytes:
+            raise torch.OutOfMemoryError("out of memory")
+        return found
+
+    share = 0.8
+    monkeypatch.setattr(base, "features", limited)
+    again = run(base, adapter, names)
+    assert (whole.recomputes, again.recomputes, again.micro_batches) == (False, True, 8)
+    for key, tensor in whole.adapter.tensors().items():
+        torch.testing.assert_close(again.adapter.tensors()[key], tensor, atol=5e-5, rtol=1e-3)
+    share = 0.1
+    with pytest.raises(OutOfMemory, match="single row"):
+        run(base, adapter, names)
+
+
+def kept(run: Callable[[], Any]) -> tuple[Any, int]:
+    """A result, and the bytes that are kept for its derivative."""
+    sizes = [0]
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        sizes[0] += 0 if isinstance(tensor, torch.nn.Parameter) else tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        return run(), sizes[0]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "bloom", "bert"])
+@pytest.mark.parametrize("name", ["parts", "weights", "phrases"])
+def test_layers_that_run_again(name: str, kind: str, tiny_backbone: Callable[[str], Backbone]) -> None:
+    """Mixed prefixes and LoRAs, weights of the row's own and scores of phrases: same readings and gradients."""
+    base = tiny_backbone(kind)
+    if name == "phrases" and not isinstance(base, Decoder):
+        pytest.skip("an encoder scores no phrases")
+    plain = tiny.adapter(base, soft_prompt=tiny.soft_prompt(base, 3, seed=1), lora=tiny.lora(base, 2, seed=3))
+    parts: dict[str, dict[str, Any]] = {
+        "parts": {"prefix": tiny.prefix(base, 2, seed=4)},
+        "weights": {"weights": tiny.weights(base, 5, [1, 2]), "lora": None},
+        "phrases": {
+            "template": Template(fixed="so it is\n", row="{text}:"),
+            "verbalizer": Verbalizer(phrases=(("old song", "food"), ("old bus",), ("new bread",)), scale=1.0),
+        },
+    }
+    adapters = [replace(plain, **parts[name]), replace(plain, lora=None) if name == "parts" else plain]
+    adapters = adapters[:1] if name == "weights" else adapters
+    encodings = [e for k, a in enumerate(adapters) for e in base.encode_for(tiny.examples(4, seed=k), a)]
+    leaves = {
+        f"{k}.{n}": t.clone().requires_grad_()
+        for k, a in enumerate(adapters)
+        for n, t in a.tensors().items()
+        if t.is_floating_point()
+    }
+    live = [
+        a.with_tensors({n: leaves.get(f"{k}.{n}", t) for n, t in a.tensors().items()}) for k, a in enumerate(adapters)
+    ]
+    inputs = [Row(encoding=e, adapter=live[k // 4]) for k, e in enumerate(encodings)]
+    found, used = [], [t for n, t in leaves.items() if "head" not in n]
+    for asked in (False, True):
+        with recomputing(asked):
+            readings, kept_bytes = kept(lambda: base.readings(inputs))
+        loss = sum(((k + 1) * reading.sin()).sum() for k, reading in enumerate(readings))
+        gradients = torch.autograd.grad(loss, used, allow_unused=True, materialize_grads=True)
+        found.append((readings, gradients, kept_bytes))
+    (plain_readings, plain_gradients, plain_bytes), (readings, gradients, few_bytes) = found
+    assert few_bytes < 0.8 * plain_bytes
+    assert all(torch.equal(one, other) for one, other in zip(plain_readings, readings, strict=True))
+    assert sum(bool(g.any()) for g in gradients) >= len(used) - 2
+    for one, other in zip(plain_gradients, gradients, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5 * float(one.abs().max()), rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

@@ -179,7 +179,7 @@ FAULTS: dict[str, tuple[list[str], list[str]]] = {
         ["--task", "generate", "--label", "ref", "--text", "mr", "--swap", "s.yaml"],
         ["`label` has no use with --task generate", "--target", "`text` has no use", "--input", "`swap` has no use"],
     ),
-    "settings of texts": (["--target", "ref"], ["`target` has no use with --task classify", "Add --task generate"]),
+    "settings of texts": (["--target", "ref"], ["`target` has no use with --task classify", "Or add --task generate"]),
     "a metric of labels": (["--task", "generate", "--metric", "accuracy"], ["accuracy", "rouge-l, bleu, chrf"]),
     "no such task": (["--task", "translate"], ["`task` must be 'classify' or 'generate'", "'translate'"]),
     "no such column": (["--task", "generate", "--target", "reff"], ["'reff'", "Did you mean 'ref'"]),

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Template
+from tunewright.adapters.parts import Template, Verbalizer
+from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.evaluation.cost import Prices
@@ -115,16 +118,43 @@ def test_timing_is_bounded(workshop: Workshop) -> None:
     assert latency(place("lora", workshop), workshop.dev_examples, workshop, allowed_s=0.0) == ()
 
 
-def test_words_of_a_template_are_tokens_of_each_request(tiny_decoder: Callable[[str], Decoder]) -> None:
-    """Demonstrations cost what a soft prompt of as many vectors does: both stand before each text."""
+def test_what_stands_before_each_text_of_a_decoder_runs_once(tiny_decoder: Callable[[str], Decoder]) -> None:
+    """A request of a soft prompt, an instruction or a deep prefix of as many positions costs the same: only the words
+    around the row run. Its keys and values are held."""
     base, rows = tiny_decoder("llama"), tiny.examples(30)
     shop = prepare(tiny.task(), base, rows[:20], rows[20:], METRICS["accuracy"], 64)
     plain = tiny.adapter(base, head=tiny.head(base, 1))
     template = Template(fixed="good bread: food\nold song: music\n\n", row="the {text} was")
     asking = dataclasses.replace(plain, template=template)
-    count = len(base.token_ids(template.fixed)) + len(base.token_ids("the  was"))
-    prompted = dataclasses.replace(plain, soft_prompt=tiny.soft_prompt(base, count, seed=1))
-    assert count > 12
-    assert [extra_tokens(each, base) for each in (plain, asking, prompted)] == [0, count, count]
-    bare, *others = (model(each, shop, num_tokens=0).serving_flops for each in (plain, asking, prompted))
-    assert others[0] == others[1] > bare
+    fixed, around = len(base.token_ids(template.fixed)), len(base.token_ids("the  was"))
+    prompted = dataclasses.replace(plain, soft_prompt=tiny.soft_prompt(base, fixed, seed=1))
+    prefixed = dataclasses.replace(plain, prefix=tiny.prefix(base, fixed, seed=1))
+    adapters = (plain, asking, prompted, prefixed)
+    assert [extra_tokens(each, base) for each in adapters] == [0, fixed + around, fixed, 0]
+    bare, asked, *others = (model(each, shop, num_tokens=0) for each in adapters)
+    tokens = sum(len(e.ids) for e in shop.material.rows.encodings) / 20
+    assert others[0].serving_flops == others[1].serving_flops > bare.serving_flops
+    assert asked.serving_flops == pytest.approx(others[0].serving_flops * (tokens + around) / tokens)
+    own_bytes = [each.num_bytes() for each in adapters]
+    kept_bytes = [found.held_bytes - own for found, own in zip((bare, asked, *others), own_bytes, strict=True)]
+    assert kept_bytes == [0, *[fixed * 2 * base.num_layers * base.prefix_shape[1] * base.prefix_shape[2] * 4] * 2, 0]
+
+
+@pytest.mark.parametrize("words", [("new bread", "old song", "old bus"), ("food", "music", "travel")])
+def test_labels_words_are_billed_as_they_run(words: tuple[str, ...], tiny_decoder: Callable[[str], Decoder]) -> None:
+    """What a candidate's words add to a request, against torch's count of it; attention to tokens is not modelled."""
+    base, rows = tiny_decoder("llama"), tuple(tiny.examples(12))
+    shop = prepare(tiny.task(), base, rows, rows, METRICS["accuracy"], 64)
+    template = Template(fixed="", row="{text}:")
+    phrases = Verbalizer(phrases=tuple((each,) for each in words), scale=1.0)
+    scored = dataclasses.replace(tiny.adapter(base, template=template, verbalizer=phrases), head=None)
+    headed = tiny.adapter(base, template=template)
+    counts = []
+    for adapter in (scored, headed):
+        inputs = [Row(encoding=e, adapter=adapter) for e in base.encode_for(rows, adapter)]
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            base.readings(inputs)
+        counts.append(counter.get_flop_counts()["Global"][torch.ops.aten.mm] / len(rows))
+    modelled = [model(each, shop, num_tokens=0).serving_flops for each in (scored, headed)]
+    assert counts[0] > 1.3 * counts[1]
+    assert modelled[0] - modelled[1] == pytest.approx(counts[0] - counts[1], rel=0.02)

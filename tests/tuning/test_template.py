@@ -54,7 +54,7 @@ def test_an_encoder_is_not_asked(data: Path, tiny_folder: Callable[[str], Path],
     run = compare(data, tiny_folder("bert"), methods="majority,template", out=str(tmp_path / "run"))
     found = {c.id: c for c in run.comparison.candidates}["template"]
     assert found.status == "skipped"
-    assert "writes no text; give a decoder with --model" in str(found.reason)
+    assert "answers no prompts; give a decoder or a masked model with --model" in str(found.reason)
 
 
 def test_what_is_refused(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:

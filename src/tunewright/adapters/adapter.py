@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.floors import CopiedInput, NearestTarget
+from tunewright.adapters.members import Members
 from tunewright.adapters.parts import (
     Calibration,
     Decoding,
@@ -22,6 +23,7 @@ from tunewright.adapters.parts import (
     Prefix,
     SoftPrompt,
     Template,
+    Thresholds,
     Verbalizer,
     Weights,
 )
@@ -40,8 +42,10 @@ PARTS: dict[str, type[Part]] = {
     "verbalizer": Verbalizer,
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
+    "thresholds": Thresholds,
     "decoding": Decoding,
     "reasoning": Reasoning,
+    "members": Members,
     "copied_input": CopiedInput,
     "nearest_target": NearestTarget,
 }
@@ -57,7 +61,7 @@ class BaseIdentity:
     name: str
     """What the user called it: a name or a folder."""
     kind: str
-    """`encoder` or `decoder`."""
+    """`encoder`, `masked` or `decoder`."""
     sha256: str
     """Over names, shapes and values of all weights, and the pooling unless it is the mean."""
     tokenizer_sha256: str
@@ -84,8 +88,10 @@ class Adapter:
     verbalizer: Verbalizer | None = None
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
+    thresholds: Thresholds | None = None
     decoding: Decoding | None = None
     reasoning: Reasoning | None = None
+    members: Members | None = None
     copied_input: CopiedInput | None = None
     nearest_target: NearestTarget | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -104,12 +110,18 @@ class Adapter:
     @property
     def has_body(self) -> bool:
         """Whether it changes the base's features."""
-        return any(getattr(self, name) is not None for name in BODY_PARTS)
+        return self.members is not None or any(getattr(self, name) is not None for name in BODY_PARTS)
+
+    @property
+    def frames_rows(self) -> bool:
+        """Whether words stand around each row."""
+        return self.template is not None or self.members is not None
 
     @property
     def needs_features(self) -> bool:
         """Whether its answer depends on the text at all."""
-        return self.head is not None or self.verbalizer is not None or self.demonstrations is not None
+        answering = (self.head, self.verbalizer, self.demonstrations, self.members)
+        return any(part is not None for part in answering)
 
     @property
     def scores_phrases(self) -> bool:
@@ -129,7 +141,8 @@ class Adapter:
     @property
     def deliberates(self) -> bool:
         """Whether an answer in text is more than what is written: cut out of it, or voted for."""
-        return self.reasoning is not None or (self.decoding is not None and self.decoding.samples > 1)
+        several = self.decoding is not None and self.decoding.samples > 1
+        return self.reasoning is not None or self.members is not None or several
 
     @property
     def before_answer(self) -> str:
@@ -143,6 +156,14 @@ class Adapter:
         assert self.template is not None
         template = dataclasses.replace(self.template, row=f"{self.template.row} {self.before_answer}")
         return dataclasses.replace(self, template=template, reasoning=None, decoding=None)
+
+    @cached_property
+    def each(self) -> tuple["Adapter", ...]:
+        """An adapter for each of its members; itself where it has none."""
+        if self.members is None:
+            return (self,)
+        bare = dataclasses.replace(self, members=None)
+        return tuple(dataclasses.replace(bare, **member.parts()) for member in self.members.members)  # type: ignore[arg-type]
 
     def answer_in(self, text: str) -> str:
         """The answer in what was written."""
@@ -172,6 +193,11 @@ class Adapter:
         """The same adapter as it serves: of a prompt encoder its vectors alone."""
         prompt = self.soft_prompt
         return self if prompt is None else dataclasses.replace(self, soft_prompt=prompt.settled())
+
+    @property
+    def answers_sets(self) -> bool:
+        """Whether it answers with all labels that fit and not with one."""
+        return self.thresholds is not None
 
     @property
     def temperature(self) -> float:

@@ -293,7 +293,7 @@ class DemonstrationPool:
 
     texts: tuple[str, ...]
     labels_N: Tensor
-    """Label index of each text, int64."""
+    """Label index of each text, int64; where a text may have several, [N, C] of 0 and 1."""
     vectors_ND: Tensor
     """Their features, of length 1."""
     num_neighbours: int
@@ -321,6 +321,24 @@ class DemonstrationPool:
             num_neighbours=int(str(settings["num_neighbours"])),
             temperature=float(str(settings["temperature"])),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Labels are answered each for itself: those whose logits are above these."""
+
+    logits_C: Tensor
+    mixes: ClassVar[bool] = True
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"logits": self.logits_C}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        return cls(logits_C=tensors["logits"])
 
 
 @dataclass(frozen=True, kw_only=True)

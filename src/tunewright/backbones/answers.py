@@ -3,6 +3,7 @@
 Shapes: B rows, D width, C labels, N pool rows, K neighbours, F phrases, E = D + F where phrases are scored, else D.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -28,6 +29,8 @@ def answer(adapter: Adapter, readings_BE: Tensor, embed: Embed, dropout: Dropout
         embed: Features of the verbalizer's phrases.
         dropout: On the head's input, while training.
     """
+    if adapter.members is not None:
+        return _averaged(adapter, readings_BE, embed)
     verbalizer = adapter.verbalizer
     groups = verbalizer.phrases if adapter.scores_phrases and verbalizer is not None else ()
     num_scores = sum(map(len, groups))
@@ -44,6 +47,15 @@ def answer(adapter: Adapter, readings_BE: Tensor, embed: Embed, dropout: Dropout
     if adapter.calibration is not None and adapter.calibration.bias_C is not None:
         logits_BC = logits_BC + adapter.calibration.bias_C.to(logits_BC)
     return logits_BC
+
+
+def _averaged(adapter: Adapter, readings_BE: Tensor, embed: Embed) -> Tensor:
+    """The logarithm of the members' mean probabilities; each reads as many features as the others."""
+    scored = [0 if m.verbalizer is None else sum(map(len, m.verbalizer.phrases)) for m in adapter.each]
+    width = (readings_BE.shape[1] - sum(scored)) // len(scored)
+    parts = readings_BE.split([width + num for num in scored], 1)
+    shares = [answer(m, part, embed).log_softmax(-1) for m, part in zip(adapter.each, parts, strict=True)]
+    return torch.stack(shares).logsumexp(0) - math.log(len(shares))
 
 
 def _by_head(head: Head, features_BD: Tensor, dropout: Dropout | None) -> Tensor:
@@ -67,6 +79,9 @@ def _by_neighbours(pool: DemonstrationPool, features_BD: Tensor, num_labels: int
     similarity_BN = unit(features_BD) @ pool.vectors_ND.to(features_BD).T
     nearest_BK, index_BK = similarity_BN.topk(min(pool.num_neighbours, similarity_BN.shape[1]))
     weights_BK = (nearest_BK / pool.temperature).softmax(-1)
+    if pool.labels_N.ndim == 2:
+        sets_BKC = pool.labels_N.to(weights_BK)[index_BK]
+        return ((weights_BK[..., None] * sets_BKC).sum(1)).clamp(_EMPTY, 1 - _EMPTY).logit()
     shares_BC = features_BD.new_zeros(features_BD.shape[0], num_labels)
     shares_BC.scatter_add_(1, pool.labels_N.to(index_BK.device)[index_BK], weights_BK)
     return (shares_BC + _EMPTY).log()

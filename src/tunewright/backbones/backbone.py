@@ -21,6 +21,8 @@ from tunewright.backbones.tokens import encode
 from tunewright.errors import AdapterError
 from tunewright.types import Example
 
+_ASKABLE = "Use a decoder, or a masked model with its head."
+
 
 class Backbone(Base):
     """A frozen base. A kind of model says how long its inputs may be and how features are made.
@@ -125,6 +127,11 @@ class Backbone(Base):
         raise AssertionError("a base without a list of layers")
 
     @cached_property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers, first to last."""
+        return list(self._model.get_submodule(self.layer_stack).children())
+
+    @cached_property
     def linears(self) -> dict[str, nn.Linear]:
         """The linear layers a LoRA may change: those inside the layer stack."""
         start = f"{self.layer_stack}."
@@ -165,7 +172,9 @@ class Backbone(Base):
         mine = self.identity
         for part in ("template", "retriever"):
             if getattr(adapter, part) is not None and not self.takes_templates:
-                raise AdapterError(f"{mine.name} is an encoder and cannot carry a {part}. Use a decoder.")
+                raise AdapterError(f"{mine.name} does not answer prompts and cannot carry a {part}. {_ASKABLE}")
+        if adapter.members is not None and not self.takes_members:
+            raise AdapterError(f"{mine.name} cannot answer under several prompts together. {_ASKABLE}")
         if adapter.reasoning is not None and not self.reasons:
             raise AdapterError(f"{mine.name} cannot reason before it answers. Use a decoder.")
         if adapter.prefix is not None and self.prefix_shape is None:

@@ -4,6 +4,7 @@ Shapes: B rows, C labels, E of a reading.
 """
 
 import dataclasses
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class Encoding:
     type_ids: tuple[int, ...]
     num_cut: int = 0
     """Tokens of the text that did not fit."""
+    members: "tuple[Encoding, ...]" = ()
+    """The input as each member of an adapter has it, of which the ids are all in a row; none without members."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +37,33 @@ class Row:
 
     encoding: Encoding
     adapter: Adapter
+
+
+def row_generator(encoding: Encoding, seed: int = 0) -> torch.Generator:
+    """Draws the tokens of a row: by what it says alone, wherever it stands in a file or a request."""
+    said = hashlib.sha256(f"{seed} {encoding.ids}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(said[:8], "big", signed=True))
+
+
+def together(columns: Sequence[Sequence[Encoding]]) -> list[Encoding]:
+    """Inputs as several members have them, member by member, as inputs of the whole."""
+    return [
+        Encoding(
+            ids=tuple(i for each in members for i in each.ids),
+            type_ids=tuple(i for each in members for i in each.type_ids),
+            num_cut=max(each.num_cut for each in members),
+            members=tuple(members),
+        )
+        for members in zip(*columns, strict=True)
+    ]
+
+
+def member_rows(row: Row) -> list[Row]:
+    """The row of each member of its adapter; itself where it has none."""
+    if row.adapter.members is None:
+        return [row]
+    pairs = zip(row.encoding.members, row.adapter.each, strict=True)
+    return [Row(encoding=encoding, adapter=adapter) for encoding, adapter in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +178,27 @@ class Base(ABC):
 
     @property
     def writes(self) -> bool:
-        """Whether it can score answers under a template, and write them."""
+        """Whether it can write answers of its own."""
+        return False
+
+    @property
+    def answers_prompts(self) -> bool:
+        """Whether it can answer under a template, by how likely the labels' words are there."""
+        return self.writes
+
+    @property
+    def fills_masks(self) -> bool:
+        """Whether its answer stands in the place of a mask, not at the end of what it reads."""
         return False
 
     @property
     def reasons(self) -> bool:
         """Whether it can write reasoning and then choose among answers behind it."""
+        return False
+
+    @property
+    def takes_members(self) -> bool:
+        """Whether several prompts of one adapter can answer its rows together."""
         return False
 
     @property
@@ -184,6 +229,11 @@ class Base(ABC):
     @property
     def num_vocabulary_values(self) -> int:
         """Parameters that take part here in the choice of each token that is written."""
+        return 0
+
+    @property
+    def kept_values(self) -> int:
+        """Keys and values that a token before all rows leaves where it runs once for them; 0 where with each."""
         return 0
 
     @property
@@ -254,9 +304,19 @@ class Base(ABC):
         return list(self.features(rows))
 
     def reading_width(self, adapter: Adapter) -> int:
-        """E, of the readings of its rows."""
+        """E, of the readings of its rows: of several members all that they read."""
+        if adapter.members is not None:
+            return sum(self.reading_width(each) for each in adapter.each)
         phrases = adapter.verbalizer.phrases if adapter.scores_phrases and adapter.verbalizer is not None else ()
-        return self.width + sum(map(len, phrases))
+        return self.feature_width(adapter) + sum(map(len, phrases))
+
+    def feature_width(self, adapter: Adapter) -> int:  # noqa: ARG002
+        """D, of the features of an adapter's rows."""
+        return self.width
+
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:  # noqa: ARG002
+        """Tokens that run after each row to score an adapter's phrases, and products with a row of the head."""
+        return 0, 0
 
     def logits(self, rows: Sequence[Row]) -> list[Tensor]:
         """Answer of each row under its adapter: fp32 [C of that adapter]."""
@@ -270,7 +330,19 @@ class Base(ABC):
         return [logits for logits in found if logits is not None]
 
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:  # noqa: ARG002
-        """Tokens of an answer as it goes on after a text; only of a base that writes."""
+        """Tokens of an answer as it goes on after a text; only of a base that answers prompts."""
+        raise self._does_not_write()
+
+    def fixed_ids(self, text: str) -> tuple[int, ...]:  # noqa: ARG002
+        """Tokens of a text that stands before all rows and runs once; none where it runs with each row."""
+        return ()
+
+    def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:  # noqa: ARG002
+        """Tokens of all phrases that an adapter scores, label by label; only of a base that answers prompts."""
+        raise self._does_not_write()
+
+    def scores(self, rows: Sequence[Row], candidates: Sequence[tuple[int, ...]]) -> Tensor:  # noqa: ARG002
+        """Mean log-probability per token of every candidate as each row's answer, fp32 [B, C]."""
         raise self._does_not_write()
 
     def answer_log_probs(

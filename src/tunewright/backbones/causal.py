@@ -12,7 +12,8 @@ Shapes: N tokens, R sequences, Q queries and T keys of the longest, G distinct p
 S = P + T, H query heads, K key/value heads (J = H / K queries share one), X = J Q, d head width, D width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -111,6 +112,17 @@ class Pass:
             for hook in hooks:
                 hook.remove()
 
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Within it, a layer before the last one runs as it did in this run, which is over."""
+        token, stage = _running.set(self), self._stage
+        self._stage = "all"
+        try:
+            yield
+        finally:
+            self._stage = stage
+            _running.reset(token)
+
     def tokens_of(self, members: Sequence[int]) -> Tensor:
         """Indices, among the tokens that a layer sees now, of some sequences' tokens; prompts are counted first."""
         blocks = [block for block in (self.prompts, self.texts) if block is not None]
@@ -156,7 +168,7 @@ class Pass:
         prompt = None if self.prompts is None else _keys(self.prompts, prompt_key, prompt_value)
         prefix = known if prompt is None else prompt if known is None else known.then(prompt)
         keeps = self.texts is None or (self._past is not None and self._stage != "keys")
-        if keeps and prefix is not None:
+        if keeps and prefix is not None and len(self.prefixes) == layer:
             self.prefixes.append(prefix)
         if self._stage == "keys":
             self._last_keys = (key_NKd, value_NKd)

@@ -1,5 +1,6 @@
 """Finding and loading a base model: a folder, a name on the hub, or the embedded one."""
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -16,10 +17,12 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.hub import cached_file
 
 from tunewright.adapters.adapter import BaseIdentity, update_with_tensors
@@ -32,6 +35,7 @@ EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d
 """Of all-MiniLM-L6-v2's model.safetensors."""
 
 KINDS = {
+    "masked": ("bert", "roberta", "xlm-roberta", "camembert", "electra", "modernbert", "mpnet", "distilbert"),
     "encoder": (
         "bert",
         "roberta",
@@ -58,9 +62,9 @@ KINDS = {
         "bloom",
     ),
 }
-"""Kind of backbone -> the `model_type`s it runs."""
+"""Kind of backbone -> the `model_type`s it runs; a masked one says `...ForMaskedLM` in its configuration."""
 
-POOLINGS = {"encoder": ("mean", "cls"), "decoder": ("lasttoken",)}
+POOLINGS = {"masked": ("mean", "cls"), "encoder": ("mean", "cls"), "decoder": ("lasttoken",)}
 """Kind of backbone -> over the text's tokens, the first of them, or the last; the first named is the default."""
 
 _POOLING_FILE = "1_Pooling/config.json"
@@ -70,8 +74,10 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageHead:
-    """From the last hidden state of a decoder to logits of the next token."""
+    """From last hidden states to logits of tokens: the next one, or of a masked model those that are masked."""
 
+    transform: nn.Module | None = None
+    """What a masked model does with hidden states, [M, D] to [M, width of the embeddings], before they meet words."""
     weight_VD: Tensor | None
     """None where it is the table of word embeddings."""
     bias_V: Tensor | None = None
@@ -90,7 +96,7 @@ class Checkpoint:
     pooling: str
     """One of `POOLINGS`; the model's own where it says so."""
     head: LanguageHead | None = None
-    """Of a decoder whose files have one."""
+    """Of a decoder or a masked model whose files have one."""
     end_ids: tuple[int, ...] = ()
     """Tokens that end an answer."""
 
@@ -122,7 +128,7 @@ def load_checkpoint(name: str) -> Checkpoint:
         pooling = _pooling(name, source, POOLINGS[kind])
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
-    model = whole.base_model if kind == "decoder" else whole
+    model = whole.base_model
     _check_vocabulary(name, tokenizer, model)
     identity = BaseIdentity(
         name=name,
@@ -186,7 +192,7 @@ def _embedded_folder() -> Path:
 
 def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple[Any, LanguageHead | None]:
     """The weights, all of them from the files: transformers fills in random numbers for those it does not find."""
-    opens: Any = AutoModelForCausalLM if kind == "decoder" else AutoModel
+    opens: Any = _OPENS.get(kind, AutoModel)
     model, found = opens.from_pretrained(
         source,
         config=config,
@@ -195,21 +201,49 @@ def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple
         trust_remote_code=False,
         output_loading_info=True,
     )
-    output = model.get_output_embeddings() if kind == "decoder" else None
-    tied = output is not None and output.weight is model.get_input_embeddings().weight
-    ids = {id(p) for p in output.parameters()} if output is not None and not tied else set()
-    own = {n for n, p in model.named_parameters() if id(p) in ids}
+    ids = {id(p) for p in model.base_model.parameters()}
+    own = {n for n, p in model.named_parameters() if id(p) not in ids}
     missing = set(found["missing_keys"])
     lost = sorted(missing & {n for n, _ in model.named_parameters() if not _is_unused(n)} - own)
     if lost:
         some = ", ".join(lost[:3])
         raise ModelError(f"the weights of model {name!r} lack {len(lost)} tensors: {some}. Save the whole model.")
-    return model, None if output is None or missing & own else _head(output, config, tied=tied)
+    return model, None if kind not in _OPENS or missing & own else _head(model, config, kind)
 
 
-def _head(output: nn.Linear, config: PreTrainedConfig, *, tied: bool) -> LanguageHead:
+_OPENS = {"decoder": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+"""Kinds with a language model's head."""
+
+
+class _Given(nn.Module):
+    """In the place of a base: what goes in is what it has found."""
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=inputs_embeds)
+
+
+class _Transform(nn.Module):
+    """All that a masked model does between its base and the words, by its own code."""
+
+    def __init__(self, whole: Any) -> None:
+        super().__init__()
+        self.whole = copy.copy(whole)
+        self.whole._modules = dict(whole._modules)
+        setattr(self.whole, whole.base_model_prefix, _Given())
+        name = next(n for n, module in whole.named_modules() if module is whole.get_output_embeddings())
+        *path, last = name.split(".")
+        setattr(self.whole.get_submodule(".".join(path)), last, nn.Identity())
+
+    def forward(self, hidden_MD: Tensor) -> Tensor:
+        return self.whole(inputs_embeds=hidden_MD[None]).logits[0]  # type: ignore[no-any-return]
+
+
+def _head(whole: Any, config: PreTrainedConfig, kind: str) -> LanguageHead:
+    output = whole.get_output_embeddings()
+    tied = output.weight is whole.get_input_embeddings().weight
     softcap, bias = getattr(config, "final_logit_softcapping", None), getattr(output, "bias", None)
     return LanguageHead(
+        transform=_Transform(whole) if kind == "masked" else None,
         weight_VD=None if tied else output.weight.detach(),
         bias_V=bias.detach() if isinstance(bias, Tensor) else None,
         softcap=None if softcap is None else float(softcap),
@@ -245,12 +279,19 @@ def _kind(name: str, config: PreTrainedConfig) -> str:
     if getattr(config, "auto_map", None):
         raise ModelError(f"model {name!r} brings code of its own (auto_map), which is not run here. {_ALLOWED}")
     for kind, model_types in KINDS.items():
-        if config.model_type in model_types and (kind == "decoder" or not getattr(config, "is_decoder", False)):
+        if config.model_type in model_types and _is_of(kind, config):
             return kind
-    allowed = ", ".join(t for types in KINDS.values() for t in types)
+    allowed = ", ".join(dict.fromkeys(t for types in KINDS.values() for t in types))
     raise ModelError(
         f"model {name!r} is of type {config.model_type}. Allowed: {allowed}. Choose an encoder model or a decoder."
     )
+
+
+def _is_of(kind: str, config: PreTrainedConfig) -> bool:
+    """Whether a configuration of a type that a kind runs says that it is of that kind."""
+    if kind == "masked" and not any(each.endswith("ForMaskedLM") for each in config.architectures or ()):
+        return False
+    return kind == "decoder" or not getattr(config, "is_decoder", False)
 
 
 def _pooling(name: str, source: str, allowed: tuple[str, ...]) -> str:
@@ -284,7 +325,8 @@ def _model_hash(model: nn.Module, pooling: str, head: LanguageHead | None) -> st
     update_with_tensors(digest, {k: t for k, t in model.state_dict().items() if not _is_unused(k)})
     if head is not None:
         own = {"head.weight": head.weight_VD, "head.bias": head.bias_V}
-        update_with_tensors(digest, {k: t for k, t in own.items() if t is not None})
+        transform = {} if head.transform is None else head.transform.state_dict(prefix="head.transform.")
+        update_with_tensors(digest, {k: t for k, t in {**transform, **own}.items() if t is not None})
     if pooling != "mean":  # the mean leaves no trace: adapters from before the pooling counted stay valid
         digest.update(f"pooling|{pooling}|".encode())
     return digest.hexdigest()

@@ -22,8 +22,9 @@ from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.fused import fuse
 from tunewright.backbones.generation import generate
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
+from tunewright.backbones.prompted import Frame
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, tree_scores
-from tunewright.backbones.writer import GENERATED_ROWS, Frame
+from tunewright.backbones.writer import GENERATED_ROWS
 from tunewright.runtime import quiet_libraries
 from tunewright.types import Example
 

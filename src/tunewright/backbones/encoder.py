@@ -8,7 +8,7 @@ Shapes: B rows, L positions, N virtual tokens of the batch, D width.
 
 import inspect
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.low_rank import low_rank_updates
+from tunewright.backbones.recomputed import recomputed
 from tunewright.backbones.tokens import Layout, lay_out
 from tunewright.runtime import quiet_libraries
 
@@ -59,14 +60,18 @@ class Encoder(Backbone):
         embeds_BLD = self._embed(layout, vectors, weights)
         loras = [row.adapter.lora for row in rows]
         inputs = self._inputs(layout, [row.adapter.prefix for row in rows], embeds_BLD)
-        with low_rank_updates(self.linears, loras):
+        again = partial(low_rank_updates, self.linears, loras)
+        with again(), recomputed(self.layers, again):
             output = functional_call(self._model, self._own_values(weights), (), inputs)
         return output.last_hidden_state, layout
 
     def _one_pass(self, rows: Sequence[Row], weights: Weights | None) -> Tensor:
-        hidden_BLD, layout = self.hidden_states(rows, weights)
+        return self._pooled(*self.hidden_states(rows, weights))
+
+    def _pooled(self, hidden_BLD: Tensor, layout: Layout) -> Tensor:
+        """Over the texts, as the base's pooling has it: fp32 [B, D]."""
         if self._checkpoint.pooling == "cls":
-            rows_B = torch.arange(len(rows), device=self._device)
+            rows_B = torch.arange(len(hidden_BLD), device=self._device)
             return hidden_BLD[rows_B, layout.first_text_B.to(self._device)].float()
         text_BL = layout.text_BL.to(self._device)
         total_BD = (hidden_BLD * text_BL[..., None]).sum(1, dtype=torch.float32)

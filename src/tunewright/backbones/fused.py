@@ -8,7 +8,7 @@ Shapes: N tokens, H heads, d head width, D width.
 
 import types
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -57,11 +57,13 @@ class _Gelu(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
+        values = values.contiguous()
         activated, slope = torch.empty_like(values), torch.empty_like(values) if values.requires_grad else None
-        flat, num = values.reshape(-1), _CHUNK_VALUES
+        flat, num = values.view(-1), _CHUNK_VALUES
         slopes = [None] * -(-len(flat) // num) if slope is None else slope.view(-1).split(num)
+        run = _gelu if values.dtype == torch.float32 else _looked_up
         for x, value, derivative in zip(flat.split(num), activated.view(-1).split(num), slopes, strict=True):
-            _gelu(x.float(), value, derivative)
+            run(x, value, derivative)
         if slope is not None:
             ctx.save_for_backward(slope)
         return activated
@@ -83,6 +85,24 @@ def _gelu(x: Tensor, value: Tensor, derivative: Tensor | None) -> None:
     if derivative is not None:
         inner = square.mul_(3 * _CUBE / _SLOPE).add_(_SLOPE).mul_(result)
         derivative.copy_(torch.lerp(inner, torch.ones(()), share, out=inner))
+
+
+def _looked_up(x: Tensor, value: Tensor, derivative: Tensor | None) -> None:
+    """The same of bf16, of which there are few enough for a table."""
+    index, (values, derivatives) = x.view(torch.uint16).int(), _tables()
+    torch.index_select(values, 0, index, out=value)
+    if derivative is not None:
+        torch.index_select(derivatives, 0, index, out=derivative)
+
+
+@cache
+def _tables() -> tuple[Tensor, Tensor]:
+    """Value and derivative for the bits of each bf16."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        every = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16)
+        value, derivative = torch.empty_like(every), torch.empty_like(every)
+        _gelu(every.float(), value, derivative)
+    return value, derivative
 
 
 def _linear(module: nn.Linear, values: Tensor) -> Tensor:
@@ -112,6 +132,9 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def _rms_norm(module: Any, values: Tensor) -> Tensor:
+    if values.device.type != "cpu":
+        own: Tensor = type(module).forward(module, values)
+        return own
     normed: Tensor = _RmsNorm.apply(values, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
     return normed
 
@@ -119,21 +142,30 @@ def _rms_norm(module: Any, values: Tensor) -> Tensor:
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight_D: Tensor, epsilon: float) -> Tensor:
-        exact = values.float()
-        norm = torch.linalg.vector_norm(exact, dim=-1, keepdim=True)
-        scale = norm.square_().div_(len(weight_D)).add_(epsilon).rsqrt_()
+        values, width = values.contiguous(), len(weight_D)
+        normed, scale = torch.empty_like(values), values.new_empty((*values.shape[:-1], 1), dtype=torch.float32)
+        num = max(1, _CHUNK_VALUES // width)
+        rows = (t.view(-1, t.shape[-1]).split(num) for t in (values, normed, scale))
+        for x, y, norm in zip(*rows, strict=True):
+            exact = x.float()
+            torch.linalg.vector_norm(exact, dim=-1, keepdim=True, out=norm)
+            norm.square_().div_(width).add_(epsilon).rsqrt_()
+            torch.mul(y.copy_(exact * norm), weight_D, out=y)
         ctx.save_for_backward(values, weight_D, scale)
-        normed: Tensor = (exact * scale).to(values.dtype).mul_(weight_D)
         return normed
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """That of a layer norm about nought, which takes a mean away from the gradient that here must stay."""
         values, weight_D, scale = ctx.saved_tensors
-        exact, change, weight_change_D = values.float(), (gradients[0] * weight_D).float(), None
+        gradient, width, weight_change_D = gradients[0].contiguous(), len(weight_D), None
         if ctx.needs_input_grad[1]:
-            weight_change_D = (gradients[0] * (exact * scale).to(values.dtype)).flatten(0, -2).sum(0)
-        along = (change * exact).sum(-1, keepdim=True) * scale**3 / len(weight_D)
-        return change.mul_(scale).addcmul_(exact, along, value=-1).to(values.dtype), weight_change_D, None
+            weight_change_D = (gradient * (values.float() * scale).to(values.dtype)).flatten(0, -2).sum(0)
+        change: Tensor = torch.ops.aten.native_layer_norm_backward(
+            gradient, values, [width], torch.zeros_like(scale), scale, weight_D.float(), None, [True, False, False]
+        )[0]
+        mean = (gradient @ weight_D)[..., None] * (scale / width)
+        return change.add_(mean.to(change.dtype)), weight_change_D, None
 
 
 _ROTARY = "apply_rotary_pos_emb"

@@ -94,12 +94,22 @@ class Generating:
 
     def __len__(self) -> int:
         """Rows that are being answered or have tokens to be told of."""
+        return len(self._ids())
+
+    def _ids(self) -> set[Hashable]:
         writing = {writer.request.id for lane in self._lanes.values() for writer in lane.writers}
-        return len(writing | {emitted.id for emitted in self._first})
+        return writing | {emitted.id for emitted in self._first}
 
     @torch.no_grad()
     def add(self, requests: Sequence[Request]) -> None:
-        """Rows join, all or none; their first tokens are among what the next step returns."""
+        """Rows join, all or none; their first tokens are among what the next step returns.
+
+        Raises:
+            ValueError: Two rows of one id, or one of a row that is still being answered.
+        """
+        ids = [request.id for request in requests]
+        if len({*ids, *self._ids()}) < len(ids) + len(self):
+            raise ValueError(f"each row that is answered must have an id of its own. Got {ids}.")
         groups: dict[tuple[int, ...], list[Request]] = {}
         for request in requests:
             groups.setdefault(self._base.pass_of(request.row), []).append(request)

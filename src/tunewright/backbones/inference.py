@@ -4,15 +4,17 @@ Shapes: N rows, D width, C labels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Thresholds
 from tunewright.adapters.reasoning import voted
-from tunewright.backbones.base import Base, Encoding, Row
+from tunewright.backbones.base import Base, Encoding, Row, member_rows, row_generator
 from tunewright.backbones.tokens import by_length
-from tunewright.types import Example, Prediction, whole_text
+from tunewright.types import BETWEEN_LABELS, Example, Prediction, whole_text
 
 
 def _run(run: Callable[[list[int]], Tensor], lengths: Sequence[int], width: int, store: "FeatureStore") -> Tensor:
@@ -95,10 +97,22 @@ def answer(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -
         return [Prediction(id=e.id, text=text) for e, text in zip(examples, texts, strict=True)]
     encodings = store.backbone.encode_for(examples, adapter)
     logits_NC = predict(adapter, encodings, store)
+    if adapter.thresholds is not None:
+        return _sets(adapter, adapter.thresholds, examples, logits_NC)
     # The label is that of the logits themselves: a division may round two of them to one.
     probabilities_NC = (logits_NC.double() / adapter.temperature).softmax(-1)
     rows = zip(examples, logits_NC.argmax(-1).tolist(), probabilities_NC.tolist(), strict=True)
     return [Prediction(id=e.id, label=adapter.labels[k], probabilities=tuple(p)) for e, k, p in rows]
+
+
+def _sets(adapter: Adapter, thresholds: Thresholds, examples: Sequence[Example], logits_NC: Tensor) -> list[Prediction]:
+    """All labels above their thresholds, and how likely each is by itself."""
+    is_given_NC, probabilities_NC = logits_NC > thresholds.logits_C.to(logits_NC), logits_NC.double().sigmoid()
+    rows = zip(examples, is_given_NC.tolist(), probabilities_NC.tolist(), strict=True)
+    return [
+        Prediction(id=e.id, label=BETWEEN_LABELS.join(compress(adapter.labels, given)), probabilities=tuple(p))
+        for e, given, p in rows
+    ]
 
 
 def write(adapter: Adapter, examples: Sequence[Example], store: FeatureStore) -> list[str]:
@@ -122,20 +136,21 @@ WRITTEN_ROWS = 64
 def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> list[str]:
     """What the adapter answers every input, by its own decoding; draws do not hang on the neighbours.
 
-    Of several samples it is what most of them come to; empty where nothing is an answer.
+    Of several members and samples it is what most of them come to; empty where nothing is an answer.
     """
     base, samples = writer(store.backbone), 1 if adapter.decoding is None else adapter.decoding.samples
     draws = adapter.decoding is not None and adapter.decoding.temperature > 0
-    texts = [[""] * samples for _ in encodings]
-    most = WRITTEN_ROWS if base.batch_tokens is None else max(1, samples * len(encodings))
+    several = samples * len(adapter.each)
+    texts = [[""] * several for _ in encodings]
+    most = WRITTEN_ROWS if base.batch_tokens is None else max(1, several * len(encodings))
     for members in store.batches([len(e.ids) for e in encodings]):
-        jobs = [(k, s) for k in members for s in range(samples)]
+        rows = {k: samples * member_rows(Row(encoding=encodings[k], adapter=adapter)) for k in members}
+        jobs = [(k, s) for k in members for s in range(several)]
         for start in range(0, len(jobs), most):
             store.between()
             some = jobs[start : start + most]
-            rows = [Row(encoding=encodings[k], adapter=adapter) for k, _ in some]
-            generators = [torch.Generator().manual_seed(k * samples + s) for k, s in some] if draws else None
-            for (k, s), found in zip(some, base.generate(rows, generators), strict=True):
+            generators = [row_generator(encodings[k], s) for k, s in some] if draws else None
+            for (k, s), found in zip(some, base.generate([rows[k][s] for k, s in some], generators), strict=True):
                 texts[k][s] = adapter.answer_in(found.text)
     return [voted(each) for each in texts]
 

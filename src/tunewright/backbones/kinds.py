@@ -10,6 +10,7 @@ from tunewright.backbones.base import Base
 from tunewright.backbones.checkpoint import Checkpoint, load_checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
+from tunewright.backbones.masked import Masked
 from tunewright.backbones.prefixed import PREFIX_BYTES
 from tunewright.config import REMOTE
 from tunewright.errors import ModelError
@@ -17,7 +18,7 @@ from tunewright.errors import ModelError
 if TYPE_CHECKING:
     from tunewright.backbones.endpoint import Endpoint
 
-BACKBONES: Mapping[str, type[Backbone]] = {"encoder": Encoder, "decoder": Decoder}
+BACKBONES: Mapping[str, type[Backbone]] = {"encoder": Encoder, "decoder": Decoder, "masked": Masked}
 """Kind, as in `checkpoint.KINDS` -> class."""
 
 

@@ -8,8 +8,10 @@ passes. A prefix of a sliding-window model is seen as far as the window reaches,
 Shapes: B rows, N tokens, M hidden states that are read, D width, P virtual tokens.
 """
 
+import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -25,6 +27,7 @@ from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.backbones.packed import Sequences, sequences
 from tunewright.backbones.prefix import Kept, KeptPrefixes, Keys, stacked, unstacked
+from tunewright.backbones.recomputed import recomputed
 from tunewright.backbones.writer import Writer
 
 PREFIX_BYTES = 512 * 2**20
@@ -51,7 +54,6 @@ class Prefixed(Writer):
         self._fixed: dict[str, tuple[int, ...]] = {}
         """Fixed text -> its tokens."""
         self._adopt()
-        self._last_layer = self._model.get_submodule(self.layer_stack)[-1]  # type: ignore[index]
         self.prefix_shape = (0, 0, 0)
         self.prefix_shape = self._find_prefix_shape()
 
@@ -171,8 +173,13 @@ class Prefixed(Writer):
         def model() -> Tensor:
             return functional_call(self._model, self._own_values(weights), (), inputs).last_hidden_state  # type: ignore[no-any-return]
 
-        with low_rank_updates(self.linears, loras, one.tokens_of):
-            return one.run(model, self._last_layer)
+        @contextmanager
+        def again() -> Iterator[None]:
+            with one.again(), low_rank_updates(self.linears, loras, one.tokens_of):
+                yield
+
+        with low_rank_updates(self.linears, loras, one.tokens_of), recomputed(self.layers[:-1], again):
+            return one.run(model, self.layers[-1])
 
     def _embed(self, batch: "Batch") -> Tensor:
         """Soft prompts and word embeddings in the order of the pass: [N, width of the embeddings]."""
@@ -187,6 +194,10 @@ class Prefixed(Writer):
         vectors = [opening.vectors_PD for opening in batch.openings]
         pairs = [t for pair in zip(vectors, openings, strict=True) for t in pair if t is not None]
         return torch.cat([*(t.to(embeds_ND) for t in pairs), texts_ND])
+
+    @property
+    def kept_values(self) -> int:
+        return 2 * math.prod(self.prefix_shape)
 
     def _find_prefix_shape(self) -> tuple[int, int, int]:
         """By running one virtual token."""

@@ -7,7 +7,6 @@ Shapes: B rows, S samples of a row, D width, F phrases, E = D + F.
 """
 
 import math
-import zlib
 from collections.abc import Sequence
 from itertools import islice
 from typing import Protocol
@@ -15,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from tunewright.backbones.base import Encoding, Generation, Row
+from tunewright.backbones.base import Encoding, Generation, Row, row_generator
 
 
 class Writer(Protocol):
@@ -38,7 +37,7 @@ def reasoned(base: Writer, rows: Sequence[Row]) -> list[Tensor]:
         rows: Some or all of which reason.
     """
     asked = [(row, s) for row in rows for s in range(_samples(row))]
-    draws = [torch.Generator().manual_seed(_seed(row, s)) for row, s in asked]
+    draws = [row_generator(row.encoding, s) for row, s in asked]
     with torch.no_grad():
         written = iter(base.generate([row for row, _ in asked], draws))
     groups = [[_behind(base, row, each.text) for each in islice(written, _samples(row))] or [row] for row in rows]
@@ -53,11 +52,6 @@ def _samples(row: Row) -> int:
     """Reasonings of a row; none of one that answers at once."""
     adapter = row.adapter
     return 0 if adapter.reasoning is None or adapter.decoding is None else adapter.decoding.samples
-
-
-def _seed(row: Row, sample: int) -> int:
-    """The same row draws the same, whatever stands beside it."""
-    return zlib.crc32(repr((row.encoding.ids, sample)).encode())
 
 
 def _behind(base: Writer, row: Row, text: str) -> Row:

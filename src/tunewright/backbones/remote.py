@@ -130,6 +130,16 @@ class Remote(Base):
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:  # noqa: ARG002
         return tuple(pieces(text if after[-1:].isspace() else f" {text.lstrip()}"))
 
+    def fixed_ids(self, text: str) -> tuple[int, ...]:
+        return tuple(pieces(text))
+
+    def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:
+        return [tuple(pieces(phrase)) for phrase in _phrases(adapter)]
+
+    def scores(self, rows: Sequence[Row], candidates: Sequence[tuple[int, ...]]) -> Tensor:  # noqa: ARG002
+        """Of the rows' own phrases, log-probabilities [B, F]: other candidates cannot be scored elsewhere."""
+        return torch.stack(self.readings(rows))
+
     def check(self, adapter: Adapter) -> None:
         super().check(adapter)
         inside = [name for name in ("soft_prompt", "prefix", "lora", "weights", "head") if getattr(adapter, name)]

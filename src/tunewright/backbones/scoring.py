@@ -101,8 +101,8 @@ class Seen:
         self.layers: list[Keys] = []
 
     def extended(self, layer: int, new: Keys) -> Keys:
-        assert layer == len(self.layers)
-        self.layers.append(new)
+        if layer == len(self.layers):  # a layer that is computed again on the way back is known
+            self.layers.append(new)
         return new
 
 

@@ -27,6 +27,7 @@ class Base(Protocol):
     def width(self) -> int: ...
     @property
     def max_tokens(self) -> int: ...
+    def feature_width(self, adapter: Adapter) -> int: ...
 
 
 def check_shapes(adapter: Adapter, backbone: Base) -> None:
@@ -65,12 +66,16 @@ def _of_body(adapter: Adapter, backbone: Base) -> Iterator[tuple[str, Shape, Sha
 def _of_answers(adapter: Adapter, backbone: Base) -> Iterator[tuple[str, Shape, Shape]]:
     num_labels = len(adapter.labels)
     if adapter.head is not None:
-        yield "head.weight", tuple(adapter.head.weight_CD.shape), (num_labels, backbone.width)
+        yield "head.weight", tuple(adapter.head.weight_CD.shape), (num_labels, backbone.feature_width(adapter))
         yield "head.bias", tuple(adapter.head.bias_C.shape), (num_labels,)
     if adapter.verbalizer is not None:
         yield "verbalizer", (len(adapter.verbalizer.phrases),), (num_labels,)
     if adapter.demonstrations is not None:
         pool = adapter.demonstrations
-        yield "demonstrations.vectors", tuple(pool.vectors_ND.shape), (len(pool.labels_N), backbone.width)
+        yield (
+            "demonstrations.vectors",
+            tuple(pool.vectors_ND.shape),
+            (len(pool.labels_N), backbone.feature_width(adapter)),
+        )
     if adapter.calibration is not None and adapter.calibration.bias_C is not None:
         yield "calibration.bias", tuple(adapter.calibration.bias_C.shape), (num_labels,)

@@ -4,27 +4,21 @@ Shapes: B rows, R rows that run together, N pool rows, D width, V vocabulary, C 
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Decoding, Template, Weights
-from tunewright.adapters.retriever import Retriever
-from tunewright.backbones.answers import unit
-from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Generation, Request, Row
+from tunewright.adapters.parts import Decoding, Weights
+from tunewright.backbones.base import Generation, Request, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.next_token import NextToken
+from tunewright.backbones.prompted import Prompted
 from tunewright.backbones.reasoned import reasoned
 from tunewright.backbones.scoring import Tree, grow
-from tunewright.backbones.tokens import by_length, encode_framed
-from tunewright.errors import ConfigError, ModelError
-from tunewright.types import Example, whole_text
+from tunewright.errors import ModelError
 
 GENERATED_ROWS = 32
 """Answered in text at a time."""
@@ -32,20 +26,7 @@ GENERATED_ROWS = 32
 _NO_TREE = grow([])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """What stands around the rows of an adapter."""
-
-    kept_tokens: int = 0
-    """Before all rows, run once for them."""
-    said: str = ""
-    """Words that each row begins with."""
-    begin_ids: tuple[int, ...] = ()
-    end_ids: tuple[int, ...] = ()
-    template: Template | None = None
-
-
-class Writer(Backbone):
+class Writer(Prompted):
     """A frozen base with a language model's head.
 
     Args:
@@ -59,10 +40,6 @@ class Writer(Backbone):
         self._trees: dict[object, Tree] = {}
         """Labels and phrases -> their tokens."""
         self.next_token = self._next_token()
-
-    @abstractmethod
-    def _frame(self, adapter: Adapter) -> Frame:
-        """What stands around its rows."""
 
     @abstractmethod
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:
@@ -133,97 +110,6 @@ class Writer(Backbone):
             for k, (row, generator) in enumerate(zip(rows, own, strict=True))
         ]
 
-    @property
-    def takes_templates(self) -> bool:
-        return True
-
-    def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:
-        """Tokenises as the adapter's template has it, so that prefix, row and answer fit the context.
-
-        Args:
-            examples: Rows.
-            adapter: Who will answer.
-            answer_tokens: Room for the answer; at least what its phrases or its decoding may take.
-
-        Raises:
-            ConfigError: The template leaves no room for a text.
-        """
-        answer = 0 if self.answers_apart else max(answer_tokens, self.answer_tokens(adapter))
-        frame = self._frame(adapter)
-        before, template = adapter.prefix_tokens + frame.kept_tokens, frame.template
-        room, wanted = self.max_tokens - before - answer, adapter.max_tokens - adapter.prefix_tokens
-        if template is None:
-            self._check_room(room, fixed=before, frame=0, answer=answer)
-            return self.encode(examples, min(wanted, room))
-        ends = len(frame.begin_ids) + len(frame.end_ids)
-        around = ends + len(self.token_ids(frame.said + template.fill("", None)))
-        self._check_room(room - around, fixed=before, frame=around, answer=answer)
-        shown = [frame.said] * len(examples)
-        if adapter.retriever is not None:
-            found = self._retrieved(examples, adapter, adapter.retriever, (room - around) // 2)
-            shown = [frame.said + words for words in found]
-        limits = [min(wanted + around + len(self.token_ids(words.removeprefix(frame.said))), room) for words in shown]
-        ids = (frame.begin_ids, frame.end_ids)
-        return encode_framed(self._checkpoint.tokenizer, examples, template, ids, limits, shown)
-
-    def _retrieved(
-        self, examples: Sequence[Example], adapter: Adapter, retriever: Retriever, room: int
-    ) -> Iterator[str]:
-        """What stands before each row: its nearest examples, the nearest last, as many as fit so many tokens."""
-        vectors_BD = None
-        if retriever.vectors_ND is not None and examples:
-            with torch.no_grad():
-                vectors_BD = unit(self._bare_features(examples, adapter.max_tokens).cpu())
-        for nearest in retriever.ranked([whole_text(example) for example in examples], vectors_BD):
-            sizes = accumulate(len(self.token_ids(shown)) for shown in nearest)
-            yield "".join(reversed([shown for shown, size in zip(nearest, sizes, strict=True) if size <= room]))
-
-    def _bare_features(self, examples: Sequence[Example], limit: int) -> Tensor:
-        """Features of texts by themselves, as `FeatureStore` has them."""
-        bare = Adapter(base=self.identity, labels=(), max_tokens=self.max_tokens)
-        rows = [Row(encoding=encoding, adapter=bare) for encoding in self.encode(examples, limit)]
-        found: dict[int, Tensor] = {}
-        for members in by_length([len(row.encoding.ids) for row in rows]):
-            found |= dict(zip(members, self.features([rows[k] for k in members]), strict=True))
-        return torch.stack([found[k] for k in range(len(rows))])
-
-    def _check_room(self, room: int, *, fixed: int, frame: int, answer: int) -> None:
-        if room < 1:
-            raise ConfigError(
-                f"the template leaves no room for a text: {fixed} tokens before the row, {frame} around its text and "
-                f"{answer} of the answer, in a context of {self.max_tokens} tokens. Shorten it, or the answer."
-            )
-
-    def answer_tokens(self, adapter: Adapter) -> int:
-        """Most tokens of its answers, with the reasoning before them."""
-        decoded = 0 if adapter.decoding is None else adapter.decoding.max_new_tokens
-        if not adapter.scores_phrases:
-            return decoded
-        phrases = max(map(len, self.phrase_ids(adapter)), default=0)
-        if adapter.reasoning is None:
-            return max(decoded, phrases)
-        return decoded + len(self.encode_answer(adapter.reasoning.cue, after=".")) + phrases
-
-    def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:
-        """Tokens of all phrases that an adapter scores, label by label.
-
-        Raises:
-            ConfigError: A phrase without tokens, or of two labels.
-        """
-        assert adapter.verbalizer is not None
-        assert adapter.template is not None
-        found: list[tuple[int, ...]] = []
-        owner: dict[tuple[int, ...], str] = {}
-        for label, phrases in zip(adapter.labels, adapter.verbalizer.phrases, strict=True):
-            for phrase in phrases:
-                ids = self.encode_answer(phrase, after=adapter.before_answer)
-                if not ids or owner.setdefault(ids, label) != label:
-                    fault = f"labels {owner[ids]!r} and {label!r} have the same words" if ids else "a label has no word"
-                    todo = "Rename a label in the data; descriptions (--descriptions) must differ too."
-                    raise ConfigError(f"{fault}: {phrase!r}. {todo}")
-                found.append(ids)
-        return found
-
     def scores(self, rows: Sequence[Row], candidates: Sequence[tuple[int, ...]]) -> Tensor:
         """Mean log-probability per token of every candidate as each row's answer, fp32 [B, C]; gradients flow.
 
@@ -245,6 +131,8 @@ class Writer(Backbone):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row; where its adapter scores phrases, followed by their scores."""
+        if any(row.adapter.members is not None for row in rows):
+            return self._of_members(rows)
         if any(row.adapter.reasoning is not None for row in rows):
             return reasoned(self, rows)
         if not any(row.adapter.scores_phrases for row in rows):
@@ -265,6 +153,11 @@ class Writer(Backbone):
         if key not in self._trees:
             self._trees[key] = grow(self.phrase_ids(adapter))
         return self._trees[key]
+
+    def phrase_work(self, adapter: Adapter) -> tuple[int, int]:
+        tree = self._phrase_tree(adapter)
+        nodes = len(tree.tokens)
+        return nodes, (1 + nodes) * self.num_words if nodes else len(tree.nexts)
 
     def _next_token(self) -> NextToken | None:
         head = self._checkpoint.head

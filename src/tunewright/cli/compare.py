@@ -26,6 +26,7 @@ def compare(
     text: Annotated[str | None, typer.Option(help=_about("text"))] = None,
     text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
     label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
+    label_separator: Annotated[str | None, typer.Option(help=_about("label_separator"))] = None,
     input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
     target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
     reasoning: Annotated[str | None, typer.Option(help=_about("reasoning"))] = None,
@@ -34,6 +35,7 @@ def compare(
     model: Annotated[list[str] | None, typer.Option(help=_about("model"))] = None,
     methods: Annotated[str | None, typer.Option(help=_about("methods"))] = None,
     template: Annotated[str | None, typer.Option(help=_about("template"), metavar="FILE")] = None,
+    documents: Annotated[str | None, typer.Option(help=_about("documents"), metavar="FOLDER")] = None,
     trials: Annotated[str | None, typer.Option(help=_about("trials"), metavar="N")] = None,
     budget: Annotated[str | None, typer.Option(help=_about("budget"))] = None,
     max_cost: Annotated[str | None, typer.Option(help=_about("max_cost"), metavar="USD")] = None,

@@ -32,6 +32,7 @@ def evaluate(
 
     check_adapter(adapter)
     from tunewright.serve.predictor import Predictor  # torch
+    from tunewright.types import is_known
 
     predictor = Predictor.load(adapter, model=model)
     given = {"text": text, "text_pair": text_pair, "label": label, "target": target}
@@ -42,7 +43,7 @@ def evaluate(
         examples = by_input(examples)
     found = predictor.evaluate(examples, metric=metric, database=database)
     name = predictor.adapter.about.get("metric", "accuracy") if metric is None else metric
-    unknown = sum(e.label is not None and e.label not in predictor.labels for e in examples)
+    unknown = sum(e.label is not None and not is_known(e.label, predictor.labels) for e in examples)
     print(f"{name} {found.value:.4f} (95% interval {found.low:.4f} to {found.high:.4f}, n = {found.n})")
     if unknown:
         print(f"{unknown} rows have labels the adapter does not know; they count as wrong")

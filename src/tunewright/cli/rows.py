@@ -11,6 +11,7 @@ from pathlib import Path
 from tunewright.data.columns import match_columns
 from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
+from tunewright.data.sets import strata, to_sets
 from tunewright.data.tables import Table, empty_rows, read_table, typed_rows
 from tunewright.errors import AdapterError, DataError, RunError
 from tunewright.files import write_text
@@ -44,7 +45,15 @@ def read_examples(
     found, said = match_columns(table, own, given={role: name for role, name in given.items() if name is not None})
     if said is not None:
         print(f"note: {said.message}", file=sys.stderr)
-    return table, to_examples(table, found)
+    several = "label_separator" in about
+    examples = to_examples(table, found, several=several)
+    return table, to_sets(examples, _separator(about), path) if several else examples
+
+
+def _separator(about: Mapping[str, object]) -> str | None:
+    """What stood between labels in training."""
+    found = about["label_separator"]
+    return None if found is None else str(found)
 
 
 def check_labels_known(examples: Sequence[Example], known: Sequence[str], path: str) -> None:
@@ -53,7 +62,7 @@ def check_labels_known(examples: Sequence[Example], known: Sequence[str], path: 
     Raises:
         DataError: With the labels of both.
     """
-    labels = {str(example.label) for example in examples}
+    labels = {label for example in examples for label in strata(example)}
     if not labels & set(known):
         raise DataError(
             f"{path}: no row has a label the adapter knows. Got {quoted(labels)}. Allowed: {quoted(known)}. "

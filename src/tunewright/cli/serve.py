@@ -37,6 +37,7 @@ def serve(
     api_keys: Annotated[Path | None, typer.Option(help="file of keys, made by `tunewright key`")] = None,
     max_batch: Annotated[int, typer.Option(help="most rows of a pass", min=1)] = 64,
     prefix_cache: Annotated[str, typer.Option(help="memory for adapters, such as 512MB")] = "512MB",
+    text_cache: Annotated[str, typer.Option(help="memory for texts that are being answered, such as 2GB")] = "2GB",
     state: Annotated[str, typer.Option(help="of the registry: SQLite file, or URL of a PostgreSQL")] = DEFAULT_STATE,
     keep_texts: Annotated[
         bool, typer.Option("--keep-texts", help="store feedback with the text of its request")
@@ -52,7 +53,7 @@ def serve(
             raise
         raise ConfigError(f"serving needs {error.name}: pip install 'tunewright[serve]'") from None
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", level=logging.WARNING)
-    cache_bytes = _bytes(prefix_cache)
+    prefix_bytes, text_bytes = _bytes("prefix-cache", prefix_cache), _bytes("text-cache", text_cache)
     keys = None if api_keys is None else key_file.Keys.read(api_keys)
     tasks, opened = _tasks(folders, state, keep_texts)
     listening = server.bind(server.Address(host=host, port=port), keys)
@@ -61,9 +62,9 @@ def serve(
 
     service = Service(
         tasks,
-        limits=Limits(),
+        limits=Limits(text_cache_bytes=text_bytes),
         max_batch=max_batch,
-        prefix_cache_bytes=cache_bytes,
+        prefix_cache_bytes=prefix_bytes,
         max_bases=max_bases,
         model=model,
         state=opened,
@@ -105,7 +106,7 @@ def _tasks(folders: list[str] | None, where: str, keep_texts: bool) -> "tuple[Ta
     return tasks, state
 
 
-def _bytes(size: str) -> int:
+def _bytes(option: str, size: str) -> int:
     """Of `512MB`.
 
     Raises:
@@ -113,5 +114,5 @@ def _bytes(size: str) -> int:
     """
     match = _SIZE.fullmatch(size.strip())
     if match is None:
-        raise ConfigError(f"`--prefix-cache` must be a size such as 512MB or 2GB. Got {size!r}.")
+        raise ConfigError(f"`--{option}` must be a size such as 512MB or 2GB. Got {size!r}.")
     return int(float(match[1]) * {"": 1, "k": 2**10, "M": 2**20, "G": 2**30}[match[2]])

@@ -62,6 +62,7 @@ LONGEST = 1.5
 _FLAGS = {"text": "--text", "text_pair": "--text-pair", "label": "--label", "target": "--target"}
 _ROLES: Mapping[TaskKind, Mapping[str, str]] = {
     "classify": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
+    "multi-label": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
     "generate": {"text": "--input", "text_pair": "--text-pair", "target": "--target"},
 }
 """Role -> the flag that names its column."""

@@ -23,6 +23,7 @@ def to_examples(
     source: str | None = None,
     labelled: bool = True,
     fields: Sequence[str] = (),
+    several: bool = False,
     reasoning: str | None = None,
 ) -> tuple[Example, ...]:
     """One example for each row, in order: `table.rows[i]` still holds all columns of example i.
@@ -33,6 +34,7 @@ def to_examples(
         source: First part of the ids, `<source>:<1-based row>`; the table's name when None.
         labelled: False for rows that are to be predicted: label and target may be absent and are not read.
         fields: Further columns to keep, which the table has.
+        several: Whether a row may have several labels, or none.
         reasoning: Column of the reasoning; an empty cell is none. Where it is the target's column, see `separated`.
 
     Raises:
@@ -41,14 +43,15 @@ def to_examples(
     wanted = {role: column for role, column in columns.items() if labelled or role not in _ANSWERS}
     check_columns(table, wanted)
     for role, column in wanted.items():
-        _check_filled(table, role, column)
+        if not (several and role == "label"):
+            _check_filled(table, role, column)
     name = table.name if source is None else source
     examples = tuple(
         Example(
             id=f"{name}:{number}",
             text=str(row[wanted["text"]]),
             text_pair=str(row[wanted["text_pair"]]) if "text_pair" in wanted else None,
-            label=str(row[wanted["label"]]).strip() if "label" in wanted else None,
+            label=str(row[wanted["label"]] or "").strip() if "label" in wanted else None,
             target=str(row[wanted["target"]]).strip() if "target" in wanted else None,
             references=(str(row[wanted["target"]]).strip(),) if "target" in wanted else (),
             reasoning=None if reasoning is None else (str(row[reasoning] or "").strip() or None),

@@ -23,6 +23,7 @@ from tunewright.data.examples import check_reasoning, to_examples
 from tunewright.data.formats import quoted
 from tunewright.data.labels import are_integers, check_labels, describe, error_costs, label_order
 from tunewright.data.rules import check_fields, parse_rules, slice_rows
+from tunewright.data.sets import check_sets, set_notices, strata, to_sets
 from tunewright.data.sources import read_source
 from tunewright.data.splits import (
     WEIGHTS,
@@ -61,8 +62,8 @@ def read_rows(config: RunConfig) -> Given:
         DataError: The file, its columns, its texts or its labels cannot be used.
     """
     source = read_source(config)
-    answers = {"label": config.label} if config.task == "classify" else {"target": config.target}
-    text = config.text if config.task == "classify" else config.input
+    answers = {"target": config.target} if config.task == "generate" else {"label": config.label}
+    text, several = config.input if config.task == "generate" else config.text, config.task == "multi-label"
     columns, said = find_columns(source.tables["train"], config.task, text=text, text_pair=config.text_pair, **answers)
     judged = source.tables.get("test", source.tables["train"])
     fields = check_fields(parse_rules(config.slice), judged.columns, judged.path)
@@ -73,12 +74,16 @@ def read_rows(config: RunConfig) -> Given:
             columns,
             source=source.prefix(split),
             fields=fields if table is judged else (),
+            several=several,
             reasoning=config.reasoning if split == "train" or config.reasoning == columns.get("target") else None,
         )
         for split, table in source.tables.items()
     }
     if config.task == "generate":
         check_targets(rows["train"], config.data)
+    elif several:
+        rows = {s: to_sets(found, config.label_separator, source.tables[s].path) for s, found in rows.items()}
+        check_sets(rows["train"], config.data)
     else:
         _check_all_labels(rows, config.data)
         _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
@@ -161,12 +166,14 @@ def _generating(
 def _classifying(
     given: Given, rows: Rows, noticed: Sequence[Notice], config: RunConfig, rng: np.random.Generator
 ) -> tuple[Rows, Task, list[Notice]]:
-    """A task of labels."""
-    labels = label_order(str(example.label) for split in ("train", "dev") for example in rows[split])
+    """A task of labels, of which a row has one or may have several."""
+    several = config.task == "multi-label"
+    known = (label for split in ("train", "dev") for example in rows[split] for label in strata(example))
+    labels = label_order(label for label in known if label or not several)
     noticed = [*noticed, *_label_notices(rows, labels), *_meaningless(labels, config.descriptions)]
     train, limited = limit_train(rows["train"], config.rows, rng)
-    limited += _imbalance(train, config.metric)
-    in_test = {str(example.label) for example in rows["test"]}
+    limited += set_notices(train) if several else _imbalance(train, config.metric)
+    in_test = {label for example in rows["test"] for label in strata(example)}
     noticed += absent_terms(swapped_rows(config.swap, rows["test"]))
     if config.error_costs is not None:
         error_costs(labels, config.error_costs, also_known=in_test)
@@ -175,6 +182,7 @@ def _classifying(
         labels=labels,
         descriptions=describe(labels, config.descriptions, also_known=in_test),
         metric=config.metric,
+        kind=config.task,
         paired="text_pair" in given.columns,
     )
     return {**rows, "train": train}, task, [*noticed, *limited]
@@ -266,16 +274,16 @@ def _meaningless(labels: Sequence[str], descriptions: str | None) -> list[Notice
 
 def _label_notices(rows: Rows, labels: Sequence[str]) -> list[Notice]:
     """Classes that one split has and another lacks."""
-    trained = {example.label for example in rows["train"]}
+    trained = {label for example in rows["train"] for label in strata(example)}
     notices: list[Notice] = []
     for split in ("dev", "test"):
-        unseen = [example for example in rows[split] if example.label not in trained]
+        unseen = [example for example in rows[split] if set(strata(example)) - trained]
         if unseen:
-            names = quoted({str(example.label) for example in unseen})
+            names = quoted({label for example in unseen for label in strata(example)} - trained)
             message = f"{len(unseen)} {split} rows have labels absent from train ({names}); they are scored as wrong."
             ids = tuple(example.id for example in unseen[:SHOWN])
             notices.append(Notice(code=f"unseen-labels-in-{split}", message=message, count=len(unseen), ids=ids))
-        absent = set(labels) - {str(example.label) for example in rows[split]}
+        absent = set(labels) - {label for example in rows[split] for label in strata(example)}
         if absent:
             message = f"No {split} row has the label {quoted(absent)}; nothing is measured for it."
             notices.append(Notice(code=f"classes-missing-in-{split}", message=message, count=len(absent)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tunewright.data.sets import strata
 from tunewright.errors import DataError
 from tunewright.types import Example
 
@@ -56,7 +57,7 @@ def split_rows(
     members: dict[int, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
-    labels = [Counter(str(examples[row].label) for row in rows) for rows in members.values()]
+    labels = [Counter(label for row in rows for label in strata(examples[row])) for rows in members.values()]
     order = sorted(rng.permutation(len(labels)).tolist(), key=lambda position: -labels[position].total())
     table = _Shares(labels, weights)
     places = {position: table.place(labels[position]) for position in order}
@@ -69,7 +70,8 @@ def split_rows(
 
 def scarce_classes(examples: Sequence[Example], groups: Sequence[int], least: int) -> dict[str, int]:
     """Each class of fewer groups than that -> how many it has."""
-    distinct = Counter(label for label, _ in {(str(e.label), group) for e, group in zip(examples, groups, strict=True)})
+    rows = zip(examples, groups, strict=True)
+    distinct = Counter(label for label, _ in {(label, group) for e, group in rows for label in strata(e)})
     return {label: count for label, count in sorted(distinct.items()) if count < least}
 
 
@@ -88,7 +90,7 @@ def check_classes(
     Raises:
         DataError: With each such class (the first `SHOWN`), its count and the need.
     """
-    rows = Counter(str(example.label) for example in examples)
+    rows = Counter(label for example in examples for label in strata(example))
     scarce = scarce_classes(examples, groups, len(splits))
     if scarce:
         said = [f"{label!r} has {_amount(rows[label], count)}" for label, count in list(scarce.items())[:SHOWN]]
@@ -112,7 +114,7 @@ def check_train(examples: Sequence[Example], train: Sequence[Example], path: str
     Raises:
         DataError: With each such class (the first `SHOWN`).
     """
-    lacking = sorted({str(e.label) for e in examples} - {str(e.label) for e in train})
+    lacking = sorted({label for e in examples for label in strata(e)} - {label for e in train for label in strata(e)})
     if lacking:
         said = ", ".join(repr(label) for label in lacking[:SHOWN])
         more = f" and {len(lacking) - SHOWN} more classes" if len(lacking) > SHOWN else ""

@@ -12,6 +12,7 @@ import numpy as np
 from tunewright.errors import RunError
 from tunewright.evaluation.metrics import FloatArray
 from tunewright.files import read_lines
+from tunewright.types import is_known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -39,7 +40,7 @@ def read_answers(file: Path, labels: Sequence[str], ids: Sequence[str]) -> Answe
     if [line.get("id") for line in lines] != list(ids):
         raise RunError(f"{file} does not answer the {len(ids)} rows of its split in order. Restore it, or repeat.")
     given = tuple(line["label"] if labels else line["text"] for line in lines)
-    strange = next((each for each in given if each not in labels), None) if labels else None
+    strange = next((each for each in given if not is_known(each, labels)), None) if labels else None
     if strange is not None:
         raise RunError(f"{file} answers {strange!r}, which is no label of the task. Restore it, or repeat the run.")
     return Answers(given=given, probabilities_NC=np.array([line["probabilities"] for line in lines]))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.evaluation import numbers, texts
+from tunewright.evaluation import label_sets, numbers, texts
 from tunewright.registry import table
 from tunewright.types import Example, TaskKind
 
@@ -210,11 +210,13 @@ def _nothing(_counts_C: Sequence[int], _num_rows: int) -> float:
 
 METRICS = table(
     Metric(
-        name="accuracy", kinds=("classify",), stats=_right, of_sums=mean, is_mean=True, is_proportion=True,
-        chance=_largest_share,
+        name="accuracy", kinds=("classify", "multi-label"), stats=_right, of_sums=mean, is_mean=True,
+        is_proportion=True, chance=_largest_share,
     ),
     Metric(name="macro-f1", kinds=("classify",), stats=_hits, of_sums=_macro_f1, chance=_one_in_labels),
     Metric(name="mcc", kinds=("classify",), stats=_confusions, of_sums=_mcc, chance=_nothing),
+    Metric(name="multi-label-micro-f1", kinds=("multi-label",), stats=label_sets.hits, of_sums=label_sets.micro_f1),
+    Metric(name="multi-label-macro-f1", kinds=("multi-label",), stats=label_sets.hits, of_sums=_macro_f1),
     Metric(name="rouge-l", kinds=("generate",), stats=texts.rouge_l, of_sums=mean, is_mean=True),
     Metric(name="bleu", kinds=("generate",), stats=texts.bleu_stats, of_sums=texts.bleu),
     Metric(name="chrf", kinds=("generate",), stats=texts.chrf_stats, of_sums=texts.chrf),

@@ -4,8 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Thresholds
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
@@ -57,6 +60,8 @@ class Material:
     """The user's own."""
     judge: Callable[[Sequence[Example], Sequence[str]], float] | None = None
     """(training rows, answers) -> the task's metric, for texts whose likelihood a base does not tell."""
+    documents: Sequence[str] = ()
+    """Passages of the user's documents, in which no row stands that methods must not see."""
 
     @property
     def weights(self) -> Backbone:
@@ -80,13 +85,21 @@ class Material:
         """C."""
         return len(self.task.labels)
 
+    def shares(self) -> Tensor:
+        """Share of the training rows that have each label, one row with and one without added: [C]."""
+        if self.rows.sets_NC is not None:
+            return (self.rows.sets_NC.sum(0) + 1) / (len(self.rows.sets_NC) + 2)
+        counts_C = torch.bincount(self.rows.labels_N, minlength=self.num_labels).float() + 1
+        return counts_C / counts_C.sum()
+
     def part(self, members: Sequence[int]) -> "Material":
         """The same with some of the training rows."""
         rows = self.rows
         some = Rows(
             encodings=[rows.encodings[k] for k in members],
-            labels_N=rows.labels_N[list(members)] if self.task.labels else rows.labels_N,
+            labels_N=rows.labels_N[list(members)] if rows.labels_N.numel() else rows.labels_N,
             answers=[rows.answers[k] for k in members] if rows.answers else (),
+            sets_NC=None if rows.sets_NC is None else rows.sets_NC[list(members)],
         )
         return replace(self, examples=[self.examples[k] for k in members], rows=some)
 
@@ -94,6 +107,8 @@ class Material:
         """An adapter for this task and base with the given parts."""
         identity = self.backbone.identity
         labels = self.task.labels
+        if self.task.kind == "multi-label":
+            parts["thresholds"] = Thresholds(logits_C=torch.zeros(len(labels)))
         return Adapter(base=identity, labels=labels, max_tokens=self.max_tokens, **parts)  # type: ignore[arg-type]
 
 
@@ -141,13 +156,19 @@ class Method:
     def refusal(self, backbone: Base, task: Task) -> str | None:
         """Why it cannot answer this task on this base, or None."""
         if task.kind not in self.kinds:
-            return "it chooses labels, not texts" if task.kind == "generate" else "it answers with texts, not labels"
+            return _WRONG_KIND[task.kind]
         if self.family != "no training" and not backbone.is_here:
             return f"{backbone.identity.name} answers elsewhere: there are no weights here to train on"
         if task.kind == "generate" and self.runs_base and not backbone.writes:
-            kind = backbone.identity.kind
-            return f"{backbone.identity.name} is an {kind} and writes no text; give a decoder with --model"
+            return f"{backbone.identity.name} writes no text; give a decoder with --model"
         return self.refuses(backbone)
+
+
+_WRONG_KIND: Mapping[TaskKind, str] = {
+    "classify": "it answers with texts, not labels",
+    "multi-label": "it does not answer with several labels",
+    "generate": "it chooses labels, not texts",
+}
 
 
 def settings(method: Method, params: Params, material: Material) -> Settings:

@@ -43,7 +43,7 @@ def space(material: Material) -> Space:
     """As of LoRA; what it is combined with, and of a soft prompt its length and start."""
     return {
         **lora.space(material),
-        "with": Choice(options=("template", "soft-prompt") if material.backbone.writes else ("soft-prompt",)),
+        "with": Choice(options=("template", "soft-prompt") if material.backbone.answers_prompts else ("soft-prompt",)),
         "length": lengths((10, 20, 5), material),
         "init": inits(material),
     }

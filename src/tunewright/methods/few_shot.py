@@ -22,7 +22,7 @@ from tunewright.types import Params, whole_text
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """Some training rows before every row, run once, or before each row its nearest; or all of them as voters."""
-    if not material.backbone.writes:
+    if not material.backbone.answers_prompts:
         return material.adapter(demonstrations=_voters(material, params))
     prompt, count, choice = prompts(material)[str(params["template"])], int(params["shots"]), str(params["choice"])
     if choice in RETRIEVED:
@@ -36,7 +36,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 def _voters(material: Material, params: Params) -> DemonstrationPool:
     return DemonstrationPool(
         texts=tuple(whole_text(e) for e in material.examples),
-        labels_N=material.rows.labels_N,
+        labels_N=material.rows.labels_N if material.rows.sets_NC is None else material.rows.sets_NC,
         vectors_ND=unit(material.store(material.rows.encodings)),
         num_neighbours=int(params["neighbours"]),
         temperature=float(params["temperature"]),
@@ -46,13 +46,12 @@ def _voters(material: Material, params: Params) -> DemonstrationPool:
 def space(material: Material) -> Space:
     """How many rows are shown, which, and under which words; or how many vote, and how much more the nearer count."""
     most = max(1, len(material.examples) // 2)
-    if material.backbone.writes:
+    turns = ("stratified",) if material.task.kind == "classify" else ()
+    if material.backbone.answers_prompts:
         return {
             "shots": Choice(options=tuple(k for k in (8, 4, 16, 2, 32) if k <= most) or (1,)),
             "template": templates(material),
-            "choice": Choice(
-                options=(*(("stratified",) if material.task.labels else ()), "random", *retrievals(material))
-            ),
+            "choice": Choice(options=(*turns, "random", *retrievals(material))),
             **calibrations(material, "uniform", "contextual", "none"),
         }
     counts = tuple(k for k in (8, 1, 3, 16, 32, 64) if k <= most)
@@ -67,5 +66,5 @@ METHOD = Method(
     serves="keys and values of the examples, run once; or a search among N and a longer row",
     place=place,
     space=space,
-    kinds=("classify", "generate"),
+    kinds=("classify", "multi-label", "generate"),
 )

@@ -41,15 +41,19 @@ def inits(material: Material) -> Choice:
 def described_head(material: Material) -> Head:
     """A head that knows what the labels mean: it compares features with the directions of the labels' phrases.
 
-    The part that all labels share is taken out, and each label's mean logit on the training rows is zero. Labels whose
-    words mean nothing to the base get nearly the same direction, and so nearly a head of zeros.
+    The part that all labels share is taken out, and each label's mean logit on the training rows is zero; where a row
+    may have several labels, the log odds of the label's share. Labels whose words mean nothing to the base get nearly
+    the same direction, and so nearly a head of zeros.
     """
     features_ND = material.store(material.rows.encodings)
     groups = label_phrases(material.task, "both", TEMPLATES["many"])
     directions_CD = directions(groups, lambda phrases: _phrase_features(material, phrases))
     centred_CD = directions_CD - directions_CD.mean(0)
     weight_CD = centred_CD * (_START_SCALE / features_ND.norm(dim=-1).mean())
-    return Head(weight_CD=weight_CD, bias_C=-(features_ND @ weight_CD.T).mean(0))
+    bias_C = -(features_ND @ weight_CD.T).mean(0)
+    if material.rows.sets_NC is not None:
+        bias_C = bias_C + material.shares().logit()
+    return Head(weight_CD=weight_CD, bias_C=bias_C)
 
 
 def _phrase_features(material: Material, phrases: tuple[str, ...]) -> Tensor:

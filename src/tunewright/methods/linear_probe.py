@@ -41,5 +41,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    kinds=("classify", "multi-label"),
     passes=4.0,
 )

@@ -1,7 +1,6 @@
 """The floor: always the most common label. What cannot beat it has learned nothing."""
 
 import numpy as np
-import torch
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration
@@ -10,9 +9,10 @@ from tunewright.types import Params
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """Log shares of the labels in the training rows, one added to each count."""
-    counts_C = torch.bincount(material.rows.labels_N, minlength=material.num_labels).float() + 1
-    return material.adapter(calibration=Calibration(bias_C=(counts_C / counts_C.sum()).log()))
+    """Log shares of the labels in the training rows, one added to each count; log odds where a row may have several."""
+    shares_C = material.shares()
+    bias_C = shares_C.log() if material.rows.sets_NC is None else shares_C.logit()
+    return material.adapter(calibration=Calibration(bias_C=bias_C))
 
 
 def space(material: Material) -> Space:
@@ -23,10 +23,11 @@ def space(material: Material) -> Space:
 METHOD = Method(
     name="majority",
     family="no training",
-    summary="Always answers the most common label: the floor that everything else must beat.",
+    summary="Always answers the most common label, or the best set for all rows: the floor that all else must beat.",
     trains="nothing; C label shares are counted",
     serves="nothing: the model is not run",
     place=place,
     space=space,
+    kinds=("classify", "multi-label"),
     runs_base=False,
 )

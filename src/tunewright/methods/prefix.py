@@ -86,7 +86,7 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "generate"),
+    kinds=("classify", "multi-label", "generate"),
     learns="prefix",
     refuses=refuses,
 )

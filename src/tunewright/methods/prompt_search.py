@@ -39,24 +39,30 @@ class Contender:
 
 
 def search(material: Material, pool_size: int, rng: np.random.Generator) -> Contender:
-    """The best of so many drawn prompts.
+    """The best of so many drawn prompts; see `best`."""
+    return best(material, pool_size, rng, 1)[0]
+
+
+def best(material: Material, pool_size: int, rng: np.random.Generator, count: int) -> list[Contender]:
+    """The best of so many drawn prompts, the best first.
 
     Args:
         material: Training rows.
         pool_size: Prompts to draw.
         rng: Draws them, and the rows that judge.
+        count: How many are left, if so many are drawn.
     """
     order = [int(k) for k in rng.permutation(len(material.examples))]
     most = max(1, min(JUDGES, len(order) // 2))
     judges, teachers = order[:most], material.part(order[most:] or order)
     pool = _drawn(teachers, pool_size, rng)
-    num_rounds = max(1, (len(pool) - 1).bit_length())
+    num_rounds = max(1, (-(-len(pool) // count) - 1).bit_length())
     for left in reversed(range(num_rounds)):
         rows = material.part(judges[: max(1, most >> left)])
         merits = [merit(contender, rows) for contender in pool]
-        best = sorted(range(len(pool)), key=lambda k: merits[k], reverse=True)  # of equals the one drawn first
-        pool = [pool[k] for k in best[: max(1, (len(pool) + 1) // 2)]]
-    return pool[0]
+        ranked = sorted(range(len(pool)), key=lambda k: merits[k], reverse=True)  # of equals the one drawn first
+        pool = [pool[k] for k in ranked[: max(count, (len(pool) + 1) // 2)]]
+    return pool[:count]
 
 
 def _drawn(material: Material, count: int, rng: np.random.Generator) -> list[Contender]:

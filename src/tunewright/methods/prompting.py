@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, Decoding, Template, Verbalizer
@@ -17,9 +16,22 @@ from tunewright.backbones.answers import unit
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
+from tunewright.data.sets import strata
 from tunewright.methods.base import Choice, Material
 from tunewright.prompts.calibration import zero_points
-from tunewright.prompts.template import PLAIN, PROMPTS, Prompt, built_in, demonstration, draw, with_demonstrations
+from tunewright.prompts.template import (
+    MASK,
+    PLAIN,
+    PROMPTS,
+    Prompt,
+    built_in,
+    demonstration,
+    draw,
+    one_mask,
+    until_mask,
+    with_demonstrations,
+    with_mask,
+)
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.types import Example, Params, Task, whole_text
 
@@ -91,26 +103,37 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
         encodings = material.rows.encodings
         if adapter.template is not None:
             encodings = material.backbone.encode_for(material.examples[:_ASKED], adapter)
-        bias_C = zero_points(predict(adapter, encodings, material.store), _shares(material, how == "uniform"))
+        logits_NC, shares_C = predict(adapter, encodings, material.store), material.shares()
+        if how == "uniform":
+            shares_C = shares_C.mean().expand_as(shares_C)
+        bias_C = zero_points(logits_NC, shares_C, apart=material.rows.sets_NC is not None)
     return replace(adapter, calibration=Calibration(bias_C=bias_C))
-
-
-def _shares(material: Material, uniform: bool) -> torch.Tensor:
-    """Target share of each label: the same for all, or as in the training rows."""
-    counts_C = torch.bincount(material.rows.labels_N, minlength=material.num_labels).float() + 1
-    if uniform:
-        counts_C = torch.ones_like(counts_C)
-    return counts_C / counts_C.sum()
 
 
 def cannot_be_asked(backbone: Base) -> str | None:
     """Why a base cannot answer under a prompt, or None."""
-    return None if backbone.writes else f"{backbone.identity.name} writes no text; give a decoder with --model"
+    if backbone.answers_prompts:
+        return None
+    return f"{backbone.identity.name} answers no prompts; give a decoder or a masked model with --model"
+
+
+def fitted(prompt: Prompt, backbone: Base) -> Prompt:
+    """The user's prompt as a base takes it: with a mask to fill, or up to there.
+
+    Raises:
+        ConfigError: It has no mask for a base that fills masks, or words after it for one that goes on.
+    """
+    if not backbone.answers_prompts:
+        return prompt
+    return (one_mask if backbone.fills_masks else until_mask)(prompt, backbone.identity.name)
 
 
 def prompts(material: Material) -> dict[str, Prompt]:
     """The user's own prompt, where there is one, and the built-in ones, by name."""
-    return {**({} if material.prompt is None else {OWN: material.prompt}), **built_in(material.task)}
+    found = built_in(material.task)
+    if material.backbone.fills_masks:
+        found = {name: with_mask(prompt) for name, prompt in found.items()}
+    return {**({} if material.prompt is None else {OWN: material.prompt}), **found}
 
 
 def templates(material: Material) -> Choice:
@@ -167,7 +190,7 @@ def shown(
         show: A row as a demonstration; with its answer alone when absent.
     """
     show = demonstrated if show is None else show
-    groups = material.rows.labels_N.tolist() if material.task.labels else [0] * len(material.examples)
+    groups = material.rows.labels_N.tolist() if stratified else [0] * len(material.examples)
     room = _SHOWN * (material.context_tokens - taken_tokens) - num_tokens(material, prompt)
     chosen: dict[str, Example] = {}
     for k in draw(groups, rng, stratified=stratified):
@@ -201,5 +224,7 @@ def retrieving(material: Material, prompt: Prompt, count: int, by: str) -> Retri
 
 def demonstrated(prompt: Prompt, example: Example) -> str:
     """A training row with its answer, as a demonstration."""
-    answer = in_words(str(example.label)) if example.target is None else example.target
+    answer = ", ".join(map(in_words, strata(example))) if example.target is None else example.target
+    if MASK in prompt.row:
+        return f"{prompt.fill(example.text, example.text_pair, answer)}\n\n"
     return demonstration(prompt.fill(example.text, example.text_pair), answer)

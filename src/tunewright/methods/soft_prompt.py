@@ -43,6 +43,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "generate"),
+    kinds=("classify", "multi-label", "generate"),
     learns="soft_prompt",
 )

@@ -20,7 +20,7 @@ _SCALE = 20.0
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """A prompt, or the phrases of every label; and if asked, zero points."""
     words, template = str(params.get("words", "name")), str(params["template"])
-    if material.backbone.writes:
+    if material.backbone.answers_prompts:
         parts = asking(material, prompts(material)[template], words)
     else:
         phrases = label_phrases(material.task, words, TEMPLATES[template])
@@ -30,7 +30,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 
 def space(material: Material) -> Space:
     """Templates, which words of a label, and whether to set zero points."""
-    if material.backbone.writes:
+    if material.backbone.answers_prompts:
         return {
             "template": templates(material),
             **words_of(material, "name", *(("description",) if material.backbone.is_here else ())),
@@ -58,5 +58,5 @@ METHOD = Method(
     serves="one pass of the bare base; C directions, or a prefix, are kept",
     place=place,
     space=space,
-    kinds=("classify", "generate"),
+    kinds=("classify", "multi-label", "generate"),
 )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def zero_points(logits_NC: Tensor, shares_C: Tensor, num_rounds: int = 50) -> Tensor:
+def zero_points(logits_NC: Tensor, shares_C: Tensor, num_rounds: int = 50, *, apart: bool = False) -> Tensor:
     """Bias per label under which the mean probabilities of the rows equal the given shares.
 
     Fixed-point iteration on log shares; the texts' labels are not used.
@@ -16,9 +16,11 @@ def zero_points(logits_NC: Tensor, shares_C: Tensor, num_rounds: int = 50) -> Te
         logits_NC: Of the training texts.
         shares_C: Wanted mean probability of each label.
         num_rounds: Of the iteration.
+        apart: Whether each label has a probability of its own, and not its part of one.
     """
     bias_C = torch.zeros_like(shares_C)
     for _ in range(num_rounds):
-        mean_C = (logits_NC + bias_C).softmax(-1).mean(0)
+        biased_NC = logits_NC + bias_C
+        mean_C = biased_NC.sigmoid().mean(0) if apart else biased_NC.softmax(-1).mean(0)
         bias_C = bias_C + shares_C.log() - (mean_C + 1e-9).log()
     return bias_C

@@ -15,7 +15,10 @@ from tunewright.data.labels import in_words
 from tunewright.errors import ConfigError, unknown
 from tunewright.types import Task, TaskKind
 
-_FIELD = re.compile(r"\{(text|text_pair)\}")
+MASK = "[MASK]"
+"""Where a masked language model is to put the answer; whatever its own tokenizer calls it."""
+
+_FIELD = re.compile(r"\{text\}|\{text_pair\}|\[MASK\]")
 _PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")
 
 
@@ -28,12 +31,18 @@ class Prompt:
     row: str
     """What a row becomes, with `{text}` and, for pairs, `{text_pair}`; ends where the answer begins."""
 
-    def fill(self, text: str, text_pair: str | None = None) -> str:
-        """A row as text; a pair for which there is no place of its own follows on a line."""
+    def fill(self, text: str, text_pair: str | None = None, answer: str = MASK) -> str:
+        """A row as text; a pair for which there is no place of its own follows on a line.
+
+        Args:
+            text: In its place.
+            text_pair: In its place.
+            answer: In the place of the mask, if there is one.
+        """
         if text_pair is not None and "{text_pair}" not in self.row:
             text = f"{text}\n{text_pair}"
-        values = {"text": text, "text_pair": "" if text_pair is None else text_pair}
-        return _FIELD.sub(lambda field: values[field[1]], self.row)
+        values = {"{text}": text, "{text_pair}": "" if text_pair is None else text_pair, MASK: answer}
+        return _FIELD.sub(lambda field: values[field[0]], self.row)
 
 
 PLAIN = Prompt(fixed="", row="{text}\n")
@@ -74,7 +83,7 @@ INSTRUCTIONS: Mapping[TaskKind, tuple[str, ...]] = {
 
 def built_in(task: Task) -> dict[str, Prompt]:
     """The prompts that come along for this kind of task, by name."""
-    return {name: parse(source, task) for name, source in PROMPTS[task.kind].items()}
+    return {name: parse(source, task) for name, source in PROMPTS["classify" if task.labels else "generate"].items()}
 
 
 def parse(source: str, task: Task, columns: Mapping[str, str] | None = None) -> Prompt:
@@ -99,11 +108,47 @@ def parse(source: str, task: Task, columns: Mapping[str, str] | None = None) -> 
         faults.append(f"the template has no place for a row's text. Allowed: {', '.join(allowed)}. Write {places}.")
     if faults:
         raise ConfigError(faults)
-    first = min(match.start() for match in _PLACEHOLDER.finditer(source) if known[match[1]] in roles)
+    starts = [match.start() for match in _PLACEHOLDER.finditer(source) if known[match[1]] in roles]
+    first = min([*starts, *(match.start() for match in re.finditer(re.escape(MASK), source))])
     start = source.rfind("\n", 0, first) + 1
     labels = ", ".join(in_words(label) for label in task.labels)
     in_row = labels.replace("{", "(").replace("}", ")")  # a label's name is no place for a text
     return Prompt(fixed=_put(source[:start], known, labels), row=_put(source[start:], known, in_row))
+
+
+def with_mask(prompt: Prompt) -> Prompt:
+    """The prompt with a mask where its answer would begin, unless it has one."""
+    return prompt if MASK in prompt.row else replace(prompt, row=f"{prompt.row.rstrip()} {MASK}.")
+
+
+def one_mask(prompt: Prompt, model: str) -> Prompt:
+    """The prompt, which has one mask.
+
+    Raises:
+        ConfigError: It has none or several.
+    """
+    count = prompt.row.count(MASK)
+    if count != 1:
+        raise ConfigError(
+            f"a template for the masked model {model!r} must have one {MASK}, where the answer stands. Got {count}. "
+            f"Write it, such as `{{text}} It was {MASK}.`"
+        )
+    return prompt
+
+
+def until_mask(prompt: Prompt, model: str) -> Prompt:
+    """What stands before the mask, for a model that goes on from there; the prompt itself where there is none.
+
+    Raises:
+        ConfigError: Words follow the mask, or several masks.
+    """
+    row, mask, rest = prompt.row.partition(MASK)
+    if re.search(r"[\w{]", rest):
+        raise ConfigError(
+            f"{model!r} goes on where a template ends, so that no words may follow {MASK}. Got {rest.strip()!r}. "
+            f"Put {MASK} at the end, or choose a masked model with --model."
+        )
+    return replace(prompt, row=row.rstrip(" ")) if mask else prompt
 
 
 def _put(source: str, known: Mapping[str, str], labels: str) -> str:

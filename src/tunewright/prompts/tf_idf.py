@@ -13,6 +13,9 @@ from scipy import sparse
 
 _WORD = re.compile(r"[^\W_]+")
 
+_BLOCK_VALUES = 2**22
+"""Similarities that are held at a time."""
+
 
 def words(text: str) -> list[str]:
     """Runs of letters and digits, in small letters."""
@@ -39,8 +42,11 @@ class TfIdf:
 
     def nearest(self, queries: Sequence[str]) -> NDArray[np.int64]:
         """For each query the position of the text of highest cosine, the first of equals: [queries]."""
-        similarity = self._weighted([Counter(words(query)) for query in queries]) @ self._rows_NV.T
-        return np.asarray(similarity.toarray().argmax(axis=1), dtype=np.int64)
+        found, size = [], max(1, _BLOCK_VALUES // self._rows_NV.shape[0])
+        for start in range(0, len(queries), size):
+            some = [Counter(words(query)) for query in queries[start : start + size]]
+            found.append((self._weighted(some) @ self._rows_NV.T).toarray().argmax(axis=1))
+        return np.concatenate([np.zeros(0, dtype=np.int64), *found])
 
     def _weighted(self, counts: Sequence[Counter[str]]) -> "sparse.csr_array":
         """The texts' rows, of length 1 where they have a known word."""

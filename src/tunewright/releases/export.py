@@ -5,6 +5,7 @@ Each form leaves something behind, and says so.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
@@ -152,7 +153,10 @@ def _phrases(adapter: Adapter, verbalizer: Verbalizer) -> str:
 
 
 def _demonstrations(adapter: Adapter, pool: DemonstrationPool) -> str:
-    labels = [adapter.labels[index] for index in pool.labels_N.tolist()]
+    if pool.labels_N.ndim == 2:
+        labels = [", ".join(compress(adapter.labels, row)) for row in pool.labels_N.tolist()]
+    else:
+        labels = [adapter.labels[index] for index in pool.labels_N.tolist()]
     return "\n\n".join(f"Text: {text}\nLabel: {label}" for text, label in zip(pool.texts, labels, strict=True))
 
 

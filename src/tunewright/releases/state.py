@@ -68,6 +68,11 @@ class State:
         """Ends all connections."""
         self._database.close()
 
+    def secret(self) -> bytes:
+        """What signs the ids of requests."""
+        with self._database.reading() as connection:
+            return bytes.fromhex(connection.execute(select(tables.secret.c.value)).scalar_one())
+
     def change_counter(self) -> int:
         """Grows with every change of tasks, versions, what is live and what is shadowed; not with feedback."""
         with self._database.reading() as connection:

@@ -1,5 +1,7 @@
 """The tables of the registry. Times are ISO 8601 in UTC; nothing is ever deleted but what a task says is live."""
 
+import secrets
+
 from sqlalchemy import (
     Boolean,
     Column,
@@ -30,6 +32,9 @@ changes = Table(
     Column("counter", Integer, nullable=False),
 )
 """One row: how often tasks, versions, what is live or what is shadowed have changed."""
+
+secret = Table("secret", METADATA, Column("id", Integer, primary_key=True), Column("value", Text, nullable=False))
+"""One row: what signs the ids of requests; all servers of a registry share it."""
 
 tasks = Table(
     "tasks",
@@ -119,6 +124,8 @@ def prepare(connection: Connection) -> None:
         StateError: They were made by a newer version.
     """
     METADATA.create_all(connection)
+    if connection.execute(select(secret.c.value)).scalar() is None:
+        connection.execute(insert(secret).values(id=1, value=secrets.token_hex(32)))
     written = connection.execute(select(changes.c.schema_version)).scalar()
     if written is None:
         connection.execute(insert(changes).values(id=1, schema_version=SCHEMA_VERSION, counter=0))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from tunewright.evaluation.texts import rouge_l
-from tunewright.types import Example
+from tunewright.types import Example, label_set
 
 Answers = Mapping[str, str]
 """Row id -> label or text."""
@@ -68,6 +68,21 @@ def class_scores(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> list
             precision=Share(hits=matrix[k][k], n=answered[k]),
         )
         for k, label in enumerate(labels)
+    ]
+
+
+def label_scores(rows: Sequence[Example], answers: Answers, labels: Sequence[str]) -> list[ClassScore]:
+    """The same where a row may have several labels: each against all rows that were answered."""
+    pairs = [(set(label_set(str(row.label))), set(label_set(answers[row.id]))) for row in rows if row.id in answers]
+    true, given = Counter(k for truth, _ in pairs for k in truth), Counter(k for _, said in pairs for k in said)
+    both = Counter(k for truth, said in pairs for k in truth & said)
+    return [
+        ClassScore(
+            label=label,
+            recall=Share(hits=both[label], n=true[label]),
+            precision=Share(hits=both[label], n=given[label]),
+        )
+        for label in labels
     ]
 
 

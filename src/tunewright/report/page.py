@@ -219,7 +219,8 @@ def _table(comparison: Comparison, cells: Mapping[tuple[str, str], Cell]) -> Pai
 class Confusion:
     """The winner's answers by class."""
 
-    drawing: Markup
+    drawing: Markup | None
+    """None where a row may have several labels: there is no one class that it was taken for."""
     classes: tuple[answers.ClassScore, ...]
     mistakes: tuple[tuple[str, str, int], ...]
     n: int
@@ -230,6 +231,9 @@ def _confusion(run: RunRecord) -> Confusion | None:
     if winner is None or winner.id not in run.answers:
         return None
     labels = run.comparison.task.labels
+    if any(row.several for row in run.rows):
+        found = answers.label_scores(run.rows, run.answers[winner.id], labels)
+        return Confusion(drawing=None, classes=tuple(found), mistakes=(), n=len(run.answers[winner.id]))
     matrix = answers.confusion(run.rows, run.answers[winner.id], labels)
     n = sum(sum(row) for row in matrix)
     if n == 0:

@@ -15,7 +15,7 @@ from tunewright.evaluation.named import is_stored, stored_metric
 from tunewright.report.first_screen import turned
 from tunewright.runs.comparison import Candidate, Pair
 from tunewright.runs.record import RunRecord
-from tunewright.types import Estimate
+from tunewright.types import Estimate, is_known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +109,8 @@ def _entry(side: str, run: RunRecord, candidate: Candidate | None, asked: RunRec
         return None
     answers = run.answers[candidate.id]
     given, labels = [answers.get(row.id, "") for row in asked.rows], asked.comparison.task.labels
-    if any(row.id not in answers for row in asked.rows) or (labels and set(given) - set(labels)):
+    strange = [each for each in given if not is_known(each, labels)] if labels else []
+    if strange or any(row.id not in answers for row in asked.rows):
         return None
     stats_NM = scorer.stats(given)
     test = dataclasses.replace(candidate.test, value=scorer.value(stats_NM))

@@ -13,7 +13,7 @@ from tunewright.files import read_json, read_lines
 from tunewright.runs import comparison
 from tunewright.runs.comparison import Candidate, Comparison
 from tunewright.runs.folder import predictions_file
-from tunewright.types import Example, Notice
+from tunewright.types import Example, Notice, is_known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +61,7 @@ class RunRecord:
             raise RunError(
                 f"{who} of {self.folder} has no answer to {missing[0]}. Repeat the run or restore its predictions."
             )
-        strange = sorted(set(answers.values()) - set(labels)) if labels else []
+        strange = sorted({each for each in answers.values() if not is_known(each, labels)}) if labels else []
         if strange:
             raise RunError(
                 f"{who} of {self.folder} answers {strange[0]!r}, which is no label here. Compare runs of one task."
@@ -101,7 +101,7 @@ def read(run_dir: Path) -> RunRecord:
 
 def _asked(row: Example) -> dict[str, object]:
     """What counts of a row: its id pairs it, the columns of slices are nobody's question."""
-    return {k: v for k, v in dataclasses.asdict(row).items() if k != "fields" and v not in (None, ())}
+    return {k: v for k, v in dataclasses.asdict(row).items() if k not in ("fields", "several") and v not in (None, ())}
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
@@ -133,6 +133,7 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
             text=row["text"],
             text_pair=row.get("text_pair"),
             label=row.get("label"),
+            several=bool(row.get("several", False)),
             target=row.get("target"),
             references=tuple(row.get("references", ())),
             fields=dict(row.get("fields", {})),

@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
 
 from tunewright.errors import TunewrightError
 from tunewright.serve import feedback_routes, native_routes, openai_routes, page_routes
@@ -22,7 +21,7 @@ from tunewright.serve.service import Service
 _LOG = logging.getLogger("tunewright.serve")
 
 
-def create_app(service: Service, *, keys: Keys | None, hosts: Collection[str] | None) -> ASGIApp:
+def create_app(service: Service, *, keys: Keys | None, hosts: Collection[str] | None) -> Gate:
     """Everything that answers HTTP.
 
     Args:

@@ -98,6 +98,8 @@ class Sampling:
     """Beside those of the task."""
     seed: int | None = None
     """Another answer each time where it is None."""
+    num_top: int = 0
+    """Alternatives to be told of each token."""
 
 
 Event = Label | Features | Piece | Exception
@@ -157,6 +159,8 @@ class Ask:
     may_cut: bool = True
     """Whether a text that is too long is cut; else it is refused."""
     sampling: Sampling | None = None
+    is_silent: bool = False
+    """Nobody waits for it: it runs while no others do."""
     reply: Reply
 
 

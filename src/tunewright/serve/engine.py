@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tunewright.adapters.adapter import Adapter
 from tunewright.errors import OutOfMemory, TunewrightError
 from tunewright.runtime import is_out_of_memory
 from tunewright.serve.ask import Ask, Event, Features, Label, Piece, Told
 from tunewright.serve.cache import Cache, Loaded, Ready
 from tunewright.serve.faults import Fault
 from tunewright.serve.passes import split_by_length
-from tunewright.serve.waiting import Waiting
-from tunewright.serve.work import Work, prepare, usage_of
+from tunewright.serve.waiting import SILENT_ROWS, Waiting
+from tunewright.serve.work import Work, prepare, usage_of, writes
 from tunewright.serve.writing import Writing
 from tunewright.types import whole_text
 
@@ -35,6 +34,7 @@ class Engine:
         waiting: Where rows wait.
         tell: Called on this thread with what became of the rows of each pass.
         max_batch: Most rows of a pass.
+        text_cache_bytes: Of the keys and values of rows that are answered in text.
         note_batch: Called with the rows and the tokens of each pass, padding left out.
     """
 
@@ -45,13 +45,15 @@ class Engine:
         tell: Callable[[Told], None],
         *,
         max_batch: int,
+        text_cache_bytes: int = 2**30,
         note_batch: Callable[[int, int], None] = lambda _rows, _tokens: None,
     ) -> None:
         self._cache, self._waiting, self._tell = cache, waiting, tell
         self._max_batch, self._note_batch = max_batch, note_batch
-        self._writing = Writing()
-        self._free = max_batch
-        """Places for rows that are answered in text."""
+        self._writing, self._silent = Writing(text_cache_bytes), Writing(text_cache_bytes)
+        """Rows that are answered in text: those that somebody waits for, and those that go on while there are none."""
+        self._free: dict[bool, int] = {}
+        """Places for more of them, silent or not."""
         self._lock = threading.Lock()
         self._gone: set[Ask] = set()
         """Rows that nobody waits for any more."""
@@ -83,9 +85,11 @@ class Engine:
     def _loop(self) -> None:
         """Admit, run, write one token more, tell; again."""
         while True:
-            self._free = self._max_batch - len(self._writing)
-            found = self._waiting.take(self._max_batch, self._ready, waits=not len(self._writing))
-            if found is None and not len(self._writing):
+            is_idle = not len(self._writing)
+            self._free = {False: self._max_batch - len(self._writing), True: SILENT_ROWS - len(self._silent)}
+            waits = is_idle and not len(self._silent)
+            found = self._waiting.take(self._max_batch, self._ready, waits=waits, silent=is_idle)
+            if found is None and is_idle:
                 return
             start_s = time.monotonic()
             if found:
@@ -93,8 +97,8 @@ class Engine:
                 self._waiting.note_rate(len(found), time.monotonic() - start_s)
             with self._lock:
                 gone, self._gone = self._gone, set()
-            self._tell(self._writing.remove(gone))
-            self._tell(self._writing.step())
+            self._tell([*self._writing.remove(gone), *self._silent.remove(gone)])
+            self._tell((self._writing if len(self._writing) else self._silent).step())
 
     def _guarded(self, found: Sequence[tuple[Ask, Ready]]) -> None:
         """Runs rows; whatever goes wrong, the thread goes on, and nobody waits in vain."""
@@ -107,10 +111,10 @@ class Engine:
     def _ready(self, ask: Ask) -> Ready | None:
         """What a row runs on; None also where it is to be answered in text and all places are taken."""
         found = self._cache.get(ask.served)
-        if isinstance(found, Loaded) and _writes(ask, found.adapter):
-            if self._free == 0:
+        if isinstance(found, Loaded) and writes(ask, found.adapter):
+            if self._free[ask.is_silent] <= 0:
                 return None
-            self._free -= 1
+            self._free[ask.is_silent] -= 1
         return found
 
     def _step(self, found: Sequence[tuple[Ask, Ready]]) -> None:
@@ -119,10 +123,11 @@ class Engine:
         work: list[Work] = []
         for backbone in {id(it.backbone): it.backbone for _, it in ready}.values():
             work += prepare(backbone, [(ask, it.adapter) for ask, it in ready if it.backbone is backbone], told)
-        texts = [w for w in work if _writes(w.ask, w.row.adapter)]
-        told += self._writing.add([w for w in texts if w.row.adapter.floor is None])
+        texts = [w for w in work if writes(w.ask, w.row.adapter)]
+        writing = self._silent if found[0][0].is_silent else self._writing
+        told += writing.add([w for w in texts if w.row.adapter.floor is None])
         told += [(w.ask, _by_floor(w)) for w in texts if w.row.adapter.floor is not None]
-        work = [w for w in work if not _writes(w.ask, w.row.adapter)]
+        work = [w for w in work if not writes(w.ask, w.row.adapter)]
         self._tell(told)
         for backbone in {id(w.backbone): w.backbone for w in work}.values():
             mine = [w for w in work if w.backbone is backbone]
@@ -147,10 +152,6 @@ class Engine:
                 return [(work[0].ask, OutOfMemory("a single row does not fit in memory."))]
             _LOG.exception("a pass of task %s failed", work[0].ask.served.task)
             return [(w.ask, error) for w in work]
-
-
-def _writes(ask: Ask, adapter: Adapter) -> bool:
-    return ask.wants == "answer" and adapter.writes_text
 
 
 def _by_floor(work: Work) -> Event:

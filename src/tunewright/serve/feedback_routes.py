@@ -11,7 +11,6 @@ from tunewright.errors import RegistryError
 from tunewright.releases.entries import Feedback
 from tunewright.serve.faults import ErrorReply, Fault
 from tunewright.serve.gate import context_of
-from tunewright.serve.memory import parse
 from tunewright.serve.records import Strict, Text
 from tunewright.serve.service import Service
 
@@ -21,7 +20,7 @@ Words = Annotated[str, Field(min_length=1, max_length=10_000)]
 class Said(Strict):
     """What every word on an answer has."""
 
-    request_id: Annotated[str, Field(max_length=128)]
+    request_id: Annotated[str, Field(max_length=160)]
     """`request_id` of a request of one row, or `request_id/k` of row k; also the `id` of a chat or completion."""
     answer: Words | None = None
     """What was answered, where the sender knows; the server does for its latest answers."""
@@ -60,7 +59,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/feedback", response_model=Stored)
     async def feedback(request: Request, said: Judged | Corrected) -> Response:
         """Stores a word on an answer; it is on disk when this returns."""
-        answered = parse(said.request_id)
+        answered = service.ids.parse(said.request_id)
         if service.state is None:
             raise Fault(404, "no_state", "this server keeps no feedback: its tasks come from folders, not a registry.")
         if answered is None:

@@ -21,8 +21,14 @@ _LOG = logging.getLogger("tunewright.serve")
 
 _PORT = re.compile(":[0-9]*$")
 
+_LAST_BODY_S = 1.0
+"""For so long a server that ends waits for a body."""
+
 _OPEN = ("/healthz", "/readyz")
 """Asked by machines without a key."""
+
+_PAGE = "/"
+"""Asked by browsers, which send no key before they are asked for one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +39,8 @@ class Limits:
     rows: int = 256
     waiting_rows: int = 2048
     """Of all requests together."""
+    text_cache_bytes: int = 2 * 2**30
+    """Of the keys and values of all rows that are answered in text."""
     time_s: float = 60.0
     """From the first byte of the request to the last of the answer."""
 
@@ -44,12 +52,12 @@ class Context:
     request_id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
     key: Key | None = None
     served: Served | None = None
+    wants_key: bool = False
+    """Whether a key is to be asked for before anything is told."""
 
-    def name_version(self, served: Served) -> None:
-        """The id then says what answered, so that feedback can be given at any time, to any server."""
-        if self.served is None:
-            self.request_id = f"{self.request_id}-{served.version}-{served.task}"
-        self.served = served
+    def name_version(self, served: Served, request_id: str) -> None:
+        """Says what answers, and gives the request an id that says it too."""
+        self.served, self.request_id = served, request_id
 
 
 def context_of(scope: MutableMapping[str, Any]) -> Context:
@@ -75,6 +83,15 @@ class Gate:
         self, app: ASGIApp, *, keys: Keys | None, hosts: Collection[str] | None, limits: Limits, metrics: Metrics
     ) -> None:
         self._app, self._keys, self._hosts, self._limits, self._metrics = app, keys, hosts, limits, metrics
+        self._reading: set[asyncio.Timeout] = set()
+        """Requests whose bodies are still on their way."""
+        self._is_ending = False
+
+    def end(self) -> None:
+        """The server ends: bodies that are not here in a moment are waited for no more."""
+        self._is_ending = True
+        for reading in self._reading:
+            reading.reschedule(asyncio.get_running_loop().time() + _LAST_BODY_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -111,8 +128,9 @@ class Gate:
                 names = " or ".join(sorted(self._hosts))
                 raise Fault(421, "unknown_host", f"the server answers to its own name only. Ask it as {names}.")
         if self._keys is not None and scope["path"] not in _OPEN:
-            context.key = self._keys.check(headers)
-        body = await self._body(receive, headers)
+            context.wants_key = scope["path"] == _PAGE and b"authorization" not in headers
+            context.key = None if context.wants_key else self._keys.check(headers)
+        body = await self._in_time(receive, headers)
         if body and not _is_json(headers.get(b"content-type", b"")):
             raise Fault(415, "not_json", "the body must be sent as `Content-Type: application/json`.")
         unread = True
@@ -125,6 +143,19 @@ class Gate:
             return await receive()
 
         return replay
+
+    async def _in_time(self, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
+        """The body, unless the server ends before it is here."""
+        now_s = asyncio.get_running_loop().time()
+        reading = asyncio.timeout_at(now_s + _LAST_BODY_S if self._is_ending else None)
+        try:
+            async with reading:
+                self._reading.add(reading)
+                return await self._body(receive, headers)
+        except TimeoutError:
+            raise Fault(503, "shutting_down", "the server is ending. Ask again in a moment.", retry_after_s=5) from None
+        finally:
+            self._reading.discard(reading)
 
     async def _body(self, receive: Receive, headers: dict[bytes, bytes]) -> bytes:
         limit = self._limits.body_bytes

@@ -1,11 +1,9 @@
 """What is remembered of answers, for those who say later whether they were right."""
 
-import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tunewright.releases.entries import NAME
 from tunewright.serve.ask import Answer
 from tunewright.types import Example
 
@@ -14,17 +12,6 @@ _ROWS = 10_000
 
 _CHARACTERS = 32 * 2**20
 """Of their answers and texts together: ten thousand long texts would fill gigabytes."""
-
-_ID = re.compile(rf"(?:chatcmpl-|cmpl-)?(req_[0-9a-f]{{24}}-([1-9][0-9]{{0,8}})-({NAME.pattern})(?:/[0-9]{{1,4}})?)")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answered:
-    """Which version of which task answered a row."""
-
-    row_id: str
-    task: str
-    version: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,17 +26,6 @@ class Remembered:
     def num_characters(self) -> int:
         """Of all that is remembered."""
         return sum(len(each) for each in (self.answer, self.text, self.text_pair) if each is not None)
-
-
-def row_ids(request_id: str, count: int) -> list[str]:
-    """One for each row of a request: its own id, or with a number behind it where there are several."""
-    return [request_id] if count == 1 else [f"{request_id}/{k}" for k in range(count)]
-
-
-def parse(row_id: str) -> Answered | None:
-    """What an id says, whichever server gave it; None where it is none of ours."""
-    match = _ID.fullmatch(row_id)
-    return None if match is None else Answered(row_id=match[1], task=match[3], version=int(match[2]))
 
 
 class Memory:

@@ -67,6 +67,7 @@ class Metrics:
             registry=registry,
         )
         self._batch_rows = Histogram("tunewright_batch_rows", "Rows of a pass.", buckets=_ROWS, registry=registry)
+        self._left_out = Counter("tunewright_shadow_rows_left_out", "The server was busy.", registry=registry)
         self._batch_tokens = Counter("tunewright_batch_tokens", "Tokens of all passes.", registry=registry)
         Gauge("tunewright_waiting_rows", "Rows that wait.", registry=registry).set_function(waiting)
         Gauge("tunewright_cache_bytes", "Of adapters in memory.", registry=registry).set_function(cache_bytes)
@@ -82,6 +83,10 @@ class Metrics:
         """A pass."""
         self._batch_rows.observe(rows)
         self._batch_tokens.inc(tokens)
+
+    def note_left_out(self, rows: int) -> None:
+        """Rows that no version in shadow has answered: there was no time for them."""
+        self._left_out.inc(rows)
 
     def note_row(self, task: str, row: Whole) -> None:
         """A row that was answered."""

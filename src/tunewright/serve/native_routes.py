@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from tunewright.serve.ask import Answer, Label, Sampling
 from tunewright.serve.faults import ErrorReply, Fault
 from tunewright.serve.gate import context_of
-from tunewright.serve.memory import row_ids
 from tunewright.serve.records import Strict, TaskName, Text, example_of
+from tunewright.serve.request_ids import row_ids
 from tunewright.serve.service import Service
 
 Number = Annotated[int, Field(ge=1, le=999_999_999)]
@@ -76,8 +76,11 @@ def router(service: Service) -> APIRouter:
     async def predict(request: Request, task: Annotated[TaskName, Path()], asked: OneText | ManyRows) -> Response:
         """Answers one row, or many."""
         number = asked.version
-        served = service.find(request, task) if number is None else await service.find_version(request, task, number)
         rows: Sequence[Row] = asked.rows if isinstance(asked, ManyRows) else [asked]
+        if number is None:
+            served = service.find(request, task, len(rows))
+        else:
+            served = await service.find_version(request, task, number, len(rows))
         examples = [example_of(k, row.text, row.text_pair) for k, row in enumerate(rows)]
         found = await service.answers(request, served, examples, may_cut=True, sampling=Sampling(seed=0))
         request_id = context_of(request.scope).request_id
@@ -95,7 +98,8 @@ def router(service: Service) -> APIRouter:
     async def readyz() -> Response:
         """Whether a request would be answered at once."""
         if not service.is_ready:
-            raise Fault(503, "not_ready", "the base is being loaded.", retry_after_s=1)
+            message = "no base is in memory: it is being loaded, or cannot be, and the server's log says why."
+            raise Fault(503, "not_ready", message, retry_after_s=1)
         return JSONResponse({"status": "ready"})
 
     @routes.get("/metrics", response_class=PlainTextResponse)

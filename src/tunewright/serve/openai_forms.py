@@ -88,30 +88,19 @@ class Form(ABC):
             text = text if begun else text.lstrip()  # the answer has no white space around it
             begun += text
             reason = "stop" if isinstance(event, Label) else event.finish_reason
-            try:
-                choice = self._delta(k, text, self._tokens(event), reason)
-            except Fault as fault:
-                yield _line(fault.body())
-                return
+            choice = self._delta(k, text, self._tokens(event), reason)
             yield _line(head | {"choices": [choice]} | nothing)
         if wants_usage:
             yield _line(head | {"choices": [], "usage": _usage(list(usage.values()), completion)})
         yield "data: [DONE]\n\n"
 
     def _tokens(self, answer: Answer | Piece) -> list[Token]:
-        """With their alternatives.
-
-        Raises:
-            Fault: 400 where alternatives to written tokens are asked for.
-        """
+        """With their alternatives; those of written tokens were refused before."""
         if self.num_top is None:
             return []
         if isinstance(answer, Label):
             ranked = tuple(_ranked(answer))
             return [Token(text=answer.label, log_prob=dict(ranked)[answer.label], top=ranked[: self.num_top])]
-        if self.num_top > 0:
-            message = "a task that writes tells no alternatives to its tokens: leave `top_logprobs` out, or 0."
-            raise Fault(400, "no_alternatives", message, param="top_logprobs")
         pieces = answer.pieces if isinstance(answer, Written) else [answer]
         return [Token(text=piece.token, log_prob=piece.log_prob, top=()) for piece in pieces]
 

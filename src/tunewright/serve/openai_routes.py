@@ -47,12 +47,12 @@ def router(service: Service) -> APIRouter:
     @routes.get("/models/{model}", response_model=Model)
     async def model(request: Request, model: TaskName) -> Response:
         """One task."""
-        return JSONResponse(_model(service.find(request, model)))
+        return JSONResponse(_model(service.find(request, model, 1)))
 
     @routes.post("/chat/completions", response_model=Chat, responses=_STREAMS)
     async def chat(request: Request, asked: ChatRequest) -> Response:
         """The task's answer to the user's message."""
-        served = service.find(request, asked.model)
+        served = service.find(request, asked.model, 1)
         num_top = None if not asked.logprobs else 0 if asked.top_logprobs is None else asked.top_logprobs
         form = ChatForm(num_top=num_top)
         most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
@@ -61,15 +61,15 @@ def router(service: Service) -> APIRouter:
     @routes.post("/completions", response_model=Completion, responses=_STREAMS)
     async def completions(request: Request, asked: CompletionRequest) -> Response:
         """The task's answers to some texts."""
-        served = service.find(request, asked.model)
         prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+        served = service.find(request, asked.model, len(prompts))
         rows = [example_of(k, text) for k, text in enumerate(prompts)]
         return await reply(request, served, asked, CompletionForm(num_top=asked.logprobs), rows, asked.max_tokens)
 
     async def reply(
         request: Request, served: Served, asked: Sampling, form: Form, rows: list[Example], most: int | None
     ) -> Response:
-        sampling = _sampling(asked, most)
+        sampling = _sampling(asked, most, form.num_top)
         if asked.stream:
             events = await service.stream(request, served, rows, sampling)
             wants_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
@@ -83,8 +83,8 @@ def router(service: Service) -> APIRouter:
     @routes.post("/embeddings", response_model=Embeddings)
     async def embeddings(request: Request, asked: EmbeddingRequest) -> Response:
         """Features of some texts under the task's adapter."""
-        served = service.find(request, asked.model)
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        served = service.find(request, asked.model, len(texts))
         found = await service.features(request, served, [example_of(k, text) for k, text in enumerate(texts)])
         encode = _base64 if asked.encoding_format == "base64" else list
         data = [{"object": "embedding", "index": k, "embedding": encode(f.values)} for k, f in enumerate(found)]
@@ -106,7 +106,7 @@ def _head(request: Request, served: Served, kind: str, prefix: str) -> dict[str,
     }
 
 
-def _sampling(asked: Sampling, most: int | None) -> TextSampling:
+def _sampling(asked: Sampling, most: int | None, num_top: int | None) -> TextSampling:
     stop = (asked.stop,) if isinstance(asked.stop, str) else asked.stop
     return TextSampling(
         max_new_tokens=most,
@@ -114,6 +114,7 @@ def _sampling(asked: Sampling, most: int | None) -> TextSampling:
         top_p=asked.top_p,
         stop=None if stop is None else tuple(stop),
         seed=asked.seed,
+        num_top=0 if num_top is None else num_top,
     )
 
 

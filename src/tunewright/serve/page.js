@@ -7,8 +7,20 @@ const make = (tag, text, name) => {
   return made;
 };
 
+const allowed = () => {
+  const key = sessionStorage.getItem("tunewright-key");
+  return key ? {authorization: `Bearer ${key}`} : {};
+};
+
+async function load() {
+  const reply = await fetch("/", {headers: allowed()});
+  if (!reply.ok) throw new Error((await reply.json()).error.message);
+  return new DOMParser().parseFromString(await reply.text(), "text/html");
+}
+
 async function post(path, body) {
-  const reply = await fetch(path, {method: "POST", headers: {"content-type": "application/json"}, body: JSON.stringify(body)});
+  const headers = {"content-type": "application/json", ...allowed()};
+  const reply = await fetch(path, {method: "POST", headers, body: JSON.stringify(body)});
   const content = await reply.json();
   if (!reply.ok) throw new Error(content.error.message);
   return content;
@@ -69,27 +81,52 @@ async function ask(card, task, version, asked) {
   }
 }
 
-find("ask").onsubmit = async (event) => {
-  event.preventDefault();
-  const asked = {text: find("text").value}, button = event.target.querySelector("form > button");
-  if (find("pair").value) asked.text_pair = find("pair").value;
-  const chosen = [...document.querySelectorAll("input[data-task]:checked")];
-  find("answers").replaceChildren();
-  if (!chosen.length) find("answers").append(make("p", "Choose a task to ask.", "bad"));
-  button.disabled = true;
-  await Promise.all(chosen.map(({dataset}) => {
-    const card = make("article");
-    card.append(make("h3", `${dataset.task}@${dataset.version}`));
-    find("answers").append(card);
-    return ask(card, dataset.task, Number(dataset.version), asked);
-  }));
-  button.disabled = false;
-};
+function start() {
+  find("ask").onsubmit = async (event) => {
+    event.preventDefault();
+    const asked = {text: find("text").value}, button = event.target.querySelector("form > button");
+    if (find("pair").value) asked.text_pair = find("pair").value;
+    const chosen = [...document.querySelectorAll("input[data-task]:checked")];
+    find("answers").replaceChildren();
+    if (!chosen.length) find("answers").append(make("p", "Choose a task to ask.", "bad"));
+    button.disabled = true;
+    await Promise.all(chosen.map(({dataset}) => {
+      const card = make("article");
+      card.append(make("h3", `${dataset.task}@${dataset.version}`));
+      find("answers").append(card);
+      return ask(card, dataset.task, Number(dataset.version), asked);
+    }));
+    button.disabled = false;
+  };
+  setInterval(refresh, 3000);
+}
 
-setInterval(async () => {
+async function refresh() {
   if (document.hidden) return;
   try {
-    const fresh = new DOMParser().parseFromString(await (await fetch("/")).text(), "text/html");
+    const fresh = await load();
     for (const id of ["figures", "waiting"]) find(id).replaceWith(fresh.getElementById(id));
   } catch { /* the server is away; the next look may find it */ }
-}, 3000);
+}
+
+async function enter(event) {
+  if (event) event.preventDefault();
+  if (event) sessionStorage.setItem("tunewright-key", find("key").value.trim());
+  try {
+    const page = await load();
+    if (!page.getElementById("ask")) return;
+    document.title = page.title;
+    for (const link of page.querySelectorAll("header a")) link.remove();  // a link sends no key
+    document.body.replaceWith(page.body);
+    start();
+  } catch (error) {
+    sessionStorage.removeItem("tunewright-key");
+    find("refused").textContent = error.message;
+  }
+}
+
+if (find("ask")) start();
+else {
+  find("enter").onsubmit = enter;
+  if (sessionStorage.getItem("tunewright-key")) enter();
+}

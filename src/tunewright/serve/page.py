@@ -64,6 +64,12 @@ def render(tasks: Sequence[TaskView], *, num_tasks: int, waiting_rows: int, keep
     )
 
 
+def ask_for_key() -> str:
+    """The page of one who has not said a key yet: it tells nothing of the server."""
+    style, script = Markup(_text("page.css")), Markup(_text("page.js"))
+    return _environment().get_template("key.html.j2").render(style=style, script=script)
+
+
 def policy() -> str:
     """What the page may do: its own script and style, and questions to its own server."""
     script, style = (_hash(_text(name)) for name in ("page.js", "page.css"))

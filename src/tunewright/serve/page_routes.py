@@ -8,11 +8,13 @@ from fastapi.responses import HTMLResponse, Response
 
 from tunewright.releases.state import State
 from tunewright.serve import page
+from tunewright.serve.gate import context_of
 from tunewright.serve.metrics import NO_FIGURES
 from tunewright.serve.page import TaskView
 from tunewright.serve.service import Service
 
 _MOST_TASKS = 100
+_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _MOST_CHANGES = 10
 
 
@@ -23,7 +25,9 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def overview(request: Request) -> Response:
-        """Tasks, figures and a playground."""
+        """Tasks, figures and a playground; a question for the key where one is needed."""
+        if context_of(request.scope).wants_key:
+            return HTMLResponse(page.ask_for_key(), headers=_HEADERS | {"content-security-policy": page.policy()})
         names = service.names(request)
         views = await asyncio.to_thread(_views, service, known, names[:_MOST_TASKS])
         html = page.render(
@@ -32,8 +36,7 @@ def router(service: Service) -> APIRouter:
             waiting_rows=service.metrics.waiting_rows(),
             keeps_feedback=service.state is not None,
         )
-        headers = {"content-security-policy": page.policy(), "cache-control": "no-store"}
-        return HTMLResponse(html, headers=headers | {"x-content-type-options": "nosniff"})
+        return HTMLResponse(html, headers=_HEADERS | {"content-security-policy": page.policy()})
 
     return routes
 

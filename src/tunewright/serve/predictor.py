@@ -15,7 +15,7 @@ from tunewright.evaluation import bootstrap
 from tunewright.evaluation.metrics import row_scorer
 from tunewright.evaluation.named import find_metric, stored_metric
 from tunewright.runtime import device, fast_dtype, generator
-from tunewright.types import Estimate, Example, Prediction
+from tunewright.types import Estimate, Example, Prediction, TaskKind
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.bfloat16)}
 
@@ -112,7 +112,8 @@ class Predictor:
         name = str(self.adapter.about.get("metric", "accuracy")) if metric is None else metric
         if metric is None and database is None:
             stored_metric(name)
-        found = find_metric(name, "generate" if self.adapter.writes_text else "classify", database=database)
+        kind: TaskKind = "multi-label" if self.adapter.answers_sets else "classify"
+        found = find_metric(name, "generate" if self.adapter.writes_text else kind, database=database)
         scorer = row_scorer(found, self.labels, examples)
         stats_NM = scorer.stats([each.answer for each in self.predict(examples)])
         return bootstrap.interval(scorer, stats_NM, generator("evaluate", name))

@@ -12,14 +12,12 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Verbalizer
 from tunewright.backbones.base import Base, Row
-from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.kinds import find_base, open_base
-from tunewright.backbones.writer import Writer
 from tunewright.config import RunConfig
 from tunewright.data.load import load_dataset
 from tunewright.errors import ConfigError
 from tunewright.evaluation.named import find_metric
-from tunewright.methods.prompting import asking
+from tunewright.methods.prompting import asking, fitted
 from tunewright.prompts.template import parse
 from tunewright.runtime import device, fast_dtype
 from tunewright.tuning.attempt import prepare
@@ -72,21 +70,22 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     """
     dataset = load_dataset(config)
     task, train = dataset.task, dataset.splits.train
-    prompt = parse(source, task, dataset.columns)
+    parsed = parse(source, task, dataset.columns)
     base = open_base(find_base(config.model[0]), dtype=fast_dtype(), device=device())
-    if not base.writes:
-        raise ConfigError(f"{config.model[0]!r} writes no text: there is nobody to ask. Give a decoder with --model.")
+    if not base.answers_prompts if task.labels else not base.writes:
+        able = "a decoder or a masked model" if task.labels else "a decoder"
+        raise ConfigError(f"{config.model[0]!r} answers no prompts: there is nobody to ask. Give {able} with --model.")
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
+    prompt = fitted(parsed, base)
     metric = find_metric(config.metric, config.task, database=config.database)
     shop = prepare(task, base, train, train[:1], metric, limit)
     adapter = shop.material.adapter(**asking(shop.material, prompt))
     with torch.no_grad():
         shown = _asked(base, adapter, train[:num_rows])
-    fixed = base.fixed_ids(prompt.fixed) if isinstance(base, Decoder) else base.token_ids(prompt.fixed)
     return Preview(
         model=config.model[0],
         max_tokens=base.max_tokens,
-        fixed=_words(base, fixed),
+        fixed=_words(base, base.fixed_ids(prompt.fixed)),
         rows=shown,
         is_here=base.is_here,
     )
@@ -125,9 +124,6 @@ def _scored(
 ) -> list[tuple[tuple[str, float], ...]]:
     """Of each row, every label with its score, best first; a label has one phrase here."""
     assert all(len(phrases) == 1 for phrases in verbalizer.phrases)
-    if isinstance(base, Writer):
-        scores_BC = base.scores(rows, base.phrase_ids(adapter))
-    else:
-        scores_BC = torch.stack(base.readings(rows))
+    scores_BC = base.scores(rows, base.phrase_ids(adapter))
     labelled = [zip(adapter.labels, scores_C, strict=True) for scores_C in scores_BC.tolist()]
     return [tuple(sorted(each, key=lambda pair: -pair[1])) for each in labelled]

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,7 +16,11 @@ from tunewright.errors import ConfigError
 from tunewright.serve.keys import Keys
 
 if TYPE_CHECKING:
+    from tunewright.serve.gate import Gate
     from tunewright.serve.service import Service
+
+_IDLE_S = 30
+"""Between two requests of a connection."""
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -69,12 +74,41 @@ def url_of(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-class _Server(uvicorn.Server):
-    """One whose process ends with exit code 0 after SIGTERM: what was asked has been answered."""
+class Server(uvicorn.Server):
+    """Uvicorn's, which ends with exit code 0 after SIGTERM: what was asked has been answered.
+
+    Args:
+        gate: The application.
+        time_s: For so long, at its end, it waits for answers that are on their way.
+    """
+
+    def __init__(self, gate: "Gate", *, time_s: float) -> None:
+        from tunewright.serve.connections import Connection
+
+        super().__init__(
+            uvicorn.Config(
+                gate,
+                http=Connection,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=_IDLE_S,
+                timeout_graceful_shutdown=int(time_s),
+            )
+        )
+        self._gate = gate
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answers what has been asked, waits no more for what is still being asked, and ends."""
+        self._gate.end()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, which raises the signal again when all is done."""
+        """As uvicorn's, which raises the signal again when all is done; other threads than the first hear of none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -97,12 +131,6 @@ def run(service: "Service", listening: socket.socket, *, keys: Keys | None, on_s
     url = url_of(listening)
     hosts = None if keys is not None else _LOOPBACK_NAMES | {url.removeprefix("http://").rpartition(":")[0]}
     logging.getLogger("tunewright.serve").setLevel(logging.INFO)
-    config = uvicorn.Config(
-        create_app(service, keys=keys, hosts=hosts),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=int(service.limits.time_s),
-    )
+    server = Server(create_app(service, keys=keys, hosts=hosts), time_s=service.limits.time_s)
     on_start(url)
-    _Server(config).run(sockets=[listening])
+    server.run(sockets=[listening])

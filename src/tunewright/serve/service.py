@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -11,12 +12,13 @@ from starlette.requests import Request
 from tunewright.errors import TunewrightError
 from tunewright.releases.state import State
 from tunewright.serve.ask import Answer, Ask, Features, Label, Piece, Reply, Sampling, Told, Wanted, Whole, Written
-from tunewright.serve.cache import Cache
+from tunewright.serve.cache import Cache, Loaded
 from tunewright.serve.engine import Engine
 from tunewright.serve.faults import Fault, as_fault, is_ours
 from tunewright.serve.gate import Context, Limits, context_of
-from tunewright.serve.memory import Memory, row_ids
+from tunewright.serve.memory import Memory
 from tunewright.serve.metrics import Metrics
+from tunewright.serve.request_ids import RequestIds, row_ids
 from tunewright.serve.silent import Silent
 from tunewright.serve.tasks import Served, Tasks
 from tunewright.serve.waiting import Waiting
@@ -24,6 +26,11 @@ from tunewright.types import Example
 
 _LOG = logging.getLogger("tunewright.serve")
 _REFRESH_S = 0.5
+_RETRY_S = 5.0
+"""After which a server of which no task can be loaded tries again."""
+
+_SHADOW_S = 5.0
+"""For so long the end of the server waits for answers in shadow."""
 T = TypeVar("T")
 
 
@@ -56,16 +63,25 @@ class Service:
         self.tasks, self.limits, self.state = tasks, limits, state
         self.memory = Memory(keeps_texts=keeps_texts)
         self._waiting = Waiting(limits.waiting_rows)
-        self._silent = None if state is None else Silent(self._waiting, state)
         self._cache = Cache(
             limit_bytes=prefix_cache_bytes, max_bases=max_bases, on_loaded=self._waiting.wake, model=model
         )
         self.metrics = Metrics(lambda: len(self._waiting), lambda: self._cache.num_bytes, lambda: self._cache.counts)
         self._engine = Engine(
-            self._cache, self._waiting, self._tell, max_batch=max_batch, note_batch=self.metrics.note_batch
+            self._cache,
+            self._waiting,
+            self._tell,
+            max_batch=max_batch,
+            text_cache_bytes=limits.text_cache_bytes,
+            note_batch=self.metrics.note_batch,
         )
+        self._silent = None
+        if state is not None:
+            put, note = self._waiting.put_silent, self.metrics.note_left_out
+            self._silent = Silent(put, self._engine.cancel, state, note)
+        self.ids = RequestIds(secrets.token_bytes() if state is None else state.secret())
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._warm = False
+        self._is_warm = False
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -79,16 +95,16 @@ class Service:
             for task in background:
                 task.cancel()
             if self._silent is not None:
-                await self._silent.finish()
+                await self._silent.finish(_SHADOW_S)
             await asyncio.to_thread(self._engine.close, self.limits.time_s)
 
     @property
     def is_ready(self) -> bool:
         """Whether a request would be answered at once."""
-        return self._warm and self._engine.is_alive
+        return self._is_warm and self._engine.is_alive
 
-    def find(self, request: Request, task: str) -> Served:
-        """The live version of a task, for the sender of a request.
+    def find(self, request: Request, task: str, num_rows: int) -> Served:
+        """The live version of a task, for the sender of a request of so many rows.
 
         Raises:
             Fault: 403 where the key is not for it, 404 where it is not there.
@@ -99,10 +115,10 @@ class Service:
         served = self.tasks.live(task)
         if served is None:
             raise Fault(404, "model_not_found", "there is no such task. GET /v1/models lists them.", param="model")
-        context.name_version(served)
+        context.name_version(served, self.ids.issue(served, num_rows))
         return served
 
-    async def find_version(self, request: Request, task: str, number: int) -> Served:
+    async def find_version(self, request: Request, task: str, number: int, num_rows: int) -> Served:
         """A certain version of a task that is served, live or not; otherwise as `find`.
 
         Raises:
@@ -114,7 +130,7 @@ class Service:
         served = await asyncio.to_thread(self.tasks.version, task, number)
         if served is None or self.tasks.live(task) is None:
             raise Fault(404, "version_not_found", "there is no such version of such a task.", param="version")
-        context.name_version(served)
+        context.name_version(served, self.ids.issue(served, num_rows))
         return served
 
     def names(self, request: Request) -> list[str]:
@@ -271,15 +287,24 @@ class Service:
                 self.log_error(error)
 
     async def _warm_up(self) -> None:
-        """Loads the first task and its base."""
-        names = self.tasks.names()
-        served = self.tasks.live(names[0]) if names else None
+        """Loads the first task that can be loaded, and its base; where none can, tries again."""
+        while not self._is_warm:
+            names = self.tasks.names()
+            self._is_warm = not names
+            for name in names:
+                if self._is_warm:
+                    break
+                self._is_warm = await self._loads(name)
+            await asyncio.sleep(_RETRY_S)
+
+    async def _loads(self, task: str) -> bool:
+        """Whether a task can be loaded; the log has why not."""
         found = None
-        while served is not None and (found := self._cache.get(served)) is None:
+        while (served := self.tasks.live(task)) is not None and (found := self._cache.get(served)) is None:
             await asyncio.sleep(0.02)
         if isinstance(found, TunewrightError):
             self.log_error(found)
-        self._warm = True
+        return isinstance(found, Loaded)
 
 
 def _asks(

@@ -9,16 +9,29 @@ from tunewright.serve.ask import Ask
 from tunewright.serve.cache import Ready
 from tunewright.serve.faults import Fault
 
+SILENT_ROWS = 8
+"""Silent rows that are taken at a time: a row that somebody waits for waits for no more of them."""
+
+_SILENT_LIMIT = 256
+"""Silent rows that wait."""
+
+_CHARACTERS = 32 * 2**20
+"""Of all rows that wait: two thousand of the longest texts would fill hundreds of megabytes."""
+
 
 class Waiting:
     """A lane for each task; rows are taken in turns, one from each lane, so that no task can starve another.
 
+    Silent rows are taken only where no others wait.
+
     Args:
-        limit: Most rows that wait.
+        limit: Most rows that wait, silent ones apart.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self._silent: deque[Ask] = deque()
+        self._characters = 0
         self._lanes: OrderedDict[str, deque[Ask]] = OrderedDict()
         self._count = 0
         self._closed = False
@@ -38,16 +51,27 @@ class Waiting:
         with self._changed:
             if self._closed:
                 raise Fault(503, "shutting_down", "the server is ending. Ask again in a moment.", retry_after_s=5)
-            if self._count + len(asks) > self.limit:
-                busy = f"{self._count} rows wait, at most {self.limit} may. Ask again later."
+            more = sum(map(_characters, asks))
+            if self._count + len(asks) > self.limit or (self._count and self._characters + more > _CHARACTERS):
+                busy = f"{self._count} rows wait, at most {self.limit} may, or fewer long ones. Ask again later."
                 raise Fault(429, "queue_full", busy, retry_after_s=max(1, math.ceil(self._count / self._rate)))
             for ask in asks:
                 self._lanes.setdefault(ask.served.task, deque()).append(ask)
             self._count += len(asks)
+            self._characters += more
             self._changed.notify()
 
+    def put_silent(self, asks: Sequence[Ask]) -> bool:
+        """Adds silent rows, all or none; whether there was room."""
+        with self._changed:
+            has_room = not self._closed and len(self._silent) + len(asks) <= _SILENT_LIMIT
+            if has_room:
+                self._silent.extend(asks)
+                self._changed.notify()
+            return has_room
+
     def take(
-        self, room: int, ready: Callable[[Ask], Ready | None], *, waits: bool = True
+        self, room: int, ready: Callable[[Ask], Ready | None], *, waits: bool = True, silent: bool = True
     ) -> list[tuple[Ask, Ready]] | None:
         """Up to `room` rows whose adapters are ready. None when closed and empty.
 
@@ -55,10 +79,13 @@ class Waiting:
             room: Most rows.
             ready: What a row needs to be run, None where that is still being loaded. Asked for each row taken.
             waits: Whether to wait until there is one.
+            silent: Whether silent ones are taken where there are no others; never both.
         """
         with self._changed:
             while True:
                 found = self._pick(room, ready)
+                if not found and silent:
+                    found = self._pick_silent(ready)
                 if found:
                     return found
                 if self._closed and not self._count:
@@ -74,7 +101,9 @@ class Waiting:
             for task in {ask.served.task for ask in gone} & set(self._lanes):
                 left = deque(ask for ask in self._lanes[task] if ask not in gone)
                 self._count -= len(self._lanes[task]) - len(left)
+                self._characters -= sum(_characters(ask) for ask in self._lanes[task] if ask in gone)
                 self._lanes[task] = left
+            self._silent = deque(ask for ask in self._silent if ask not in gone)
             self._changed.notify()
 
     def note_rate(self, rows: int, seconds: float) -> None:
@@ -95,9 +124,10 @@ class Waiting:
     def drop_all(self) -> list[Ask]:
         """Takes every row out at once: the time to end is over."""
         with self._changed:
-            asks = [ask for lane in self._lanes.values() for ask in lane]
+            asks = [ask for lane in (*self._lanes.values(), self._silent) for ask in lane]
             self._lanes.clear()
-            self._count = 0
+            self._silent.clear()
+            self._count = self._characters = 0
             self._changed.notify_all()
             return asks
 
@@ -118,4 +148,16 @@ class Waiting:
                 continue
             found.append((lane.popleft(), value))
         self._count -= len(found)
+        self._characters -= sum(_characters(ask) for ask, _ in found)
         return found
+
+    def _pick_silent(self, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]]:
+        found: list[tuple[Ask, Ready]] = []
+        while self._silent and len(found) < SILENT_ROWS and (value := ready(self._silent[0])) is not None:
+            found.append((self._silent.popleft(), value))
+        return found
+
+
+def _characters(ask: Ask) -> int:
+    pair = ask.example.text_pair
+    return len(ask.example.text) + (0 if pair is None else len(pair))

@@ -28,6 +28,11 @@ class Work:
         return len(self.row.encoding.ids) + (0 if kept else self.row.adapter.prefix_tokens)
 
 
+def writes(ask: Ask, adapter: Adapter) -> bool:
+    """Whether a row is answered token by token."""
+    return ask.wants == "answer" and adapter.writes_text
+
+
 def usage_of(work: Work) -> Usage:
     """Its tokens."""
     adapter, encoding = work.row.adapter, work.row.encoding
@@ -78,6 +83,9 @@ def _framed(backbone: Writer, ask: Ask, adapter: Adapter) -> Encoding | ConfigEr
 
 def _check(ask: Ask, adapter: Adapter, encoding: Encoding) -> None:
     """Raises Fault where the row does not fit its task."""
+    if ask.sampling is not None and ask.sampling.num_top > 0 and writes(ask, adapter):
+        message = "a task that writes tells no alternatives to its tokens: leave `top_logprobs` out, or 0."
+        raise Fault(400, "no_alternatives", message, param="top_logprobs")
     columns = adapter.about.get("columns")
     if columns is not None and ("text_pair" in columns) != (ask.example.text_pair is not None):
         wanted = "two texts" if "text_pair" in columns else "one text, not two"

@@ -1,13 +1,15 @@
 """Rows that are answered in text: they join a decoder's running batch, get a token with each step, and leave."""
 
 import logging
+import math
+from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
 
 from tunewright.adapters.parts import Decoding
-from tunewright.backbones.base import Request
+from tunewright.backbones.base import Request, row_generator
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.generation import Emitted, Generating
 from tunewright.errors import ModelError
@@ -18,30 +20,54 @@ _LOG = logging.getLogger("tunewright.serve")
 
 
 class Writing:
-    """All rows that are being answered in text, of any mixture of tasks and bases."""
+    """All rows that are being answered in text, of any mixture of tasks and bases.
 
-    def __init__(self) -> None:
+    Args:
+        most_bytes: Of their keys and values at their full length: a row joins when there is room, and one alone always.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self._running: dict[int, tuple[Decoder, Generating]] = {}
         """By the identity of the base, which is held here as long as rows run on it."""
         self._work: dict[Ask, Work] = {}
+        self._pending: deque[Work] = deque()
+        """Rows for which there is no room yet, the first come first."""
 
     def __len__(self) -> int:
         """Rows."""
-        return len(self._work)
+        return len(self._work) + len(self._pending)
 
     def add(self, work: Sequence[Work]) -> Told:
-        """Rows join; those that cannot are told at once."""
+        """Rows join, or wait for room; those that cannot are told at once."""
+        self._pending.extend(work)
+        return self._admit()
+
+    def _admit(self) -> Told:
         told: list[tuple[Ask, Event]] = []
-        for backbone in {id(w.backbone): w.backbone for w in work}.values():
-            mine = [w for w in work if w.backbone is backbone]
+        some = self._that_fit()
+        for backbone in {id(w.backbone): w.backbone for w in some}.values():
+            mine = [w for w in some if w.backbone is backbone]
             told += _refused([w for w in mine if w.row.adapter.deliberates], _NOT_AT_ONCE)
             mine = [w for w in mine if not w.row.adapter.deliberates]
             told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _refused(mine)
         return told
 
+    def _that_fit(self) -> list[Work]:
+        """Of those that wait; each row counts with the tokens of the longest, as their keys and values are kept."""
+        found: list[Work] = []
+        count, longest_bytes = len(self._work), max(map(_full_bytes, self._work.values()), default=0)
+        while self._pending:
+            longest_bytes = max(longest_bytes, _full_bytes(self._pending[0]))
+            if count and (count + 1) * longest_bytes > self._most_bytes:
+                break
+            found.append(self._pending.popleft())
+            count += 1
+        return found
+
     def step(self) -> Told:
         """One more token for each row; where a step fails, all rows of its base are told."""
-        told: list[tuple[Ask, Event]] = []
+        told: list[tuple[Ask, Event]] = [*self._admit()]
         for key, (backbone, generating) in list(self._running.items()):
             try:
                 found = [(self._work[e.id], e) for e in generating.step() if isinstance(e.id, Ask)]
@@ -58,6 +84,8 @@ class Writing:
     def remove(self, asks: Collection[Ask]) -> Told:
         """Rows leave that nobody waits for any more; where that fails, all rows of their base are told."""
         gone, told = [ask for ask in asks if ask in self._work], list[tuple[Ask, Event]]()
+        if asks:
+            self._pending = deque(w for w in self._pending if w.ask not in asks)
         self._forget(gone)
         for key, (backbone, generating) in list(self._running.items()):
             try:
@@ -113,17 +141,26 @@ def decoding_of(work_decoding: Decoding | None, sampling: Sampling | None) -> De
     return replace(own, **{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
 
 
+def _full_bytes(work: Work) -> int:
+    """Of the keys and values of a row that has got all the tokens it may get, its prefix apart."""
+    backbone = work.backbone
+    if not isinstance(backbone, Decoder):
+        return 0
+    own = decoding_of(work.row.adapter.decoding, work.ask.sampling)
+    tokens = min(len(work.row.encoding.ids) + own.max_new_tokens, backbone.max_tokens)
+    return 2 * tokens * math.prod(backbone.prefix_shape) * backbone.dtype.itemsize
+
+
 def _request(work: Work) -> Request:
     ask = work.ask
     decoding = decoding_of(work.row.adapter.decoding, ask.sampling)
     generator = None
     if decoding.temperature > 0:
-        generator = torch.Generator()
         if ask.sampling is None or ask.sampling.seed is None:
+            generator = torch.Generator()
             generator.seed()
         else:
-            # Rows of one request differ; row k of a file has seed k in `predict`.
-            generator.manual_seed(ask.sampling.seed + int(ask.example.id))
+            generator = row_generator(work.row.encoding, ask.sampling.seed)
     return Request(id=ask, row=work.row, decoding=decoding, generator=generator)
 
 

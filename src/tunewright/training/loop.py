@@ -14,6 +14,7 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Dropout
 from tunewright.backbones.inference import FeatureStore
+from tunewright.backbones.recomputed import recomputing
 from tunewright.errors import OutOfMemory
 from tunewright.runtime import is_out_of_memory, torch_generator
 from tunewright.training.batching import epoch_batches, micro_batches
@@ -66,6 +67,8 @@ class Trained:
     """Tokens trained on, virtual ones included, padding not."""
     micro_batches: int
     """Pieces each step was cut into for want of memory."""
+    recomputes: bool = False
+    """Whether not even a single row fitted unless layers ran again on the way back."""
     dev_logits_NC: Tensor | None = None
     """That adapter's answers to the exam."""
     state: State | None = None
@@ -141,6 +144,7 @@ def train(  # noqa: PLR0913
         stopped="finished" if stop is None else stop,
         num_tokens=run.num_tokens,
         micro_batches=run.num_parts,
+        recomputes=run.recomputes,
         dev_logits_NC=best.logits_NC,
         state=state if keeps_state else None,
     )
@@ -205,6 +209,7 @@ class _Run:
     def __init__(self, settings: Settings, aim: Objective, dropout: Dropout) -> None:
         self.num_parts = 1
         self.num_tokens = 0
+        self.recomputes = False
         self.dropout = dropout
         self._settings, self._aim = settings, aim
 
@@ -235,14 +240,18 @@ class _Run:
         count = self._aim.count(batch)
         while True:
             try:
-                return [self._backward(part, count) for part in micro_batches(batch, self.num_parts)]
+                with recomputing(self.recomputes):
+                    return [self._backward(part, count) for part in micro_batches(batch, self.num_parts)]
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
             optimizer.clear()
-            if self.num_parts >= len(batch):
+            if self.num_parts < len(batch):
+                self.num_parts *= 2
+            elif not self.recomputes:
+                self.recomputes = True
+            else:
                 raise OutOfMemory("a single row does not fit in memory. Use shorter texts (--max-tokens).")
-            self.num_parts *= 2
 
     def _backward(self, part: Sequence[int], count: float) -> float:
         """Adds the gradients of a part's share of the step's mean loss; returns that share."""

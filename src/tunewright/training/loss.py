@@ -27,6 +27,17 @@ def cross_entropy(logits_BC: Tensor, labels_B: Tensor, weights_C: Tensor | None 
     return LossSum(total=total, count=count)
 
 
+def binary_cross_entropy(logits_BC: Tensor, sets_BC: Tensor) -> LossSum:
+    """Cross entropy in nats of whether each label is in an example's set, summed over the labels.
+
+    Args:
+        logits_BC: Of each label against its absence.
+        sets_BC: 1 for a label in the set, else 0.
+    """
+    total = nn.functional.binary_cross_entropy_with_logits(logits_BC.float(), sets_BC.float(), reduction="sum")
+    return LossSum(total=total, count=float(len(sets_BC)))
+
+
 def balanced_weights(labels_N: Tensor, num_labels: int) -> Tensor:
     """Class weights n / (C n_c), so that every class counts the same; 1 for a class without rows."""
     counts_C = torch.bincount(labels_N, minlength=num_labels).float()

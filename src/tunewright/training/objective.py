@@ -13,7 +13,7 @@ from torch import Tensor
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
 from tunewright.backbones.base import Dropout, Encoding, Row
 from tunewright.backbones.inference import FeatureStore, answer_losses, generate_texts, predict, readings, writer
-from tunewright.training.loss import balanced_weights, cross_entropy
+from tunewright.training.loss import LossSum, balanced_weights, binary_cross_entropy, cross_entropy
 from tunewright.types import DevScore
 
 
@@ -26,6 +26,20 @@ class Rows:
     """Label indices; empty where texts are written."""
     answers: Sequence[tuple[int, ...]] = ()
     """Tokens of each target; empty where labels are chosen."""
+    sets_NC: Tensor | None = None
+    """1 for each label of a row, else 0, where a row may have several; the label indices are then empty."""
+
+    def loss(self, logits_BC: Tensor, members: Sequence[int], weights_C: Tensor | None = None) -> LossSum:
+        """Cross entropy in nats of some rows.
+
+        Args:
+            logits_BC: Of these rows.
+            members: Their indices.
+            weights_C: Of the classes.
+        """
+        if self.sets_NC is not None:
+            return binary_cross_entropy(logits_BC, self.sets_NC[list(members)])
+        return cross_entropy(logits_BC, self.labels_N[list(members)], weights_C)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +99,7 @@ def evaluate_texts(adapter: Adapter, exam: TextExam, store: FeatureStore, *, epo
 
 
 def _scored(logits_NC: Tensor, exam: Exam, *, epoch: int) -> tuple[DevScore, Tensor]:
-    loss = cross_entropy(logits_NC, exam.rows.labels_N)
+    loss = exam.rows.loss(logits_NC, range(len(logits_NC)))
     value = exam.score(logits_NC, exam.rows.labels_N)
     return DevScore(epoch=epoch, value=value, loss=float(loss.total) / loss.count), logits_NC
 
@@ -140,7 +154,7 @@ class Labelling:
 
     def loss(self, part: Sequence[int]) -> Tensor:
         """Cross entropy in nats."""
-        return cross_entropy(self._logits(part).cpu(), self._rows.labels_N[list(part)], self._weights_C).total
+        return self._rows.loss(self._logits(part).cpu(), part, self._weights_C).total
 
     def _logits(self, part: Sequence[int]) -> Tensor:
         backbone = self._store.backbone

@@ -4,8 +4,9 @@ Shapes: N rows, C labels.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 import torch
@@ -15,15 +16,17 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.transfer import starting_at
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore, answer
+from tunewright.evaluation.label_sets import members, thresholds
 from tunewright.evaluation.metrics import Metric, label_indices, row_scorer
 from tunewright.methods.base import Material, Method, settings
+from tunewright.methods.prompting import fitted
 from tunewright.prompts.template import PLAIN, Prompt
 from tunewright.runtime import PeakMemory
 from tunewright.training.loop import Observe, Trained, train, trainable_count, trained_names
 from tunewright.training.objective import Exam, Rows, TextExam, evaluate, evaluate_texts
 from tunewright.training.state import State
 from tunewright.tuning.start import Start
-from tunewright.types import DevScore, Example, Params, Task
+from tunewright.types import BETWEEN_LABELS, DevScore, Example, Params, Task, TaskKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +63,11 @@ def prepare(
         limit: Most tokens of an input.
         store: Features of the base that are known already; none when absent.
         prompt: The user's own.
+
+    Raises:
+        ConfigError: The prompt's mask is missing or misplaced for this base.
     """
-    to_rows = text_rows if task.kind == "generate" else label_rows
+    to_rows = _ROWS[task.kind]
     rows, dev = to_rows(task, backbone, train_rows, limit), to_rows(task, backbone, dev_rows, limit)
     material = Material(
         task=task,
@@ -70,11 +76,14 @@ def prepare(
         examples=train_rows,
         rows=rows,
         max_tokens=limit,
-        prompt=prompt,
+        prompt=None if prompt is None else fitted(prompt, backbone),
         judge=lambda examples, answers: _value(metric, task, examples, answers),
     )
 
     scorer = row_scorer(metric, task.labels, dev_rows)
+
+    def score_sets(logits_NC: Tensor, _labels_N: Tensor) -> float:
+        return scorer.value(scorer.stats(sets_above(task, logits_NC, fitted_thresholds(task, logits_NC, dev))))
 
     def score(logits_NC: Tensor, _labels_N: Tensor) -> float:
         return scorer.value(scorer.stats([task.labels[k] for k in logits_NC.argmax(-1).tolist()]))
@@ -82,7 +91,10 @@ def prepare(
     def score_texts(texts: Sequence[str]) -> float:
         return scorer.value(scorer.stats(texts))
 
-    exam = TextExam(rows=dev, score=score_texts) if task.kind == "generate" else Exam(rows=dev, score=score)
+    if task.kind == "generate":
+        exam: Exam | TextExam = TextExam(rows=dev, score=score_texts)
+    else:
+        exam = Exam(rows=dev, score=score if dev.sets_NC is None else score_sets)
     return Workshop(material=material, dev_examples=dev_rows, exam=exam)
 
 
@@ -96,6 +108,27 @@ def label_rows(task: Task, backbone: Base, examples: Sequence[Example], limit: i
     """Tokenised rows with label indices; `UNKNOWN_LABEL` for a label the task does not know."""
     labels_N = torch.from_numpy(label_indices(task.labels, (e.label for e in examples)))
     return Rows(encodings=backbone.encode(examples, limit), labels_N=labels_N)
+
+
+def set_rows(task: Task, backbone: Base, examples: Sequence[Example], limit: int) -> Rows:
+    """Tokenised rows with the labels each has; those the task does not know are left out."""
+    sets_NC = torch.from_numpy(members([str(e.label) for e in examples], task.labels)).float()
+    return Rows(encodings=backbone.encode(examples, limit), labels_N=torch.zeros(0, dtype=torch.long), sets_NC=sets_NC)
+
+
+def fitted_thresholds(task: Task, logits_NC: Tensor, dev: Rows) -> Tensor:
+    """The logits above which labels are best answered on dev: [C].
+
+    One for each label where the metric is a mean over labels, else one for all.
+    """
+    assert dev.sets_NC is not None
+    apart = task.metric == "multi-label-macro-f1"
+    return torch.from_numpy(thresholds(logits_NC.double().numpy(), dev.sets_NC.bool().numpy(), apart=apart)).float()
+
+
+def sets_above(task: Task, logits_NC: Tensor, thresholds_C: Tensor) -> list[str]:
+    """The labels above the thresholds, each row's as one string."""
+    return [BETWEEN_LABELS.join(compress(task.labels, row)) for row in (logits_NC > thresholds_C).tolist()]
 
 
 def text_rows(_task: Task, backbone: Base, examples: Sequence[Example], limit: int) -> Rows:
@@ -118,6 +151,13 @@ def cut_targets(material: Material) -> list[str]:
 def _targets(base: Base, examples: Sequence[Example], template: Prompt, most: int | None) -> list[tuple[int, ...]]:
     """Tokens of the targets after a template, cut to so many."""
     return [base.encode_answer(str(e.target), after=template.row, ends=True)[:most] for e in examples]
+
+
+_ROWS: Mapping[TaskKind, Callable[[Task, Base, Sequence[Example], int], Rows]] = {
+    "classify": label_rows,
+    "multi-label": set_rows,
+    "generate": text_rows,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +264,7 @@ def _fitted(workshop: Workshop, adapter: Adapter) -> tuple[Rows, Exam | TextExam
         return _framed(workshop, adapter, exam)
     backbone = material.backbone
     longest = max(len(e.ids) for e in (*material.rows.encodings, *exam.rows.encodings))
-    if adapter.template is None and longest <= material.max_tokens - adapter.prefix_tokens:
+    if not adapter.frames_rows and longest <= material.max_tokens - adapter.prefix_tokens:
         return material.rows, exam
     rows = replace(material.rows, encodings=backbone.encode_for(material.examples, adapter))
     dev = replace(exam.rows, encodings=backbone.encode_for(workshop.dev_examples, adapter))

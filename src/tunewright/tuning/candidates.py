@@ -93,7 +93,7 @@ def _retention(session: Session, entrant: Entrant, adapter: Adapter) -> Retentio
 def _calibration(
     session: Session, finalist: Finalist, adapter: Adapter, dev_scorer: Scorer, scorer: Scorer, dataset: Dataset
 ) -> Calibration | None:
-    if dataset.task.kind == "generate":
+    if dataset.task.kind != "classify":
         return None
     path = session.config.error_costs
     in_test = {str(row.label) for row in dataset.splits.test}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tunewright.data.load import test_sha256
+from tunewright.data.sets import strata
 from tunewright.errors import RunError
 from tunewright.evaluation import decision
 from tunewright.evaluation.checks import Facts, run_checks
@@ -34,7 +35,7 @@ from tunewright.tuning.effort import Effort, Entrant, size
 from tunewright.tuning.ledger import family_effort
 from tunewright.tuning.results import read_finalists
 from tunewright.tuning.session import Session
-from tunewright.types import Dataset, Family
+from tunewright.types import Dataset, Family, label_set
 
 
 def conclude(
@@ -129,8 +130,8 @@ def facts(session: Session, efforts: Sequence[Effort], dataset: Dataset, result:
     return Facts(
         comparison=result,
         notices=dataset.notices,
-        train_labels={row.label for row in dataset.splits.train if row.label is not None},
-        test_labels=[row.label for row in dataset.splits.test if row.label is not None],
+        train_labels={label for row in dataset.splits.train if row.label is not None for label in strata(row)},
+        test_labels=[label for row in dataset.splits.test if row.label is not None for label in strata(row)],
         spent=_spent(session, efforts),
         unit="seconds" if efforts[0].trials is None else "trials",
     )
@@ -209,7 +210,7 @@ def _task(dataset: Dataset, scorer: Scorer) -> TaskSummary:
 
 def _chance(scorer: Scorer) -> float | None:
     """What the metric reaches without reading the texts, where that is known."""
-    if scorer.metric.chance is None:
+    if scorer.metric.chance is None or any(len(label_set(right[0])) > 1 for right in scorer.references):
         return None
     true_N = true_indices(scorer)
     counts = np.bincount(true_N[true_N != UNKNOWN_LABEL], minlength=len(scorer.labels))

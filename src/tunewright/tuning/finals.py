@@ -1,15 +1,15 @@
 """The finals: each candidate's best setting is fitted again with several seeds, and answers the test rows once."""
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import Tensor
-
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Thresholds
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import answer
 from tunewright.data.swaps import swapped_rows
@@ -23,11 +23,12 @@ from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
 from tunewright.training import state
 from tunewright.training.loop import Trained
-from tunewright.tuning.attempt import Outcome, attempt
+from tunewright.training.objective import Rows
+from tunewright.tuning.attempt import Outcome, attempt, fitted_thresholds
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import OutOfTime, Step
 from tunewright.tuning.session import OUT_OF_TIME, Session, Watch
-from tunewright.types import Dataset, DevScore, Prediction
+from tunewright.types import Dataset, DevScore, Prediction, Task
 
 _SURE = 1.3
 """A refit that is expected to take more than its time by this factor is not begun."""
@@ -90,8 +91,8 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
     if best is None or stopped == OUT_OF_TIME:  # half a training is not what was tuned
         session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({stopped})")
         return
-    dev_labels_N = session.workshop(entrant).exam.rows.labels_N
-    adapter = _calibrated(_labelled(session, outcome, entrant, trial, seed), outcome.trained, dev_labels_N)
+    material, dev = session.workshop(entrant).material, session.workshop(entrant).exam.rows
+    adapter = _calibrated(_labelled(session, outcome, entrant, trial, seed), outcome.trained, dev, material.task)
     folder.save(adapter, adapter_folder(session.out, entrant.id, seed))
     if outcome.trained.state is not None:
         state.save(outcome.trained.state, adapter_folder(session.out, entrant.id, seed))
@@ -108,6 +109,7 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
         "task": task.name,
         "metric": task.metric,
         "columns": dict(session.columns),
+        **({"label_separator": session.config.label_separator} if task.kind == "multi-label" else {}),
         **_of_base(session.workshop(entrant).material.backbone),
         "candidate": entrant.id,
         "method": entrant.method,
@@ -124,11 +126,17 @@ def _of_base(base: Base) -> dict[str, object]:
     return dict(base.about) if base.precision is None else {"dtype": base.precision, **base.about}
 
 
-def _calibrated(adapter: Adapter, trained: Trained, labels_N: Tensor) -> Adapter:
-    """The adapter with the temperature that its answers to the dev rows ask for; one that writes texts as it is."""
-    if trained.dev_logits_NC is None:
+def _calibrated(adapter: Adapter, trained: Trained, dev: Rows, task: Task) -> Adapter:
+    """The adapter with the temperature or the thresholds that its answers to the dev rows ask for.
+
+    One that writes texts stays as it is.
+    """
+    logits_NC = trained.dev_logits_NC
+    if logits_NC is None:
         return adapter
-    return adapter.with_temperature(fit_temperature(trained.dev_logits_NC.double().numpy(), labels_N.numpy()))
+    if dev.sets_NC is not None:
+        return dataclasses.replace(adapter, thresholds=Thresholds(logits_C=fitted_thresholds(task, logits_NC, dev)))
+    return adapter.with_temperature(fit_temperature(logits_NC.double().numpy(), dev.labels_N.numpy()))
 
 
 def _record(entrant: Entrant, trial: Trial, seed: int, outcome: Outcome, best: DevScore, adapter: Adapter) -> Refit:

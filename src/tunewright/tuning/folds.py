@@ -214,7 +214,7 @@ def _in_order(plan: Plan, values_J: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 def _write(held: HeldOut, plan: Plan, out: Path) -> None:
     """The answers to all rows, a file for each repeat."""
-    rows, answer = plan.dataset.splits.test, "label" if plan.dataset.task.kind == "classify" else "text"
+    rows, answer = plan.dataset.splits.test, "text" if plan.dataset.task.kind == "generate" else "label"
     for repeat, answers_N in enumerate(zip(held.given_RN.tolist(), held.probabilities_RNC.tolist(), strict=True)):
         predictions = [
             Prediction(id=row.id, probabilities=tuple(p), **{answer: given})

@@ -21,6 +21,7 @@ import yaml
 
 from tunewright.backbones.kinds import find_base, open_base
 from tunewright.config import RunConfig, choose, short_name
+from tunewright.data.documents import passages_sha256, read_passages
 from tunewright.data.labels import read_labelled
 from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
@@ -45,7 +46,7 @@ from tunewright.tuning.protocol import Plan, make_plan
 from tunewright.tuning.retention import read_reference
 from tunewright.tuning.session import price_list
 from tunewright.tuning.spending import check_priced, open_spending
-from tunewright.tuning.stage import needs, open_stage, user_prompt
+from tunewright.tuning.stage import needs, open_stage, user_documents, user_prompt
 from tunewright.types import Dataset, Notice, Splits
 
 
@@ -76,7 +77,7 @@ def _compare(
     plan = make_plan(config, read_rows(config))
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
-    prompt = user_prompt(config, dataset)
+    prompt, documents = user_prompt(config, dataset), user_documents(config, dataset)
     found = {name: find_base(name) for name in config.model}
     begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)
@@ -84,6 +85,7 @@ def _compare(
     hashes = {
         "bases": {name: base.identity.sha256 for name, base in found.items()},
         "outside": {name: answers_sha256(predictions) for name, predictions in answered.items()},
+        "documents": {str(config.documents): passages_sha256(documents)} if documents else {},
         "template": {} if prompt is None else {str(config.template): f"{prompt.fixed}{prompt.row}"},
     }
     if not begun_before:
@@ -149,6 +151,7 @@ def _check_settings(config: RunConfig) -> None:
         lambda: parse_rules(config.slice),
         lambda: swapped_rows(config.swap, ()),
         lambda: None if config.template is None else read_source(config.template),
+        lambda: None if config.documents is None else read_passages(config.documents),
         *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),
     )
     if faults:
@@ -196,11 +199,20 @@ def _check_start(config: RunConfig, dataset: Dataset, hashes: Hashes, out: Path)
     prices = _as_json(dataclasses.asdict(price_list(config)))
     if known.get("prices", prices) != prices:
         raise RunError("the prices changed since the run began. Restore the file or choose another --out.")
-    for what, said in (("bases", "a model of"), ("outside", "the answers of"), ("template", "the template")):
+    for what, said in _HASHED.items():
         if known.get(what, {}) != hashes[what]:
             names = ", ".join(hashes[what])
             raise RunError(f"{said} {names} changed since the run began. Restore it or choose another --out.")
     return known
+
+
+_HASHED = {
+    "bases": "a model of",
+    "outside": "the answers of",
+    "template": "the template",
+    "documents": "the documents in",
+}
+"""What a resumed run must find as it was -> how it is spoken of."""
 
 
 def _as_json(value: object) -> object:

@@ -63,6 +63,9 @@ class Modelled:
 def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_tokens: int = 0) -> Modelled:
     """What a candidate takes.
 
+    What a decoder puts before every text runs once and is kept: a request is billed for looking at its keys and values,
+    as at those of a deep prefix, and a server for holding them.
+
     Where the base's features do not change they are computed once, for all trials, refits and epochs together: they are
     billed once, to the shipped fit. What is trained on them is billed by the row, of which it sees one vector.
 
@@ -75,11 +78,10 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
     total = sum(len(e.ids) for e in encodings) + sum(map(len, workshop.material.rows.answers))
     tokens = total / max(1, len(encodings))
-    extra = extra_tokens(adapter, backbone)
     mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
     own = sum(t.numel() for part in mixing for t in part.tensors().values())
     runs = backbone.num_computing if adapter.needs_features or adapter.decoding is not None else 0
-    serving = cost.serving_flops(backbone_parameters=runs, adapter_parameters=own, tokens=tokens, extra_tokens=extra)
+    serving = sum(_reading_flops(each, backbone, runs=runs, own=own, tokens=tokens) for each in adapter.each)
     if adapter.retriever is not None:
         serving += _retrieval_flops(adapter.retriever, backbone, tokens)
     if adapter.demonstrations is not None:
@@ -89,7 +91,7 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         serving += _reasoning_flops(adapter.decoding, backbone, tokens)
     elif adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
         written = sum(map(len, workshop.material.rows.answers)) / max(1, len(encodings))
-        serving += cost.FORWARD * written * backbone.num_vocabulary_values
+        serving += cost.FORWARD * written * backbone.num_vocabulary_values * len(adapter.each)
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
     if adapter.has_body:
@@ -102,17 +104,46 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     def spent(seen: float) -> float:
         return cost.training_flops(parameters=trained, tokens=seen * by_token, flops_per_parameter=factor)
 
+    seen_values = sum(_kept_tokens(each, backbone) for each in adapter.each) * backbone.kept_values
+    kept_bytes = seen_values * workshop.material.weights.dtype.itemsize if seen_values else 0
     base_bytes = 0 if adapter.mixes else workshop.material.weights.num_bytes
     return Modelled(
         serving_flops=serving,
         tuning_flops=spent(num_tuning_tokens),
         training_flops=once + spent(num_tokens),
-        held_bytes=adapter.num_bytes() + base_bytes,
+        held_bytes=adapter.num_bytes() + kept_bytes + base_bytes,
     )
 
 
+def _reading_flops(adapter: Adapter, backbone: Base, *, runs: int, own: int, tokens: float) -> float:
+    """Of a text with what stands around it, and of the phrases that are scored behind it."""
+    kept = _kept_tokens(adapter, backbone)
+    of_token = own + kept * backbone.kept_values
+    extra = extra_tokens(adapter, backbone) - kept
+    reading = cost.serving_flops(
+        backbone_parameters=runs, adapter_parameters=of_token, tokens=tokens, extra_tokens=extra
+    )
+    if not adapter.scores_phrases:
+        return reading
+    after, products = backbone.phrase_work(adapter)
+    return reading + cost.FORWARD * ((runs + of_token) * after + products * backbone.width)
+
+
+def _kept_tokens(adapter: Adapter, backbone: Base) -> int:
+    """Of what stands before each text, what runs once: soft prompt, instruction and demonstrations of a decoder."""
+    if backbone.kept_values == 0:
+        return 0
+    fixed = () if adapter.template is None else backbone.token_ids(adapter.template.fixed)
+    return len(fixed) + (0 if adapter.soft_prompt is None else adapter.soft_prompt.length)
+
+
 def extra_tokens(adapter: Adapter, backbone: Base) -> int:
-    """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row."""
+    """What it puts beside the text of each request: soft prompt, instruction, demonstrations, words around a row.
+
+    Of several members what all of them put there.
+    """
+    if adapter.members is not None:
+        return sum(extra_tokens(each, backbone) for each in adapter.each)
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tunewright.data.splits import WEIGHTS, apportion, scarce_classes
 from tunewright.evaluation.statistics import minimum_detectable_difference
 from tunewright.runs.comparison import Protocol
 from tunewright.runs.folder import fold_folder
-from tunewright.types import Dataset, Notice
+from tunewright.types import Dataset, Notice, TaskKind
 
 FOLDS = 5
 """Where the user does not say."""
@@ -50,19 +51,29 @@ def faults(config: RunConfig) -> list[str]:
     return found
 
 
-_OF_LABELS = ("text", "label", "descriptions", "error_costs", "swap")
-_OF_TEXTS = ("input", "target")
+_USELESS: Mapping[TaskKind, tuple[str, ...]] = {
+    "classify": ("input", "target", "label_separator"),
+    "multi-label": ("input", "target", "error_costs", "predictions"),
+    "generate": ("text", "label", "descriptions", "error_costs", "swap", "label_separator"),
+}
+"""Kind of task -> settings that others have."""
 
 
 def _of_other_tasks(config: RunConfig) -> list[str]:
     """Settings that only another kind of task has."""
-    names = _OF_TEXTS if config.task == "classify" else _OF_LABELS
-    instead = {"text": " The column of the input is --input.", "label": " The column of the answer is --target."}
-    todo = "Add --task generate, or leave it out." if config.task == "classify" else "Leave it out."
+    names = _USELESS[config.task]
+    instead = {
+        "text": " The column of the input is --input.",
+        "label": " The column of the answer is --target.",
+        "label_separator": " Or add --task multi-label.",
+    }
+    if config.task != "generate":
+        instead |= dict.fromkeys(("input", "target"), " Or add --task generate.")
     return [
-        f"`{name}` has no use with --task {config.task}. Got {getattr(config, name)!r}. {todo}{instead.get(name, '')}"
+        f"`{name}` has no use with --task {config.task}. Got {getattr(config, name)!r}. Leave it out."
+        f"{instead.get(name, '')}"
         for name in names
-        if getattr(config, name) is not None
+        if getattr(config, name)
     ]
 
 
@@ -88,8 +99,8 @@ def make_plan(config: RunConfig, given: Given) -> Plan:
 def _choose(config: RunConfig, given: Given) -> tuple[int, str | None]:
     """The number of folds, 1 for a single split, and what is to be said of it."""
     rows = given.rows["train"]
-    if config.task == "generate":
-        return 1, None  # what rows can show of a text's quality is not known beforehand, and folds write for hours
+    if config.task != "classify":
+        return 1, None  # what rows can show of texts or sets is not known beforehand, and folds write for hours
     if len(given.rows) > 1 or scarce_classes(rows, exact_groups(rows), FOLDS):
         return 1, None
     weights, counts = list(WEIGHTS.values()), Counter(row.label for row in rows)

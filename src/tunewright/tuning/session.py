@@ -96,8 +96,10 @@ class Session:
     def note_memory(self, entrant: Entrant, outcome: Outcome) -> None:
         """Says aloud when steps had to be cut to fit in memory."""
         parts = outcome.trained.micro_batches
-        if parts > 1:
-            self.journal.note(f"{entrant.id}: out of memory; each step now runs in {parts} parts, same effective batch")
+        if parts > 1 or outcome.trained.recomputes:
+            again = ", each layer once more on the way back" if outcome.trained.recomputes else ""
+            said = f"each step now runs in {parts} parts{again}, same effective batch"
+            self.journal.note(f"{entrant.id}: out of memory; {said}")
 
     def answering_s(self, *entrants: Entrant) -> float:
         """Seconds that one artefact of each takes to answer, beyond the features of the bare bases."""

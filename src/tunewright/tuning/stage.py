@@ -9,6 +9,7 @@ from pathlib import Path
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, choose, short_name
+from tunewright.data.documents import check_apart, read_passages
 from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
 from tunewright.methods.base import Choice, Method, Range
@@ -166,6 +167,20 @@ def user_prompt(config: RunConfig, dataset: Dataset) -> Prompt | None:
     return parse(read_source(config.template), dataset.task, dataset.columns)
 
 
+def user_documents(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
+    """The user's documents as passages, none where there are none.
+
+    Raises:
+        ConfigError: A folder that is empty, too large or not of texts.
+        DataError: Dev or test rows stand in it.
+    """
+    if config.documents is None:
+        return ()
+    passages = read_passages(config.documents)
+    check_apart(passages, dataset)
+    return passages
+
+
 def _prepare(
     config: RunConfig,
     dataset: Dataset,
@@ -186,7 +201,8 @@ def _prepare(
         store=store,
         prompt=user_prompt(config, dataset),
     )
-    return dataclasses.replace(workshop, start=start)
+    material = dataclasses.replace(workshop.material, documents=user_documents(config, dataset))
+    return dataclasses.replace(workshop, material=material, start=start)
 
 
 def _entrants(methods: Sequence[Method], workshops: dict[str, Workshop]) -> tuple[list[Entrant], list[Entrant]]:

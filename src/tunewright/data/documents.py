@@ -1,0 +1,97 @@
+"""A folder of documents as passages to answer from; refused where they hold what is judged."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunewright.data.duplicates import normalise
+from tunewright.errors import ConfigError, DataError
+from tunewright.types import Dataset
+
+PASSAGE_WORDS = 100
+"""Of a passage, at most (Karpukhin et al. 2020, section 4.1)."""
+
+MOST_PASSAGES = 20_000
+MOST_BYTES = 64 * 2**20
+"""Of all documents: they are kept in every adapter that answers from them."""
+
+_WHOLE_WORDS = 6
+"""A row's text of so many words that stands in a document was not met there by chance."""
+
+
+def read_passages(folder: str) -> tuple[str, ...]:
+    """Every file of a folder and of those below it, cut into passages; hidden files are left out.
+
+    Args:
+        folder: With UTF-8 text.
+
+    Raises:
+        ConfigError: No such folder, nothing in it, a file that is not text, or more than is kept in an adapter.
+    """
+    path, allowed = Path(folder), "Allowed: a folder with files of UTF-8 text."
+    if not path.is_dir():
+        raise ConfigError(f"`documents` must name a folder. Got {folder!r}. {allowed}")
+    files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
+    if sum(file.stat().st_size for file in files) > MOST_BYTES:
+        raise ConfigError(f"`documents` may have {MOST_BYTES >> 20} MiB. Got more in {folder!r}. Choose fewer files.")
+    passages = tuple(dict.fromkeys(p for file in files for p in to_passages(_read(file, allowed))))
+    if not passages:
+        raise ConfigError(f"`documents` has no words: {folder!r} holds {len(files)} files. {allowed}")
+    if len(passages) > MOST_PASSAGES:
+        raise ConfigError(
+            f"`documents` may have {MOST_PASSAGES:,} passages. Got {len(passages):,}. Choose fewer files."
+        )
+    return passages
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _read(file: Path, allowed: str) -> str:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the document {file}: {error}. {allowed} Remove the file.") from None
+    if "\0" in text:
+        raise ConfigError(f"the document {file} is binary. {allowed} Remove the file.")
+    return text
+
+
+def to_passages(text: str) -> list[str]:
+    """Paragraphs; short ones that follow each other together, long ones in parts."""
+    found, words = list[str](), list[str]()
+    for paragraph in re.split(r"\n\s*\n", text):
+        new = paragraph.split()
+        if words and len(words) + len(new) > PASSAGE_WORDS:
+            found.append(" ".join(words))
+            words = []
+        words += new
+        while len(words) > PASSAGE_WORDS:
+            found.append(" ".join(words[:PASSAGE_WORDS]))
+            words = words[PASSAGE_WORDS:]
+    return [*found, " ".join(words)] if words else found
+
+
+def passages_sha256(passages: Sequence[str]) -> str:
+    """A resumed run must have those it began with."""
+    return hashlib.sha256(json.dumps(list(passages)).encode()).hexdigest()
+
+
+def check_apart(passages: Sequence[str], dataset: Dataset) -> None:
+    """Refuses documents in which rows stand that methods must not see.
+
+    Raises:
+        DataError: A dev or test row's text of six words or more stands in a passage, whatever its case and punctuation.
+    """
+    whole = "\n".join(f" {normalise(passage)} " for passage in passages)
+    for split, rows in (("dev", dataset.splits.dev), ("test", dataset.splits.test)):
+        texts = {row.id: normalise(row.text) for row in rows}
+        found = [name for name, text in texts.items() if len(text.split()) >= _WHOLE_WORDS and f" {text} " in whole]
+        if found:
+            raise DataError(
+                f"the documents hold {len(found)} {split} rows ({', '.join(found[:3])}): answers would be looked up. "
+                "Take the rows' texts out of the folder of --documents."
+            )
