@@ -183,7 +183,7 @@ def test_an_endpoint_that_goes_away_fails_its_candidates_alone(
 
 
 def test_a_limit_of_the_cost_is_never_exceeded(home: Path, vendor: Vendor) -> None:
-    limit = 0.0015
+    limit = 0.008
     found = run(home, vendor, max_cost=limit, methods=["majority", "zero-shot", "few-shot", "prompt-search"])
     ledger = found.comparison.ledger
     assert ledger is not None

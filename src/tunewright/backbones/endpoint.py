@@ -73,11 +73,14 @@ class Ask:
 class Account(Protocol):
     """Who pays for requests."""
 
-    def reserve(self, model: str, input_tokens: int, output_tokens: int) -> object:
-        """Before a request is sent: what it may take at most. Raises what is to end the asking."""
+    def reserve(self, model: str, input_tokens: int, output_tokens: int) -> float | None:
+        """Before a request is sent: what it may take at most; None where it has to wait for others to be settled.
+
+        Raises what is to end the asking.
+        """
         ...
 
-    def settle(self, reserved: object, model: str, reply: Reply | None) -> None:
+    def settle(self, reserved: float, model: str, reply: Reply | None) -> None:
         """After it: what it took; None where no answer came."""
         ...
 
@@ -93,10 +96,10 @@ class Tally:
         self.paid: list[tuple[str, Reply]] = []
         self.known = self.retried = 0
 
-    def reserve(self, model: str, input_tokens: int, output_tokens: int) -> object:  # noqa: ARG002
-        return None
+    def reserve(self, model: str, input_tokens: int, output_tokens: int) -> float | None:  # noqa: ARG002
+        return 0.0
 
-    def settle(self, reserved: object, model: str, reply: Reply | None) -> None:  # noqa: ARG002
+    def settle(self, reserved: float, model: str, reply: Reply | None) -> None:  # noqa: ARG002
         if reply is not None:
             self.paid.append((model, reply))
 
@@ -322,7 +325,9 @@ class Endpoint:
         size = len(json.dumps(body, ensure_ascii=False).encode())  # no token is less than a byte
         most = next(int(body[name]) for name in ("max_tokens", "max_completion_tokens") if name in body)
         for left in reversed(range(_ANEW + 1)):
-            reserved, reply = self.account.reserve(self.model, size, most), None
+            while (reserved := self.account.reserve(self.model, size, most)) is None:
+                await anyio.sleep(_POLL_S)
+            reply = None
             try:
                 start = time.monotonic()
                 raw = await chats.with_raw_response.create(**body)

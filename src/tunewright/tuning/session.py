@@ -129,7 +129,8 @@ class Session:
 
     def open(self, effort: Effort) -> list[Entrant]:
         """Who may still be tried, of those whose base answers."""
-        return [e for e in self._open(effort) if self.workshops[e.backbone].material.backbone.fault is None]
+        gone = {name for name, shop in self.workshops.items() if shop.material.backbone.fault is not None}
+        return [entrant for entrant in self._open(effort) if entrant.backbone not in gone]
 
     def _open(self, effort: Effort) -> list[Entrant]:
         """Who may still be tried: all while there is time for every refit, then those without a trial for one each.

@@ -32,7 +32,7 @@ class Spending:
         path: The file.
         prices: Model -> its prices.
         models: That are asked.
-        left_usd: What may still be spent, by the clock alone; infinite where nothing limits it.
+        left_usd: What may still be spent, what was paid taken off; infinite where nothing limits it.
     """
 
     def __init__(
@@ -48,8 +48,8 @@ class Spending:
         self.payer = ""
         """The candidate that is worked for."""
 
-    def reserve(self, model: str, input_tokens: int, output_tokens: int) -> float:
-        """Before a request is sent.
+    def reserve(self, model: str, input_tokens: int, output_tokens: int) -> float | None:
+        """Before a request is sent; None where it has to wait for what others leave.
 
         Raises:
             OutOfTime: What it may cost at most is more than is left.
@@ -57,15 +57,18 @@ class Spending:
         price = self._prices.get(model)
         most = 0.0 if price is None else price.usd(input_tokens=input_tokens, output_tokens=output_tokens)
         with self._lock:
-            if self.usd + self._reserved_usd + most > self._left_usd():
+            left_usd = self._left_usd()  # what was paid is taken off already
+            if most > left_usd:
                 raise OutOfTime
+            if most + self._reserved_usd > left_usd:
+                return None
             self._reserved_usd += most
         return most
 
-    def settle(self, reserved: object, model: str, reply: Reply | None) -> None:
+    def settle(self, reserved: float, model: str, reply: Reply | None) -> None:
         """After it; no answer, no bill."""
         with self._lock:
-            self._reserved_usd -= float(str(reserved))
+            self._reserved_usd -= reserved
             if reply is not None:
                 price = self._prices.get(model)
                 usd = None if price is None else price.usd(**asdict(reply.usage))
