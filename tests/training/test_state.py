@@ -1,81 +1,108 @@
-"""A training that was saved and goes on is the training that never stopped."""
+"""What a training leaves behind for another one to begin with."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from tests import tiny
 from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.inference import FeatureStore
 from tunewright.errors import AdapterError
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods.table import METHODS
 from tunewright.runtime import generator
 from tunewright.training import state
-from tunewright.training.loop import Observe, Trained
-from tunewright.training.state import State
-from tunewright.tuning.attempt import attempt, prepare
+from tunewright.training.loop import Settings, Trained, train
+from tunewright.training.objective import Exam
+from tunewright.tuning.attempt import Workshop, attempt, prepare
+from tunewright.tuning.start import Start
 from tunewright.types import DevScore, Params
 
-EPOCHS = 5
-METHOD_NAMES = ("soft-prompt", "p-tuning", "prefix", "lora", "gradual-unfreezing", "linear-probe")
+METHOD_NAMES = ("soft-prompt", "p-tuning", "prefix", "lora", "gradual-unfreezing")
 
 
-def stops_after(epochs: float) -> Observe:
-    def observe(progress: float, score: DevScore | None) -> str | None:
-        return "time is up" if score is not None and progress >= epochs else None
-
-    return observe
+def shop_of(base: Backbone) -> Workshop:
+    return prepare(tiny.task(), base, tiny.examples(15), tiny.examples(9, seed=1), METRICS["accuracy"], base.max_tokens)
 
 
-def run(base: Backbone, name: str, *, until: float, saved: State | None = None, keeps: bool = False) -> Trained:
-    shop = prepare(tiny.task(), base, tiny.examples(15), tiny.examples(9, seed=1), METRICS["accuracy"], base.max_tokens)
+def run(shop: Workshop, name: str, **changed: float) -> Trained:
     space = METHODS[name].space(shop.material)
-    params: Params = {n: c.default for n, c in space.items()} | {"epochs": EPOCHS, "batch_size": 4}
+    params: Params = {n: c.default for n, c in space.items()} | {"epochs": 4, "batch_size": 4} | changed
     rng = generator("state", name)
-    return attempt(METHODS[name], params, shop, rng, stops_after(until), state=saved, keeps_state=keeps).trained
+    return attempt(METHODS[name], params, shop, rng, lambda *_: None, keeps_state=True).trained
 
 
-@pytest.mark.parametrize("kind", ["bert", "llama"])
 @pytest.mark.parametrize("name", METHOD_NAMES)
-def test_goes_on_as_if_never_stopped(
-    name: str, kind: str, tiny_backbone: Callable[[str], Backbone], tmp_path: Path
-) -> None:
-    """Bit for bit, dropout and shuffling too; and another start would have ended elsewhere."""
-    base = tiny_backbone(kind)
-    whole = run(base, name, until=EPOCHS + 1)
-    half = run(base, name, until=2, keeps=True)
-    assert half.state is not None
-    assert half.stopped == "time is up"
-    state.save(half.state, tmp_path)
-    found = state.load(tmp_path)
-    assert found is not None
-    rest = run(base, name, until=EPOCHS + 1, saved=found)
-    assert rest.scores == whole.scores
-    assert rest.adapter.sha256() == whole.adapter.sha256()
-    assert rest.num_tokens == whole.num_tokens
-    assert rest.dev_logits_NC is not None
-    assert whole.dev_logits_NC is not None
-    assert torch.equal(rest.dev_logits_NC, whole.dev_logits_NC)
-    anew = run(base, name, until=EPOCHS + 1, saved=found.anew())
-    assert len(anew.scores) >= len(whole.scores) - 1
-    assert anew.scores[0] != whole.scores[0]
+def test_begins_at_the_best_epoch(name: str, tiny_backbone: Callable[[str], Backbone], tmp_path: Path) -> None:
+    """What is kept is of the epoch that the adapter is of: another run, with next to no rate, is where it was."""
+    shop = shop_of(tiny_backbone("llama"))
+    # A rate so high that the last epoch is seldom the best.
+    first = run(shop, name, lr=0.3)
+    assert first.state is not None
+    assert first.best is not None
+    state.save(first.state, tmp_path)
+    start = Start(path=tmp_path, adapter=first.adapter, state=state.load(tmp_path))
+    again = run(replace(shop, start=start), name, lr=1e-9, epochs=1)
+    assert again.scores[0].value == first.best.value
+    assert again.scores[0].loss == pytest.approx(first.best.loss, abs=1e-4)
+    for key, tensor in first.adapter.tensors().items():
+        torch.testing.assert_close(again.adapter.tensors()[key], tensor, atol=1e-5, rtol=1e-5)
 
 
-def test_moments_are_adams(tiny_backbone: Callable[[str], Backbone]) -> None:
-    """One step: the first moment is a tenth of the gradient, the second a thousandth of its square."""
-    found = run(tiny_backbone("bert"), "linear-probe", until=1, keeps=True).state
-    assert found is not None
-    first, second = found.moments["head.weight/exp_avg"], found.moments["head.weight/exp_avg_sq"]
-    assert float(found.moments["head.weight/step"]) == found.num_steps == 4
-    assert first.abs().max() > 0
-    assert (second > 0).any()
-    # Cauchy and Schwarz, with Adam's weights: (sum a g)^2 <= (sum a^2 / b) (sum b g^2)
-    a, b = ([0.1 * 0.9**k for k in range(4)], [0.001 * 0.999**k for k in range(4)])
-    limit = sum(x * x / y for x, y in zip(a, b, strict=True))
-    assert (first.square() <= limit * second * (1 + 1e-4) + 1e-12).all()
+def test_moments_go_on_in_adam(tiny_backbone: Callable[[str], Backbone]) -> None:
+    """The first step is that of torch's AdamW with the moments of the best epoch, not with none."""
+    base = tiny_backbone("bert")
+    shop = shop_of(base)
+    kept = run(shop, "linear-probe").state
+    assert kept is not None
+    rows, adapter = shop.material.rows, tiny.adapter(base)
+    leaves = {name.removeprefix("head."): tensor.clone().requires_grad_() for name, tensor in kept.leaves.items()}
+    features_ND = FeatureStore(base)(rows.encodings)
+    nn.functional.cross_entropy(features_ND @ leaves["weight"].T + leaves["bias"], rows.labels_N).backward()
+    expected = {}
+    for with_moments in (True, False):
+        mine = {name: tensor.detach().clone() for name, tensor in leaves.items()}
+        oracle = torch.optim.AdamW(mine.values(), lr=0.01, weight_decay=0.0)
+        for name, tensor in mine.items():
+            tensor.grad = leaves[name].grad
+            if with_moments:
+                keys = ("step", "exp_avg", "exp_avg_sq")
+                oracle.state[tensor] = {key: kept.moments[f"head.{name}/{key}"].clone() for key in keys}
+        oracle.step()
+        expected[with_moments] = mine
+    settings = Settings(lr=0.01, epochs=1, batch_size=15, weight_decay=0.0, warmup=1.0, dropout=0.0, clip=1e9)
+    found = train(
+        adapter,
+        lambda _: {"head.weight": 1.0, "head.bias": 1.0},
+        settings,
+        rows,
+        Exam(rows=rows, score=lambda *_: 1.0),
+        store=FeatureStore(base),
+        rng=generator("x"),
+        observe=lambda *_: None,
+        state=kept,
+    ).adapter.tensors()
+    for name, tensor in expected[True].items():
+        torch.testing.assert_close(found[f"head.{name}"], tensor, atol=1e-6, rtol=0)
+        assert (tensor - expected[False][name]).abs().max() > 1e-4
+
+
+def test_what_is_kept_is_not_changed_by_later_epochs(tiny_backbone: Callable[[str], Backbone]) -> None:
+    """The third epoch is worse by decree: moments are those of a training that ended after the second."""
+    base = tiny_backbone("bert")
+    shop = shop_of(base)
+    values = iter((0.1, 0.9, 0.5, 0.4))
+    worse = replace(shop, exam=Exam(rows=shop.exam.rows, score=lambda *_: next(values)))
+    long = run(worse, "linear-probe")
+    assert long.best == DevScore(epoch=2, value=0.9, loss=long.scores[1].loss)
+    assert long.state is not None
+    assert float(long.state.moments["head.weight/step"]) == 2 * 4
+    assert torch.equal(long.state.leaves["head.weight"], long.adapter.tensors()["head.weight"])
 
 
 def test_broken_files(tmp_path: Path, tiny_backbone: Callable[[str], Backbone]) -> None:
@@ -84,10 +111,10 @@ def test_broken_files(tmp_path: Path, tiny_backbone: Callable[[str], Backbone]) 
     path.write_bytes(b"no tensors")
     with pytest.raises(AdapterError, match="cannot read"):
         state.load(tmp_path)
-    save_file({"leaves/head.weight": torch.zeros(2)}, path)
-    with pytest.raises(AdapterError, match="training"):
+    save_file({"other/head.weight": torch.zeros(2)}, path)
+    with pytest.raises(AdapterError, match=r"holds other/head\.weight"):
         state.load(tmp_path)
-    kept = run(tiny_backbone("bert"), "linear-probe", until=1, keeps=True).state
+    kept = run(shop_of(tiny_backbone("bert")), "linear-probe").state
     assert kept is not None
     kept.moments["head.bias/exp_avg"][0] = float("nan")
     state.save(kept, tmp_path)

@@ -224,6 +224,7 @@ def test_full_against_a_plain_loop(kind: str, tiny_decoder: GetDecoder, tiny_fol
     oracle, examples = torch.optim.AdamW(groups), rows(12)
     answers = [base.encode_answer(str(e.target), after="\n", ends=True) for e in examples]
     asked = [e.ids for e in base.encode_for(examples, trained.adapter)]
+    assert {i for ids in (*asked, *answers) for i in ids} <= set(ids_V.tolist()), "the words around a row train too"
     rng = generator("plain")
     rng.integers(2**63)  # the seed of dropout
     lengths = [len(ids) + len(answer) for ids, answer in zip(asked, answers, strict=True)]

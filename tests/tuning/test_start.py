@@ -47,7 +47,7 @@ def test_state_is_kept_where_asked(first: Path, finished_run: Path) -> None:
     adapter = folder.load(first / "adapters/soft-prompt/seed-0")
     assert kept is not None
     assert set(kept.leaves) == {"soft_prompt.vectors", "head.weight", "head.bias"}
-    assert all(torch.equal(adapter.tensors()[name], kept.best[name]) for name in kept.best)
+    assert all(torch.equal(adapter.tensors()[name], tensor) for name, tensor in kept.leaves.items())
     assert not list(finished_run.rglob(state.FILE_NAME))
 
 

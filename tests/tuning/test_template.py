@@ -1,5 +1,9 @@
 """The user's present prompt in a run: asked as it is, a candidate of its own; and what is refused."""
 
+import csv
+import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +11,7 @@ from typing import Any
 import pytest
 
 import tunewright as tw
+from tests import tiny
 from tests.commands import write_topics
 from tunewright.errors import ConfigError, RunError
 from tunewright.tuning.progress import Silent
@@ -48,6 +53,25 @@ def test_it_is_a_candidate_as_it_is(data: Path, tiny_folder: Callable[[str], Pat
     with pytest.raises(RunError, match=r"the template .*prompt.txt changed since the run began"):
         compare(data, tiny_folder("llama"), methods="majority,template,zero-shot", out=str(out), resume=True)
     (data.parent / "prompt.txt").write_text(SOURCE, encoding="utf-8")
+
+
+def test_texts_that_it_cuts_are_told(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """As many as do not fit in what a long template leaves of the context; without it none is cut."""
+    base = tiny.decoder(tiny_folder("llama"))
+    words = "\n".join(["the old and the new"] * 5)
+    (tmp_path / "prompt.txt").write_text(f"{words}\n{{text}} was", encoding="utf-8")
+    shutil.copy(data, tmp_path / "topics.csv")
+    run = compare(tmp_path / "topics.csv", tiny_folder("llama"), methods="majority,template", out=str(tmp_path / "run"))
+    adapter = run["template"].adapter
+    with (tmp_path / "topics.csv").open(encoding="utf-8") as file:
+        texts = [row["message"] for row in csv.DictReader(file)]
+    kept = [e.num_cut == 0 for e in base.encode_for(tiny.as_examples(texts), adapter)]
+    assert 0 < sum(kept) < len(texts)
+    found = re.search(r"template: (\d+) of (\d+) texts to learn from are cut", (run.folder / "log.txt").read_text())
+    assert found is not None
+    ids = json.loads((run.folder / "data.json").read_text())["splits"]
+    learned = [kept[int(each.split(":")[1]) - 1] for name in ("train", "dev") for each in ids[name]]
+    assert (int(found[1]), int(found[2])) == (learned.count(False), len(learned))
 
 
 def test_an_encoder_is_not_asked(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:

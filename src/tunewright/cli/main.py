@@ -13,6 +13,7 @@ from tunewright.cli import (
     evaluate,
     export,
     inspect,
+    judge,
     key,
     methods,
     predict,
@@ -47,7 +48,10 @@ def _options(
     """What may stand before a verb."""
 
 
-for module in (compare, try_prompt, predict, evaluate, inspect, report, check, methods, serve, key, registry, export):
+VERBS = (
+    compare, try_prompt, predict, evaluate, inspect, report, judge, check, methods, serve, key, registry, export,
+)  # fmt: skip
+for module in VERBS:
     module.register(app)
 
 

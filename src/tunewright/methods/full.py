@@ -1,5 +1,7 @@
 """Full fine-tuning: every parameter of the base, as fp32 masters."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -7,6 +9,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Weights
 from tunewright.methods.base import Material, Method, Range, Space
 from tunewright.methods.heads import answering, head_rates, narrowness
+from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -15,19 +18,28 @@ HEAD_RATE = 10.0
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """The base's own values and a head from the labels' words."""
-    return material.adapter(weights=own_weights(material), **answering(material))
+    adapter = material.adapter(**answering(material, params))
+    return replace(adapter, weights=own_weights(material, adapter))
 
 
-def own_weights(material: Material) -> Weights:
-    """The base's values, to be trained.
+def own_weights(material: Material, adapter: Adapter) -> Weights:
+    """The base's values that take part in an answer, one in text or one from features, to be trained.
 
-    Of the word embeddings only the rows that occur in the training texts are held: the others get no gradient and, as
-    embeddings are not decayed, would never move. Where a decoder's head shares them, its other rows stand still.
+    Of the word embeddings only the rows that occur in the training texts, and in the words around them, are held: the
+    others get no gradient and, as embeddings are not decayed, would never move. Where a decoder's head shares them, its
+    other rows stand still, though a loss over all words would move them a little: a word that no target has.
+
+    Args:
+        material: Base and training rows.
+        adapter: What will stand around a row.
     """
     backbone = material.weights
-    values = {name: value.clone() for name, value in backbone.masters().items()}
-    rows = material.rows
-    ids_V = torch.tensor(sorted({i for ids in (*(e.ids for e in rows.encodings), *rows.answers) for i in ids}))
+    masters, writing = backbone.masters().items(), adapter.head is None
+    values = {name: value.clone() for name, value in masters if backbone.is_run(name, writing=writing)}
+    encodings = material.rows.encodings
+    if adapter.template is not None:
+        encodings = [*encodings, *backbone.encode_for(material.examples, adapter)]
+    ids_V = torch.tensor(sorted({i for ids in (*(e.ids for e in encodings), *material.rows.answers) for i in ids}))
     values[backbone.vocabulary_name] = values[backbone.vocabulary_name][ids_V]
     return Weights(values=values, vocabulary=backbone.vocabulary_name, vocabulary_ids_V=ids_V)
 
@@ -42,7 +54,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 def space(material: Material) -> Space:
     """The rate."""
     scale = narrowness(material)
-    return {"lr": Range(low=1e-5 * scale, high=2e-4 * scale, default=5e-5 * scale)}
+    return {"lr": Range(low=1e-5 * scale, high=2e-4 * scale, default=5e-5 * scale), **answer_choices(material)}
 
 
 METHOD = Method(

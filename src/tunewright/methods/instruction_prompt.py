@@ -15,7 +15,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     """Embeddings of words, then the prompt with its demonstrations; answered by the labels' words or in text."""
     vectors_PD = start_vectors(material, str(params["init"]), int(params["length"]), rng)
     prompt = prompts(material)[str(params["template"])]
-    prompt, _ = shown(
+    prompt, rows = shown(
         material,
         prompt,
         int(params["shots"]),
@@ -23,14 +23,15 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         stratified=bool(material.task.labels),
         taken_tokens=len(vectors_PD),
     )
-    return material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), **asking(material, prompt))
+    adapter = material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), **asking(material, prompt))
+    return adapter.with_about({"shots": len(rows)})
 
 
 def space(material: Material) -> Space:
     """As of a soft prompt; the template, and how many rows are shown."""
     shots = tuple(k for k in (4, 2, 8, 1) if k <= len(material.examples) // 2) or (1,)
     return {
-        **soft_prompt.space(material),
+        **{name: choice for name, choice in soft_prompt.space(material).items() if name != "answer"},
         "template": templates(material),
         "shots": Choice(options=shots),
     }
@@ -46,6 +47,7 @@ METHOD = Method(
     space=space,
     trained=soft_prompt.trained,
     refuses=cannot_be_asked,
+    by_words=True,
     kinds=("classify", "generate"),
     learns="soft_prompt",
 )

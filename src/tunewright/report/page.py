@@ -12,6 +12,7 @@ import jinja2
 from altair.utils.schemapi import debug_mode
 from markupsafe import Markup
 
+from tunewright.evaluation.preference import preferences
 from tunewright.evaluation.statistics import ALPHA
 from tunewright.report import answers, charts, numbers, svg, text
 from tunewright.report.charts import Curve
@@ -130,6 +131,7 @@ def _drawings(run: RunRecord) -> dict[str, Any]:
         "frontier": frontier(run),
         "pairs": _pairs(comparison),
         "confusion": _confusion(run),
+        "preferences": preferences(run.judgements),
         "calibration": _calibration(run),
         "slices": _slices(comparison),
         "disagreements": _fitting(answers.disagreements(run.rows, _readers(run), limit=_MOST_ROWS)),

@@ -11,6 +11,7 @@
                             of what is shipped seed-<k>.dev.jsonl and, with terms swapped, seed-<k>.swapped.jsonl too
     folds/r<i>-f<j>/        cross-validation: fold j of repeat i, with its own trials, finalists, predictions
     folds/all/              and the trials and finalists of what is shipped, trained on all rows
+    judgements/<a>--<b>--<judge>.jsonl   which of two answers a person or a model held to be better
     comparison.json         the result, schema 1
     elapsed.json            seconds of all sessions so far, of wall and cores, and of the passes over test
     log.txt                 what was said on the terminal

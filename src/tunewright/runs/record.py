@@ -10,9 +10,10 @@ from typing import Any
 
 from tunewright.errors import RunError
 from tunewright.files import read_json, read_lines
-from tunewright.runs import comparison
+from tunewright.runs import comparison, judgements
 from tunewright.runs.comparison import Candidate, Comparison
 from tunewright.runs.folder import predictions_file
+from tunewright.runs.judgements import Judgement
 from tunewright.types import Example, Notice, is_known
 
 
@@ -34,6 +35,8 @@ class RunRecord:
     """The lines of `trials.jsonl`."""
     rows: tuple[Example, ...]
     """The test rows."""
+    judgements: tuple[Judgement, ...]
+    """Of pairs of answers, by persons and models."""
     answers: Mapping[str, Mapping[str, str]]
     """Candidate -> row id -> label or text, of its shipped artefact or, in folds, of the first repeat; without those
     that stored nothing."""
@@ -95,6 +98,7 @@ def read(run_dir: Path) -> RunRecord:
         settings=settings.read_text(encoding="utf-8", errors="replace") if settings.exists() else "",
         trials=tuple(_lines(run_dir / "trials.jsonl")),
         rows=tuple(_example(row, run_dir) for row in _lines(run_dir / "test.jsonl")),
+        judgements=judgements.read_all(run_dir),
         answers={c.id: found for c in result.candidates if (found := _answers(run_dir, c))},
     )
 

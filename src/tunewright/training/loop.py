@@ -20,7 +20,7 @@ from tunewright.runtime import is_out_of_memory, torch_generator
 from tunewright.training.batching import epoch_batches, micro_batches
 from tunewright.training.objective import Exam, Objective, Rows, TextExam, objective
 from tunewright.training.optim import Optimizer, Rates
-from tunewright.training.state import State, copied, random_state
+from tunewright.training.state import State
 from tunewright.training.stopping import Best
 from tunewright.types import DevScore
 
@@ -72,7 +72,7 @@ class Trained:
     dev_logits_NC: Tensor | None = None
     """That adapter's answers to the exam."""
     state: State | None = None
-    """After the last whole epoch, where it was asked for."""
+    """After that epoch, where it was asked for."""
 
 
 def train(  # noqa: PLR0913
@@ -99,9 +99,8 @@ def train(  # noqa: PLR0913
         store: The base, with the features of its bare form.
         rng: Shuffling and dropout.
         observe: Hears of every step and epoch and may stop.
-        state: To go on from; of the same tensors. With the settings and rows it was saved under, the epochs that
-            follow are those of a training that never stopped.
-        keeps_state: Whether to return where it stands.
+        state: Tensors and moments to begin with, of the same names and shapes; schedule and best epoch are this one's.
+        keeps_state: Whether to return those of the best epoch.
 
     Raises:
         OutOfMemory: Not even one row fits.
@@ -121,8 +120,10 @@ def train(  # noqa: PLR0913
     aim = objective(adapter.with_tensors(leaves), rows, exam, store, dropout, balanced=settings.balanced)
     run = _Run(settings, aim, dropout)
     best, stop = Best(patience=settings.patience), None
-    first = 0 if state is None else _restore(state, leaves, optimizer, best, run, rng)
-    for epoch in range(first, settings.epochs):
+    if state is not None:
+        _restore(state, leaves, optimizer)
+    kept: State | None = None
+    for epoch in range(settings.epochs):
         aim.start_epoch(optimizer.start_epoch(epoch))
         stop = run.epoch(epoch, optimizer, rng, observe)
         if stop is None:
@@ -131,7 +132,8 @@ def train(  # noqa: PLR0913
                 stop = f"diverged in epoch {epoch + 1}: the loss on dev is not finite"
                 break
             best.offer(score, leaves, logits_NC)
-            state = _state(epoch + 1, leaves, optimizer, best, run, rng) if keeps_state else None
+            if keeps_state and best.score is score:
+                kept = State(leaves=best.tensors, moments=optimizer.moments())
             stop = observe(epoch + 1.0, score)
         if stop is None and best.exhausted(epoch + 1):
             stop = f"no better for {settings.patience} epochs"
@@ -146,53 +148,16 @@ def train(  # noqa: PLR0913
         micro_batches=run.num_parts,
         recomputes=run.recomputes,
         dev_logits_NC=best.logits_NC,
-        state=state if keeps_state else None,
+        state=kept,
     )
 
 
-def _state(
-    epoch: int,
-    leaves: Mapping[str, Tensor],
-    optimizer: Optimizer,
-    best: Best,
-    run: "_Run",
-    rng: np.random.Generator,
-) -> State:
-    return State(
-        epoch=epoch,
-        num_steps=optimizer.num_steps,
-        num_tokens=run.num_tokens,
-        leaves=copied(leaves),
-        moments=optimizer.moments(),
-        best=best.tensors,
-        best_logits_NC=best.logits_NC,
-        best_score=best.score,
-        scores=tuple(best.scores),
-        shuffling=random_state(rng),
-        dropout=run.dropout.generator.get_state(),
-    )
-
-
-def _restore(
-    state: State,
-    leaves: Mapping[str, Tensor],
-    optimizer: Optimizer,
-    best: Best,
-    run: "_Run",
-    rng: np.random.Generator,
-) -> int:
-    """Puts everything where it was; returns the epochs that are done."""
+def _restore(state: State, leaves: Mapping[str, Tensor], optimizer: Optimizer) -> None:
     assert state.fits(leaves), "a state of other tensors"
     with torch.no_grad():
         for name, tensor in leaves.items():
             tensor.copy_(state.leaves[name])
-    optimizer.restore(state.moments, state.num_steps)
-    best.score, best.tensors, best.logits_NC = state.best_score, dict(state.best), state.best_logits_NC
-    best.scores, run.num_tokens = list(state.scores), state.num_tokens
-    if state.shuffling is not None and state.dropout is not None:
-        rng.bit_generator.state = state.shuffling
-        run.dropout.generator.set_state(state.dropout)
-    return state.epoch
+    optimizer.restore(state.moments)
 
 
 def _leaves(adapter: Adapter, rates: Sequence[Rates]) -> dict[str, Tensor]:

@@ -66,23 +66,17 @@ class Optimizer:
         self.clear()
         self._steps += 1
 
-    @property
-    def num_steps(self) -> int:
-        """Updates so far."""
-        return self._steps
-
     def moments(self) -> dict[str, Tensor]:
         """What AdamW remembers of each tensor that has moved: `<name>/step`, `<name>/exp_avg`, `<name>/exp_avg_sq`."""
         known = [(name, self._adamw.state.get(tensor, {})) for name, tensor in self._tensors.items()]
         return {f"{name}/{key}": value.detach().clone() for name, found in known for key, value in found.items()}
 
-    def restore(self, moments: Mapping[str, Tensor], num_steps: int) -> None:
-        """Goes on with what `moments` gave, after so many updates of the schedule."""
+    def restore(self, moments: Mapping[str, Tensor]) -> None:
+        """Goes on with what `moments` gave, under a schedule of its own."""
         for name, tensor in self._tensors.items():
             keys = [key for key in moments if key.rpartition("/")[0] == name]
             if keys:
                 self._adamw.state[tensor] = {key.rpartition("/")[2]: moments[key].clone() for key in keys}
-        self._steps = num_steps
 
     def clear(self) -> None:
         """Drops the gradients."""

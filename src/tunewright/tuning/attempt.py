@@ -24,7 +24,6 @@ from tunewright.prompts.template import PLAIN, Prompt
 from tunewright.runtime import PeakMemory
 from tunewright.training.loop import Observe, Trained, train, trainable_count, trained_names
 from tunewright.training.objective import Exam, Rows, TextExam, evaluate, evaluate_texts
-from tunewright.training.state import State
 from tunewright.tuning.start import Start
 from tunewright.types import BETWEEN_LABELS, DevScore, Example, Params, Task, TaskKind
 
@@ -168,6 +167,8 @@ class Outcome:
     seconds: float
     peak_memory_bytes: int | None
     trainable: int
+    num_cut: int
+    """Train and dev rows whose texts are cut under the adapter."""
 
 
 def attempt(
@@ -177,7 +178,6 @@ def attempt(
     rng: np.random.Generator,
     observe: Observe,
     *,
-    state: State | None = None,
     keeps_state: bool = False,
 ) -> Outcome:
     """Places, trains and scores.
@@ -188,8 +188,7 @@ def attempt(
         workshop: Base and rows.
         rng: All randomness of the attempt.
         observe: Hears of steps and epochs and may stop it.
-        state: To go on from, of the same method, parameters and rows.
-        keeps_state: Whether to return where the training stands at its end.
+        keeps_state: Whether to return where the training stood at its best epoch.
 
     Raises:
         OutOfMemory: Not even one row fits.
@@ -206,7 +205,8 @@ def attempt(
     def schedule(progress: float) -> dict[str, float]:
         return dict(method.trained(adapter, params, progress))
 
-    if origin is not None and origin.serves(method) and state is None:
+    state = None
+    if origin is not None and origin.serves(method):
         state = origin.state_for(adapter, trained_names(schedule, how.epochs))
 
     trainable = trainable_count(adapter, schedule, how.epochs)
@@ -230,6 +230,7 @@ def attempt(
         seconds=time.monotonic() - start,
         peak_memory_bytes=peak.read_bytes(),
         trainable=trainable,
+        num_cut=sum(encoding.num_cut > 0 for encoding in (*rows.encodings, *exam.rows.encodings)),
     )
 
 

@@ -96,6 +96,9 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
     folder.save(adapter, adapter_folder(session.out, entrant.id, seed))
     if outcome.trained.state is not None:
         state.save(outcome.trained.state, adapter_folder(session.out, entrant.id, seed))
+    session.note_cut(entrant, outcome)
+    if adapter.about.get("shots") == 0:
+        session.journal.note(f"{entrant.id}: no answered example fits beside a row; none is shown")
     record = _record(entrant, trial, seed, outcome, best, adapter)
     append_line(session.out / "finalists.jsonl", asdict(record))
     session.journal.note(f"{entrant.id} seed {seed}: dev {best.value:.3f} in {outcome.seconds:.1f} s")

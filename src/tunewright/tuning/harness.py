@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.kinds import find_base, open_base
 from tunewright.config import RunConfig, choose, short_name
 from tunewright.data.documents import passages_sha256, read_passages
@@ -32,6 +33,7 @@ from tunewright.evaluation.cost import time_limit_s
 from tunewright.evaluation.named import find_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
+from tunewright.methods.prompting import for_model
 from tunewright.methods.table import METHODS
 from tunewright.prompts.template import read_source
 from tunewright.runs import comparison
@@ -79,6 +81,9 @@ def _compare(
     answered = outside.read(config.predictions, dataset)
     prompt, documents = user_prompt(config, dataset), user_documents(config, dataset)
     found = {name: find_base(name) for name in config.model}
+    for name, base in found.items():
+        if prompt is not None and isinstance(base, Checkpoint) and base.head is not None:
+            for_model(prompt, name, fills_masks=base.fills_masks)
     begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)
     journal = Journal(out / "log.txt", listener)
@@ -95,9 +100,7 @@ def _compare(
     for notice in dataset.notices:
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
-    spending = open_spending(out, config.max_cost, price_list(config), clock, found.values())
-    for line in [] if spending is None else spending.said:
-        journal.note(line)
+    spending = open_spending(out, config.max_cost, price_list(config), (clock, journal), found.values())
     bases = {name: open_base(base, dtype=dtype, device=device()) for name, base in found.items()}
     stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {}, spending)
     for line in stage.said:

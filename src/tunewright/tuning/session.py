@@ -101,6 +101,16 @@ class Session:
             said = f"each step now runs in {parts} parts{again}, same effective batch"
             self.journal.note(f"{entrant.id}: out of memory; {said}")
 
+    def note_cut(self, entrant: Entrant, outcome: Outcome) -> None:
+        """Says aloud when texts are cut for what an adapter puts around them; those cut anyway are told before."""
+        if outcome.num_cut == 0:
+            return
+        shop = self.workshop(entrant)
+        examples, material = (*shop.material.examples, *shop.dev_examples), shop.material
+        if outcome.num_cut > sum(e.num_cut > 0 for e in material.backbone.encode(examples, material.room_tokens)):
+            said = f"{outcome.num_cut} of {len(examples)} texts to learn from are cut for what stands around them"
+            self.journal.note(f"{entrant.id}: {said}")
+
     def answering_s(self, *entrants: Entrant) -> float:
         """Seconds that one artefact of each takes to answer, beyond the features of the bare bases."""
         return (self.pace.num_test + self.pace.num_dev) * sum(self.pace.row_s.get(e.id, 0.0) for e in entrants)

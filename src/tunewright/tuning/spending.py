@@ -17,7 +17,7 @@ from tunewright.errors import ConfigError
 from tunewright.evaluation.cost import PriceList, TokenPrices
 from tunewright.files import append_line, read_lines
 from tunewright.runs.comparison import Requests
-from tunewright.tuning.progress import Clock, OutOfTime, Purse
+from tunewright.tuning.progress import Clock, Journal, OutOfTime, Purse
 
 if TYPE_CHECKING:
     from tunewright.backbones.endpoint import Endpoint
@@ -31,15 +31,11 @@ class Spending:
     Args:
         path: The file.
         prices: Model -> its prices.
-        models: That are asked.
         left_usd: What may still be spent, what was paid taken off; infinite where nothing limits it.
     """
 
-    def __init__(
-        self, path: Path, prices: Mapping[str, TokenPrices], models: Sequence[str], left_usd: Callable[[], float]
-    ) -> None:
+    def __init__(self, path: Path, prices: Mapping[str, TokenPrices], left_usd: Callable[[], float]) -> None:
         self._path, self._prices, self._left_usd = path, prices, left_usd
-        self._unpriced = [name for name in models if name not in prices]
         self._lock = threading.Lock()
         self._reserved_usd = 0.0
         self._lines = read_lines(path)
@@ -86,13 +82,6 @@ class Spending:
         self._lines.append(line)
         self.usd += float(str(line.get("usd") or 0.0))
 
-    @property
-    def said(self) -> list[str]:
-        """What is told of models without a price."""
-        return [
-            f"No price is known of {name}: it counts as the dearest. Give it in --prices." for name in self._unpriced
-        ]
-
     def taken(self, candidate: str | None = None) -> Requests | None:
         """By one candidate, or by the run with what it asked before there were any; None where nothing was asked."""
         mine = [line for line in self._lines if candidate is None or line["candidate"] == candidate]
@@ -116,7 +105,11 @@ class Spending:
 
 
 def open_spending(
-    out: Path, max_usd: float | None, prices: PriceList, clock: Clock, found: "Iterable[Checkpoint | Endpoint]"
+    out: Path,
+    max_usd: float | None,
+    prices: PriceList,
+    told: tuple[Clock, Journal],
+    found: "Iterable[Checkpoint | Endpoint]",
 ) -> Spending | None:
     """The account from which requests are paid; None where no base answers elsewhere.
 
@@ -124,9 +117,10 @@ def open_spending(
         out: The run folder.
         max_usd: Of the whole run, machine and requests; None without limit.
         prices: Of both.
-        clock: Of the run, which what is paid takes time from.
+        told: The run's clock, from which what is paid takes time, and who hears of models without a price.
         found: All bases.
     """
+    clock, journal = told
     elsewhere = [base for base in found if not isinstance(base, Checkpoint)]
     if not elsewhere:
         return None
@@ -134,12 +128,14 @@ def open_spending(
     def left_usd() -> float:
         return math.inf if clock.purse is None else clock.purse.left_usd(clock.elapsed_s)
 
-    spending = Spending(out / FILE_NAME, prices.models, [base.model for base in elsewhere], left_usd)
+    spending = Spending(out / FILE_NAME, prices.models, left_usd)
     if max_usd is not None:
         usd_per_s = prices.prices.machine(1.0)
         clock.purse = Purse(max_usd=max_usd, usd_per_s=usd_per_s, paid_usd=lambda: spending.usd)
     for base in elsewhere:
         base.charge(spending)
+        if base.model not in prices.models:
+            journal.note(f"No price is known of {base.model}: it counts as the dearest. Give it in --prices.")
     return spending
 
 

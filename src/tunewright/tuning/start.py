@@ -33,7 +33,7 @@ class Start:
         leaves = {name: tensor for name, tensor in adapter.tensors().items() if name in trained}
         if self.state is None or self.adapter.labels != adapter.labels or not self.state.fits(leaves):
             return None
-        return self.state.anew()
+        return self.state
 
     def space(self, method: Method, space: Space, max_tokens: int) -> dict[str, Range | Choice]:
         """A method's space: the saved size first, and nothing to choose that a start takes the place of."""
