@@ -80,7 +80,8 @@ def _drawn(material: Material, count: int, rng: np.random.Generator) -> list[Con
             prompt = led
         shots, stratified = _SHOTS[int(rng.integers(len(_SHOTS)))], bool(rng.integers(2))
         prompt, _rows = shown(material, prompt, shots, rng, stratified=stratified)
-        how = _CALIBRATIONS[int(rng.integers(len(_CALIBRATIONS)))] if material.task.labels else "none"
+        zeroed = material.task.labels and material.backbone.tells_scores
+        how = _CALIBRATIONS[int(rng.integers(len(_CALIBRATIONS)))] if zeroed else "none"
         one = Contender(prompt=prompt, calibration=how)
         if one not in found:
             found.append(one)
