@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.vendor import KEY, Fault, Vendor, guess, refusal, selling
-from tunewright.backbones.base import Usage
 from tunewright.backbones.endpoint import Ask, Dialect, Endpoint, Patience, Tally, parse_name
+from tunewright.backbones.heard import Usage
 from tunewright.backbones.replies import Cache, Reply
 from tunewright.errors import EndpointError, ModelError, RunError
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from tunewright.backbones.base import Usage
+from tunewright.backbones.heard import Usage
 from tunewright.backbones.label_answers import READ, phrase_scores, read_phrase, told_scores
 from tunewright.backbones.replies import Reply, Told
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding
+from tunewright.backbones.heard import Heard
 from tunewright.errors import AdapterError, ModelError
 from tunewright.types import Example
 
@@ -106,28 +107,6 @@ class Generation:
     log_probs: tuple[float, ...]
     """Of each token, by the model itself, before temperature and top-p."""
     finish_reason: FinishReason
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Usage:
-    """What an endpoint bills a request for, in its own tokens."""
-
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    """Those of the input that it had seen shortly before, and bills for less."""
-    output_tokens: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Heard:
-    """An answer from elsewhere."""
-
-    usage: Usage
-    prompt_bytes: int
-    waited_ms: float
-    """When it was asked for."""
-    illegal: bool | None = None
-    """Whether it is none of the labels that it was asked for; None where it was scored or free."""
 
 
 class Base(ABC):

@@ -16,8 +16,9 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding, Template
 from tunewright.backbones import answers
-from tunewright.backbones.base import Base, Dropout, Encoding, Generation, Heard, Row
+from tunewright.backbones.base import Base, Dropout, Encoding, Generation, Row
 from tunewright.backbones.endpoint import Ask, Body, Endpoint
+from tunewright.backbones.heard import Heard
 from tunewright.backbones.label_answers import phrase_scores, read_phrase
 from tunewright.backbones.reasoned import reasoned
 from tunewright.backbones.replies import Reply

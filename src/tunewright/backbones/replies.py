@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright.backbones.base import FinishReason, Usage
+from tunewright.backbones.base import FinishReason
+from tunewright.backbones.heard import Usage
 from tunewright.errors import RunError
 
 MOST_BYTES = 2**30

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.base import Heard
+from tunewright.backbones.heard import Heard
 from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.evaluation.cost import Prices, TokenPrices
 from tunewright.runs.comparison import Latency
