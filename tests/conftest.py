@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tunewright.backbones.decoder import Decoder
     from tunewright.backbones.encoder import Encoder
     from tunewright.backbones.masked import Masked
+    from tunewright.backbones.seq2seq import Seq2Seq
 
 # A busy machine is no failure, and a failure must be the same for everybody.
 hypothesis.settings.register_profile("tunewright", deadline=None, derandomize=True, max_examples=50)
@@ -76,6 +77,14 @@ def tiny_decoder(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Decoder
     from tests import tiny
 
     return cache(lambda kind: tiny.decoder(tiny_folder(kind)))
+
+
+@pytest.fixture(scope="session")
+def tiny_seq2seq(tiny_folder: Callable[[str], Path]) -> "Callable[[str], Seq2Seq]":
+    """Kind of encoder-decoder -> a tiny random one in fp32, loaded at the first call."""
+    from tests import tiny
+
+    return cache(lambda kind: tiny.seq2seq(tiny_folder(kind)))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import nn
 
 from tunewright.adapters.adapter import Adapter
@@ -35,6 +35,8 @@ from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.kinds import open_backbone
 from tunewright.backbones.masked import Masked
+from tunewright.backbones.seq2seq import Seq2Seq
+from tunewright.backbones.writer import Writer
 from tunewright.types import Example, Task
 
 WITH_PREFIX = ("bert", "roberta", "xlm-roberta", "electra", "modernbert", "distilbert")
@@ -44,6 +46,12 @@ WITHOUT_PREFIX = ("deberta-v2", "mpnet")
 KINDS = WITH_PREFIX + WITHOUT_PREFIX
 DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3_text", "phi3", "gpt_neox", "opt", "bloom")
 """Learned, rotary and ALiBi positions; grouped keys; sliding windows; bent scores."""
+
+SEQ2SEQ = ("t5", "flan", "mt5", "bart")
+"""Relative and learned positions; `flan` is T5 1.1, whose head is not its table of words."""
+
+BUCKETS = 8
+"""Of the distances that T5 tells apart."""
 
 WORDPIECE = ("bert", "electra", "distilbert", "mpnet", "deberta-v2")
 MASKED = tuple(
@@ -104,12 +112,18 @@ def decoder(folder: Path, dtype: torch.dtype = torch.float32) -> Decoder:
     return Decoder(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
 
 
+def seq2seq(folder: Path, dtype: torch.dtype = torch.float32) -> Seq2Seq:
+    """The encoder-decoder saved in a folder, on the CPU."""
+    return Seq2Seq(load_checkpoint(str(folder)), dtype=dtype, device=torch.device("cpu"))
+
+
 def build(kind: str, folder: Path) -> None:
     """Saves a random model of a kind with its tokenizer; the same values each time."""
-    heads = {"masked": transformers.AutoModelForMaskedLM, "": transformers.AutoModel}
-    auto = transformers.AutoModelForCausalLM if kind in DECODERS else heads["masked" if kind in MASKED else ""]
-    kind = kind.removeprefix("masked-")
-    tokenizer = _wordpiece() if kind in WORDPIECE else _byte_pairs(with_ends=kind not in DECODERS)
+    heads: dict[str, Any] = dict.fromkeys(DECODERS, transformers.AutoModelForCausalLM)
+    heads |= dict.fromkeys(SEQ2SEQ, transformers.AutoModelForSeq2SeqLM)
+    heads |= dict.fromkeys(MASKED, transformers.AutoModelForMaskedLM)
+    auto, kind = heads.get(kind, transformers.AutoModel), kind.removeprefix("masked-")
+    tokenizer = _tokenizer(kind)
     tokenizer.save_pretrained(folder)
     transformers.utils.logging.disable_progress_bar()
     model = auto.from_config(_config(kind, len(tokenizer), int(tokenizer.pad_token_id)))
@@ -122,6 +136,24 @@ def build(kind: str, folder: Path) -> None:
             else:
                 parameter.add_(0.1 * noise)
     model.save_pretrained(folder)
+    if kind == "flan":
+        _set_untied(folder)
+
+
+def _set_untied(folder: Path) -> None:
+    """As Google's files say it; transformers forgets it when it saves."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["scale_decoder_outputs"]
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}), encoding="utf-8")
+
+
+def _tokenizer(kind: str) -> transformers.PreTrainedTokenizerFast:
+    if kind in ("t5", "flan", "mt5"):
+        return _unigram()
+    found = _wordpiece() if kind in WORDPIECE else _byte_pairs(with_ends=kind not in DECODERS)
+    if kind == "bart":
+        found.bos_token, found.eos_token = "<s>", "</s>"
+    return found
 
 
 def _config(kind: str, vocab_size: int, pad_id: int) -> transformers.PreTrainedConfig:
@@ -129,6 +161,8 @@ def _config(kind: str, vocab_size: int, pad_id: int) -> transformers.PreTrainedC
     # RoBERTa and MPNet count positions from the padding index on.
     offset = 2 if kind in ("roberta", "xlm-roberta", "mpnet") else 0
     common = {"vocab_size": vocab_size, "max_position_embeddings": MAX_TOKENS + offset, "pad_token_id": pad_id}
+    if kind in SEQ2SEQ:
+        return _pair_config(kind, vocab_size, pad_id)
     own: dict[str, dict[str, object]] = {
         "bert": {"type_vocab_size": 2},
         "roberta": {"type_vocab_size": 1},
@@ -164,6 +198,42 @@ def _config(kind: str, vocab_size: int, pad_id: int) -> transformers.PreTrainedC
         "bloom": {},
     }
     return transformers.AutoConfig.for_model(kind, **shape, **common, **own[kind])
+
+
+def _pair_config(kind: str, vocab_size: int, pad_id: int) -> transformers.PreTrainedConfig:
+    """Three layers read and two write; heads wider together than the model in T5."""
+    common: dict[str, object] = {"vocab_size": vocab_size, "d_model": 32, "pad_token_id": pad_id}
+    if kind == "bart":
+        heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4)
+        inner = dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 48)
+        layers = {"encoder_layers": 3, "decoder_layers": 2}
+        tokens = {"bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+        pair: dict[str, object] = {"max_position_embeddings": MAX_TOKENS, "scale_embedding": True, **tokens}
+        return transformers.AutoConfig.for_model(kind, **common, **heads, **inner, **layers, **pair)
+    layers = {"num_layers": 3, "num_decoder_layers": 2, "n_positions": MAX_TOKENS, "decoder_start_token_id": pad_id}
+    rest: dict[str, object] = {"d_kv": 10, "d_ff": 48, "num_heads": 4}
+    if kind == "flan":
+        rest |= {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+    buckets = {"relative_attention_num_buckets": BUCKETS, "relative_attention_max_distance": 20}
+    model_type = "t5" if kind == "flan" else kind
+    return transformers.AutoConfig.for_model(model_type, **common, **layers, **rest, **buckets)
+
+
+def _unigram() -> transformers.PreTrainedTokenizerFast:
+    """As T5's: pieces with likelihoods, a mark for each space, and a token that ends every text."""
+    special = ["<pad>", "</s>", "<unk>"]
+    words = [f"\u2581{word}" for word in WORDS]
+    pieces = [*special, "\u2581", *_LETTERS, *".,!?:0123456789", *words]
+    scores = [0.0, 0.0, 0.0, -3.0, *[-8.0] * (len(pieces) - len(words) - 4), *[-5.0] * len(words)]
+    tokenizer = Tokenizer(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, model_max_length=MAX_TOKENS)
 
 
 _GROUPED: dict[str, object] = {"num_key_value_heads": 2}
@@ -300,7 +370,7 @@ def every_part(base: Backbone) -> Adapter:
     )
     return adapter(
         base,
-        **(asking_parts(base) if isinstance(base, Decoder) else {}),
+        **(asking_parts(base) if isinstance(base, Writer) else {}),
         soft_prompt=soft_prompt(base, 5, seed=1),
         prefix=prefix(base, 4, seed=2),
         lora=lora(base, 2, seed=100, alpha=16),
@@ -316,7 +386,7 @@ def every_part(base: Backbone) -> Adapter:
     )
 
 
-def asking_parts(base: Decoder) -> dict[str, Any]:
+def asking_parts(base: Writer) -> dict[str, Any]:
     """What stands around a row, and before it."""
     shown = Retriever(
         texts=("soup", "train"), shown=("soup food\n", "train travel\n"), num_shown=1,

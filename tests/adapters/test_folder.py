@@ -193,10 +193,10 @@ def test_half_written_folders_do_not_exist(
         folder.save(older, target)
     write = peft_format.write
 
-    def breaks(part: Part, path: Path, *, base_name: str, stem: str | None) -> None:
+    def breaks(part: Part, path: Path, **how: str) -> None:
         if path.name == "lora":
             raise KeyboardInterrupt
-        write(part, path, base_name=base_name, stem=stem)
+        write(part, path, **how)
 
     monkeypatch.setattr(peft_format, "write", breaks)
     with pytest.raises(KeyboardInterrupt):

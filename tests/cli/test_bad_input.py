@@ -639,7 +639,7 @@ def test_empty_text(verb: str, adapter: Path, call: Call, tmp_path: Path) -> Non
 def test_evaluate_with_unknown_metric(adapter: Path, call: Call, tmp_path: Path) -> None:
     data = write_topics(tmp_path / "d.csv")
     said = refused(call, "evaluate", adapter, data, "--metric", "macro-fl", where=tmp_path)
-    assert "unknown metric 'macro-fl'. Did you mean 'macro-f1'? Allowed: accuracy, macro-f1." in said
+    assert "unknown metric 'macro-fl'. Did you mean 'macro-f1'? Allowed: accuracy, macro-f1, mcc." in said
 
 
 def test_predict_does_not_overwrite(adapter: Path, call: Call, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import torch
 from tests.cli.test_bad_input import refused
 from tests.commands import Call, write_meanings, write_topics
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Template
+from tunewright.adapters.parts import Template, Verbalizer
 from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, predict
+from tunewright.backbones.masked import Masked
 from tunewright.config import RunConfig
 from tunewright.data.load import load_dataset
 from tunewright.methods.base import Material
@@ -107,3 +108,38 @@ def test_what_is_refused(data: Path, tiny_folder: Callable[[str], Path], call: C
     assert "cannot read the template" in refused(
         call, "compare", data, "--template", missing, "--model", llama, where=tmp_path
     )
+
+
+def test_a_masked_model(
+    data: Path, tiny_folder: Callable[[str], Path], tiny_masked: Callable[[str], Masked], call: Call, tmp_path: Path
+) -> None:
+    """All of the prompt runs with each row; the scores are those of the words in the place of the mask."""
+    base, model = tiny_masked("masked-bert"), tiny_folder("masked-bert")
+    config = RunConfig(data=str(data), model=(str(model),))
+    found, dataset = preview("we had\n{text} was [MASK]", config, 3), load_dataset(config)
+    assert found.fixed == ()
+    for row, example in zip(found.rows, dataset.splits.train, strict=False):
+        assert row.tokens[:3] == ("[CLS]", "we", "had")
+        assert row.tokens[-3:] == ("was", "[MASK]", "[SEP]")
+        assert row.wanted == example.label
+        adapter = Adapter(
+            base=base.identity,
+            labels=dataset.task.labels,
+            max_tokens=64,
+            template=Template(fixed="we had\n", row="{text} was [MASK]"),
+            verbalizer=Verbalizer(phrases=tuple((label,) for label in dataset.task.labels), scale=1.0),
+        )
+        (asked,) = [Row(encoding=e, adapter=adapter) for e in base.encode_for([example], adapter)]
+        scores_C = base.scores([asked], base.phrase_ids(adapter))[0]
+        own = dict(row.scores)
+        torch.testing.assert_close(
+            torch.tensor([own[label] for label in dataset.task.labels]), scores_C, atol=2e-2, rtol=2e-2
+        )
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("{text} was", encoding="utf-8")
+    for verb in (("try", prompt, data), ("compare", data, "--methods", "template", "--template", prompt)):
+        said = refused(call, *verb, "--model", model, where=tmp_path)
+        assert "must have one [MASK], where the answer stands. Got 0." in said
+    llama = tiny_folder("llama")
+    said = refused(call, "try", "[MASK] {text}", data, "--model", llama, where=tmp_path)
+    assert "no words may follow [MASK]" in said

@@ -35,9 +35,9 @@ from tunewright.types import Params
 
 GetBackbone = Callable[[str], Backbone]
 WIDTH, NUM_LABELS, LAYERS, HEADS, HEAD_WIDTH, INNER = 32, 3, 3, 4, 8, 48
-KINDS = ("bert", "masked-roberta", "gpt2", "llama", "qwen3")
+KINDS = ("bert", "masked-roberta", "gpt2", "llama", "qwen3", "t5")
 """An encoder and a masked language model; decoders of learned and rotary positions,
-the latter two with keys that pairs of heads share."""
+the latter two with keys that pairs of heads share; an encoder-decoder."""
 PROMPT = Prompt(fixed="we had one\n", row="it: {text}\nwas [MASK]")
 """The user's own."""
 DOCUMENTS = ("bread", "a train")
@@ -231,7 +231,12 @@ def key_heads(kind: str) -> int:
 
 
 def head_width(kind: str) -> int:
-    return 16 if kind == "qwen3" else HEAD_WIDTH
+    return {"qwen3": 16, "t5": 10}.get(kind, HEAD_WIDTH)
+
+
+def answering_lora(kind: str) -> int:
+    """Inputs plus outputs of the linear layers that run only where an answer is scored: T5's two decoder layers."""
+    return 2 * (8 * (WIDTH + HEADS * head_width(kind)) + 2 * (WIDTH + INNER)) if kind == "t5" else 0
 
 
 def sizes(kind: str, seen: int) -> tuple[int, int]:
@@ -247,6 +252,12 @@ def sizes(kind: str, seen: int) -> tuple[int, int]:
         layer = 4 * (WIDTH + 1) * WIDTH + (WIDTH + 1) * INNER + (INNER + 1) * WIDTH + 4 * WIDTH
         lora = (WIDTH + 3 * WIDTH) + (WIDTH + WIDTH) + 2 * (WIDTH + INNER)
         return (seen + tiny.MAX_TOKENS) * WIDTH + 2 * WIDTH + LAYERS * layer, LAYERS * lora
+    if kind == "t5":
+        # of the encoder, which makes the features: no biases, norms of one vector, a position's bias for each head
+        inner = HEADS * head_width(kind)
+        layer = 4 * WIDTH * inner + 2 * WIDTH * INNER + 2 * WIDTH
+        lora = 4 * (WIDTH + inner) + 2 * (WIDTH + INNER)
+        return seen * WIDTH + WIDTH + tiny.BUCKETS * HEADS + LAYERS * layer, LAYERS * lora
     # no biases, norms of one vector; Qwen3 has one for the heads of queries, one for those of keys
     queries, keys = HEADS * head_width(kind), key_heads(kind) * head_width(kind)
     layer = 2 * WIDTH * queries + 2 * WIDTH * keys + 3 * WIDTH * INNER + 2 * WIDTH
@@ -280,7 +291,7 @@ def test_trainable_count(method: Method, kind: str, base: Backbone) -> None:
         "prompt-ensemble": 0,
         "retrieve": 0,
         "instruction-prompt": length * WIDTH,
-        "combine": rank * lora + (0 if base.answers_prompts else length * WIDTH + head),
+        "combine": rank * (lora + answering_lora(kind)) + (0 if base.answers_prompts else length * WIDTH + head),
         "full": whole + head,
         "gradual-unfreezing": whole + head,
     }
@@ -350,14 +361,14 @@ def test_shortest_inputs(method: Method, base: Backbone) -> None:
     assert answers(adapter, base).isfinite().all()
 
 
-@pytest.mark.parametrize("model", [*tiny.KINDS, "masked-electra", *tiny.DECODERS])
+@pytest.mark.parametrize("model", [*tiny.KINDS, "masked-electra", *tiny.DECODERS, "bart"])
 @every_method
 def test_every_kind_of_model(method: Method, model: str, tiny_backbone: GetBackbone) -> None:
     """It is fitted and answers, or it is refused with a reason."""
     base = tiny_backbone(model)
     reason = method.refuses(base)
     if method.name in ASKING:
-        able = tiny.DECODERS if method.name == "chain-of-thought" else (*tiny.MASKED, *tiny.DECODERS)
+        able = tiny.DECODERS if method.name == "chain-of-thought" else (*tiny.MASKED, *tiny.DECODERS, *tiny.SEQ2SEQ)
         assert (reason is None) == (model in able)
     else:
         assert (reason is None) == (method.name != "prefix" or model not in tiny.WITHOUT_PREFIX)
@@ -381,7 +392,8 @@ def test_over_long_texts_are_cut(method: Method, base: Backbone) -> None:
     for each in adapter.each:
         taken = each.prefix_tokens
         if isinstance(base, Prompted) and each.template is not None:
-            taken += len(base.fixed_ids(each.template.fixed)) + base.answer_tokens(each)
+            taken += len(base.fixed_ids(each.template.fixed))
+            taken += 0 if base.answers_apart else base.answer_tokens(each)
         # Inside a template a text is cut between tokens, and what is left of it may then be a token shorter.
         slack, cut = 0 if each.template is None else 1, base.encode_for(long, each)
         assert all(0 <= base.max_tokens - taken - len(e.ids) <= slack and e.num_cut > 0 for e in cut)

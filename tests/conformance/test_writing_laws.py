@@ -17,9 +17,10 @@ from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding
 from tunewright.adapters.reasoning import Reasoning
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Generation, Row
-from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, answer
+from tunewright.backbones.writer import Writer
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods.base import Method
 from tunewright.methods.table import METHODS
@@ -49,7 +50,7 @@ def asked() -> list[Example]:
     return tiny.examples(12, seed=2)
 
 
-def workshop(base: Decoder) -> Workshop:
+def workshop(base: Writer) -> Workshop:
     """Each epoch counts as better than the one before, so that the last is kept."""
     dev = [replace(e, references=(str(e.target),)) for e in rows(4, seed=1)]
     shop = prepare(TASK, base, rows(15), dev, METRICS["rouge-l"], base.max_tokens)
@@ -58,38 +59,52 @@ def workshop(base: Decoder) -> Workshop:
     return replace(shop, exam=replace(shop.exam, score=lambda _: float(next(ever))))
 
 
-def fit(method: Method, base: Decoder) -> Adapter:
+def fit(method: Method, base: Writer) -> Adapter:
     """After four steps."""
     shop = workshop(base)
     params = {**defaults(method, shop.material), "epochs": 4}
     if method.name == "few-shot":
         params["shots"] = 2
+    if base.answers_apart and "lr" in params:  # at a decoder's rates it learns in four steps to write nothing
+        params["lr"] = float(params["lr"]) / 10
     adapter = attempt(method, params, shop, generator("laws"), lambda *_: None).trained.adapter
     # A random model writes no cue, but letters: there is something to cut out.
     return adapter if adapter.reasoning is None else replace(adapter, reasoning=Reasoning(cue="e"))
 
 
-def texts(adapter: Adapter, base: Decoder) -> list[str]:
+def texts(adapter: Adapter, base: Writer) -> list[str]:
     return [each.answer for each in answer(adapter, asked(), FeatureStore(base))]
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
-def base(request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]) -> Decoder:
-    return tiny_decoder(str(request.param))
+@pytest.fixture(scope="module", params=["gpt2", "llama", "bart"])
+def base(request: pytest.FixtureRequest, tiny_backbone: Callable[[str], Backbone]) -> Writer:
+    found = tiny_backbone(str(request.param))
+    assert isinstance(found, Writer)
+    return found
 
 
 @pytest.fixture(scope="module")
-def fitted(base: Decoder) -> dict[str, Adapter]:
-    return {name: fit(method, base) for name, method in WRITING.items()}
+def fitted(base: Writer) -> dict[str, Adapter]:
+    return {name: fit(method, base) for name, method in WRITING.items() if method.refuses(base) is None}
+
+
+@pytest.fixture(autouse=True)
+def runs_here(request: pytest.FixtureRequest) -> None:
+    """A base that a method refuses has no law to keep."""
+    if "method" in request.fixturenames:
+        reason = request.getfixturevalue("method").refuses(request.getfixturevalue("base"))
+        if reason is not None:
+            pytest.skip(reason)
 
 
 @every_method
-def test_same_seed_same_texts(method: Method, fitted: dict[str, Adapter], base: Decoder) -> None:
+def test_same_seed_same_texts(method: Method, fitted: dict[str, Adapter], base: Writer) -> None:
     again = fit(method, base)
     assert again.sha256() == fitted[method.name].sha256()
     found = texts(again, base)
     assert found == texts(fitted[method.name], base)
-    assert len(set(found)) > 1  # what is written hangs on what is read
+    raw = texts(replace(again, reasoning=None), base)  # of which an answer may be cut out
+    assert len(set(raw)) > 1  # what is written hangs on what is read
 
 
 LOAD_AND_WRITE = """
@@ -101,14 +116,14 @@ from tunewright.adapters import folder
 found, base = {}, None
 for path in sorted(Path(sys.argv[1]).glob("*")):
     adapter = folder.load(path)
-    base = tiny.decoder(Path(adapter.base.name)) if base is None else base
+    base = tiny.backbone(Path(adapter.base.name)) if base is None else base
     base.check(adapter)
     found[path.name] = texts(adapter, base)
 print(json.dumps(found))
 """
 
 
-def test_fresh_process_same_texts(fitted: dict[str, Adapter], base: Decoder, tmp_path: Path) -> None:
+def test_fresh_process_same_texts(fitted: dict[str, Adapter], base: Writer, tmp_path: Path) -> None:
     for name, adapter in fitted.items():
         folder.save(adapter, tmp_path / name)
     root = Path(__file__).parents[2]
@@ -120,11 +135,12 @@ def test_fresh_process_same_texts(fitted: dict[str, Adapter], base: Decoder, tmp
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @every_running
-def test_neighbours_do_not_matter(
-    method: Method, temperature: float, fitted: dict[str, Adapter], base: Decoder
-) -> None:
-    """Token for token: alone, in another order, few at a time, and among rows of all other methods; drawn ones too."""
-    crowd = {name: _decoding(adapter, temperature) for name, adapter in fitted.items() if name in RUNNING}
+def test_neighbours_do_not_matter(method: Method, temperature: float, fitted: dict[str, Adapter], base: Writer) -> None:
+    """Token for token: alone, in another order, few at a time, and among rows of all other methods; drawn ones too.
+
+    Of several members the first: the base itself writes for one at a time.
+    """
+    crowd = {name: _decoding(adapter.each[0], temperature) for name, adapter in fitted.items() if name in RUNNING}
     adapter = crowd[method.name]
     mine = [Row(encoding=e, adapter=adapter) for e in base.encode_for(asked(), adapter)]
     others = [Row(encoding=base.encode_for(asked(), a)[0], adapter=a) for a in crowd.values()]
@@ -159,7 +175,7 @@ def _same(found: list[Generation], expected: list[Generation]) -> None:
 
 
 @every_method
-def test_base_is_untouched(method: Method, base: Decoder) -> None:
+def test_base_is_untouched(method: Method, base: Writer) -> None:
     """Its weights, and what it writes by itself."""
     bare = [Row(encoding=e, adapter=tiny.adapter(base)) for e in base.encode(asked(), base.max_tokens)]
     weights = hash_of(base.masters())

@@ -17,9 +17,13 @@ from tunewright.prompts.template import (
     built_in,
     demonstration,
     draw,
+    one_mask,
     parse,
+    premise,
     read_source,
+    until_mask,
     with_demonstrations,
+    with_mask,
 )
 
 TASK = tiny.task()
@@ -104,3 +108,48 @@ def test_draw(groups: list[int], stratified: bool, seed: int) -> None:
         for size in range(len(order)):
             taken, left = Counter(groups[k] for k in order[:size]), Counter(groups[k] for k in order[size:])
             assert all(taken[a] - taken[b] <= 1 for a in taken for b in left)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("Text: {text}\nLabel:", "{text}\nLabel:"),
+        ("{text} or {text_pair}? It was [MASK].", "{text}? It was [MASK]."),
+        ("[MASK] is what {text} is about", "{text}[MASK] is what  is about"),
+        ("Which of old or new is {text}", "{text}Which of old or new is "),
+        ("{text}\n", "{text}\n"),
+    ],
+)
+def test_premise(row: str, expected: str) -> None:
+    """The words behind the row's own, or all where none are; the mask is among them."""
+    assert premise(Prompt(fixed="Choose.\n", row=row)) == Prompt(fixed="", row=expected)
+
+
+def test_a_mask_is_a_place_for_the_answer() -> None:
+    prompt = Prompt(fixed="", row="{text} It was [MASK], so.")
+    assert prompt.fill("[MASK] {text_pair}", None) == "[MASK] {text_pair} It was [MASK], so."
+    assert prompt.fill("[MASK]", None, "good") == "[MASK] It was good, so."
+    assert with_mask(prompt) is prompt
+    assert with_mask(Prompt(fixed="so\n", row="{text}\nLabel:")) == Prompt(fixed="so\n", row="{text}\nLabel: [MASK].")
+    assert one_mask(prompt, "m") is prompt
+
+
+def test_a_mask_for_a_model_that_goes_on() -> None:
+    """It reads up to the mask; words behind it would never be read."""
+    assert until_mask(Prompt(fixed="", row="{text} It was [MASK]."), "m").row == "{text} It was"
+    assert until_mask(Prompt(fixed="", row="{text}\n[MASK]"), "m").row == "{text}\n"
+    plain = Prompt(fixed="", row="{text} ")
+    assert until_mask(plain, "m") is plain
+    for row in ("[MASK] news: {text}", "{text} It was [MASK] indeed", "{text} [MASK] [MASK]"):
+        with pytest.raises(
+            ConfigError, match=r"'m' goes on where a template ends, so that no words may follow \[MASK\]"
+        ):
+            until_mask(Prompt(fixed="", row=row), "m")
+    for row, count in (("{text}", 0), ("[MASK] {text} [MASK]", 2)):
+        with pytest.raises(ConfigError, match=rf"'m' must have one \[MASK\], where the answer stands. Got {count}"):
+            one_mask(Prompt(fixed="", row=row), "m")
+
+
+def test_the_line_of_a_mask_is_part_of_the_row() -> None:
+    found = parse("Choose.\n[MASK] is the topic of\n{text}", TASK)
+    assert found == Prompt(fixed="Choose.\n", row="[MASK] is the topic of\n{text}")

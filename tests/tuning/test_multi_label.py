@@ -16,6 +16,9 @@ from tests import tiny
 from tests.cli.test_bad_input import refused
 from tests.commands import Call, write_table
 from tunewright.adapters import folder
+from tunewright.errors import AdapterError
+from tunewright.serve.cache import Cache
+from tunewright.serve.tasks import Served
 from tunewright.training.loss import binary_cross_entropy
 from tunewright.tuning.progress import Silent
 from tunewright.types import label_set
@@ -113,6 +116,12 @@ def test_settings_without_use_are_refused(
     out = refused(call, "compare", data, "--label-separator", ";", where=data.parent)
     assert "`label_separator` has no use with --task classify" in out
     assert "Or add --task multi-label" in out
+
+
+def test_the_server_says_that_it_cannot(run: tw.Run) -> None:
+    cache = Cache(limit_bytes=1, max_bases=2, on_loaded=lambda: None)
+    with pytest.raises(AdapterError, match="answers with several labels, which is not served"):
+        cache.load(Served(task="sets", version=1, folder=str(run.adapter_folder("linear-probe"))))
 
 
 def test_the_loss_is_torchs_own() -> None:

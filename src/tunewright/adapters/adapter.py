@@ -61,7 +61,7 @@ class BaseIdentity:
     name: str
     """What the user called it: a name or a folder."""
     kind: str
-    """`encoder`, `masked` or `decoder`."""
+    """`encoder`, `masked`, `decoder` or `seq2seq`."""
     sha256: str
     """Over names, shapes and values of all weights, and the pooling unless it is the mean."""
     tokenizer_sha256: str

@@ -35,14 +35,17 @@ def save(adapter: Adapter, folder: Path) -> None:
         "sha256": adapter.sha256(),
         "about": dict(adapter.about),
     }
-    own = {k: t for k, t in adapter.tensors().items() if k.split(".")[0] not in peft_format.PEFT_PARTS}
+    shared = in_peft_format(adapter.base.kind)
+    own = {k: t for k, t in adapter.tensors().items() if k.split(".")[0] not in shared}
     with whole_folder(folder) as temporary:
         (temporary / _RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         peft_format.write_tensors(own, temporary / _TENSORS)
         for name, part in adapter.parts().items():
-            if name in peft_format.PEFT_PARTS:
-                stem = adapter.base.stem if _writes(adapter) else None
-                peft_format.write(part, temporary / "peft" / name, base_name=adapter.base.name, stem=stem)
+            if name in shared:
+                task_type = _task_type(adapter)
+                stem = "" if task_type == peft_format.FEATURES else adapter.base.stem
+                target = temporary / "peft" / name
+                peft_format.write(part, target, base_name=adapter.base.name, task_type=task_type, stem=stem)
 
 
 def load(folder: Path) -> Adapter:
@@ -74,24 +77,30 @@ def _build(folder: Path, record: dict[str, Any]) -> Adapter:
         labels=tuple(record["labels"]),
         max_tokens=int(record["max_tokens"]),
         about=dict(record["about"]),
-        **_read_parts(folder, record["parts"], record["base"].get("stem", "")),  # type: ignore[arg-type]
+        **_read_parts(folder, record["parts"], record["base"]),  # type: ignore[arg-type]
     )
 
 
-def _writes(adapter: Adapter) -> bool:
-    """Whether PEFT would use its parts in a language model, not as features for a head."""
-    return adapter.base.kind == "decoder" and adapter.head is None
+def _task_type(adapter: Adapter) -> str:
+    """What PEFT would use its parts in: a language model, or what gives features for a head."""
+    features = peft_format.FEATURES
+    return features if adapter.head is not None else peft_format.LANGUAGE_MODELS.get(adapter.base.kind, features)
 
 
-def _read_parts(folder: Path, settings: dict[str, dict[str, object]], stem: str) -> dict[str, Part]:
+def in_peft_format(kind: str) -> tuple[str, ...]:
+    """Parts by which PEFT means the same: it puts the prefix of an encoder-decoder before the decoder's own tokens."""
+    return tuple(name for name in peft_format.PEFT_PARTS if (name, kind) != ("prefix", "seq2seq"))
+
+
+def _read_parts(folder: Path, settings: dict[str, dict[str, object]], base: dict[str, Any]) -> dict[str, Part]:
     try:
         stored = load_file(folder / _TENSORS)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"cannot read {folder / _TENSORS}: {error}. Restore the folder.") from None
     parts: dict[str, Part] = {}
     for name, part_settings in settings.items():
-        if name in peft_format.PEFT_PARTS:
-            parts[name] = peft_format.read(folder / "peft" / name, stem=stem)
+        if name in in_peft_format(base["kind"]):
+            parts[name] = peft_format.read(folder / "peft" / name, stem=base.get("stem", ""))
         else:
             tensors = {k.removeprefix(f"{name}."): t for k, t in stored.items() if k.startswith(f"{name}.")}
             parts[name] = PARTS[name].build(part_settings, tensors)

@@ -22,7 +22,7 @@ MISFITS = (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, Va
 
 _VOCABULARY_IDS = "vocabulary_ids"
 
-_EMBEDDING = re.compile(r"embed|\bw[tp]e\b")
+_EMBEDDING = re.compile(r"embed|\bw[tp]e\b|\bshared\b|SelfAttention\.relative_attention_bias")
 
 
 def is_embedding(parameter: str) -> bool:

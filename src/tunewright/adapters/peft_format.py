@@ -26,18 +26,22 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _LORA_ROOT = "base_model.model."
 
+FEATURES = "FEATURE_EXTRACTION"
+LANGUAGE_MODELS = {"decoder": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
+"""Kind of base -> PEFT's name for what it does when it writes."""
 
-def write(part: Part, folder: Path, *, base_name: str, stem: str | None = None) -> None:
+
+def write(part: Part, folder: Path, *, base_name: str, task_type: str = FEATURES, stem: str = "") -> None:
     """Writes one part as a PEFT folder.
 
     Args:
         part: A `SoftPrompt`, `Prefix` or `Lora`.
         folder: Created if absent.
         base_name: Stored as PEFT's `base_model_name_or_path`.
-        stem: For a language model, what it puts before the base's module names; None for the bare base.
+        task_type: PEFT's, of what runs it: the bare base, or a language model.
+        stem: What a language model puts before the base's module names.
     """
     config, tensors = _ENCODE[type(part)](part)
-    task_type = "FEATURE_EXTRACTION" if stem is None else "CAUSAL_LM"
     common = {"task_type": task_type, "inference_mode": True, "base_model_name_or_path": base_name}
     if stem:
         whole = f"{_LORA_ROOT}{stem}."
@@ -85,7 +89,7 @@ def read(folder: Path, *, stem: str = "") -> Part:
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
-    if stem and config.get("task_type") == "CAUSAL_LM":
+    if stem and config.get("task_type") != FEATURES:
         whole = f"{_LORA_ROOT}{stem}."
         tensors = {_LORA_ROOT + k.removeprefix(whole) if k.startswith(whole) else k: t for k, t in tensors.items()}
     try:
@@ -121,8 +125,12 @@ def _encode_soft_prompt(part: SoftPrompt) -> tuple[dict[str, Any], dict[str, Ten
     return config, {"prompt_embeddings": part.vectors_PD}
 
 
-def _decode_soft_prompt(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SoftPrompt:  # noqa: ARG001
-    return SoftPrompt(vectors_PD=_prompt(tensors))
+def _decode_soft_prompt(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> SoftPrompt:
+    """Of an encoder-decoder PEFT stores as many vectors again, which it never reads."""
+    vectors_PD = _prompt(tensors)
+    if config.get("task_type") == LANGUAGE_MODELS["seq2seq"]:
+        vectors_PD = vectors_PD[: int(config["num_virtual_tokens"])].clone()
+    return SoftPrompt(vectors_PD=vectors_PD)
 
 
 def _decode_p_tuning(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Part:

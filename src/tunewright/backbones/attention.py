@@ -6,7 +6,8 @@ use the interface never calls it; `Encoder` finds that out by running one row an
 Shapes: B rows, H heads, T queries, S keys, P prefix positions, d head width, L layers.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import bidirectional_mask_function, eager_mask
 
 from tunewright.adapters.parts import Prefix
+from tunewright.backbones.scoring import Tree
 
 NAME = "tunewright"
 
@@ -66,7 +68,67 @@ def _padded(prefix: Prefix | None, longest: int, shape: tuple[int, int, int], li
     return nn.functional.pad(both, (0, 0, 0, longest - prefix.length))
 
 
-def attend(
+@dataclass(frozen=True, kw_only=True)
+class Branching:
+    """Tokens of a decoder that are no line but a tree."""
+
+    depth_BT: Tensor
+    """Position of each token: how many lead to it."""
+    bias_B1TT: Tensor
+    """0 where a token sees another, the dtype's lowest value where it does not."""
+
+    def at_depths(self, bias_1HTT: Tensor) -> Tensor:
+        """A bias of pairs of positions, for the pairs of these tokens: [B, H, T, T]."""
+        index = (self.depth_BT[:, :, None], self.depth_BT[:, None, :])
+        return bias_1HTT[0].permute(1, 2, 0)[index].permute(0, 3, 1, 2)
+
+
+def branching(trees: Sequence[Tree], start: int, like: Tensor) -> Branching:
+    """The nodes of trees, each tree after so many tokens that all of its nodes see.
+
+    Args:
+        trees: One for each row.
+        start: Tokens before the nodes.
+        like: Gives dtype and device.
+    """
+    longest = start + max(len(tree.tokens) for tree in trees)
+    depths, seen = dict[int, Tensor](), dict[int, Tensor]()
+    for tree in {id(tree): tree for tree in trees}.values():
+        size = start + len(tree.tokens)
+        depth_T, seen_TT = torch.zeros(longest, dtype=torch.long), torch.eye(longest, dtype=torch.bool)
+        depth_T[:size] = torch.tensor([*range(start), *(start + depth for depth in tree.depths)])
+        seen_TT[:size, :start] = torch.ones(size, start, dtype=torch.bool).tril()
+        seen_TT[start:size, start:size] = tree.seen()
+        depths[id(tree)], seen[id(tree)] = depth_T, seen_TT
+    hidden_BTT = ~torch.stack([seen[id(tree)] for tree in trees])
+    bias_BTT = torch.zeros(hidden_BTT.shape, dtype=like.dtype).masked_fill(hidden_BTT, torch.finfo(like.dtype).min)
+    depth_BT = torch.stack([depths[id(tree)] for tree in trees])
+    return Branching(depth_BT=depth_BT.to(like.device), bias_B1TT=bias_BTT[:, None].to(like.device))
+
+
+@contextlib.contextmanager
+def positions_of(table: nn.Module | None, tree: Branching | None) -> Iterator[None]:
+    """Within the context, a table of learned positions gives those of a tree's depths.
+
+    Args:
+        table: BART's, which counts from an offset; None where there is none.
+        tree: Of the pass.
+    """
+    if table is None or tree is None:
+        yield
+        return
+
+    def at_depths(module: nn.Module, _inputs: Any, _output: Any) -> Tensor:
+        return nn.functional.embedding(tree.depth_BT + int(module.offset), module.weight)  # type: ignore[arg-type]
+
+    hook = table.register_forward_hook(at_depths)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def attend(  # noqa: PLR0913, PLR0917
     module: nn.Module,
     query_BHTd: Tensor,
     key_BHSd: Tensor,
@@ -74,6 +136,8 @@ def attend(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     prefix: PrefixCache | None = None,
+    position_bias: Tensor | None = None,
+    tree: Branching | None = None,
     seen: list[tuple[nn.Module, int, int]] | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -87,6 +151,8 @@ def attend(
         attention_mask: Additive, [B, 1, 1 or T, S], or None.
         scaling: Of the scores; 1 / sqrt(d) when absent.
         prefix: What comes before the text.
+        position_bias: T5's, of each pair of positions, [1, H, T, S]; a prefix has no position.
+        tree: Where tokens are no line, who sees whom among them: for self-attention that is causal.
         seen: When given, (module, heads, head width) is appended: how `Encoder` learns that it is called.
 
     Returns:
@@ -94,6 +160,11 @@ def attend(
     """
     if seen is not None:
         seen.append((module, key_BHSd.shape[1], key_BHSd.shape[3]))
+    if tree is not None and module.is_causal:
+        attention_mask = tree.bias_B1TT
+        position_bias = None if position_bias is None else tree.at_depths(position_bias)
+    if position_bias is not None:
+        attention_mask = position_bias if attention_mask is None else attention_mask + position_bias
     if prefix is not None:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         attention_mask = _with_prefix(attention_mask, prefix, query_BHTd, key_BHSd)
@@ -109,7 +180,7 @@ def _with_prefix(mask: Tensor | None, prefix: PrefixCache, query_BHTd: Tensor, k
     batch, num_keys = key_BHSd.shape[0], key_BHSd.shape[2]
     if mask is None:
         mask = query_BHTd.new_zeros(batch, 1, 1, num_keys)
-    bias = prefix.bias_B11P.expand(-1, -1, mask.shape[2], -1)
+    bias = prefix.bias_B11P.expand(-1, mask.shape[1], mask.shape[2], -1)
     return torch.cat([bias, mask.expand(batch, -1, -1, -1)], dim=3)
 
 

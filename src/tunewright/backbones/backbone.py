@@ -76,8 +76,12 @@ class Backbone(Base):
 
     @property
     def num_computing(self) -> int:
-        """Parameters that take part in the matrix products of each token: those of the layers."""
+        """Parameters that take part in the matrix products of tokens: those of the layers."""
         return sum(p.numel() for name, p in self._masters.named_parameters() if name.startswith(self.layer_stack))
+
+    def is_run(self, name: str, *, writing: bool) -> bool:  # noqa: ARG002
+        """Whether a part of the base, by its name, takes part in an answer: one in text, or one from features."""
+        return True
 
     @property
     def num_vocabulary_values(self) -> int:
@@ -103,9 +107,9 @@ class Backbone(Base):
 
     @property
     def embedding_scale(self) -> float:
-        """Gemma multiplies its word embeddings."""
+        """Gemma and some BARTs multiply their word embeddings."""
         table = self._masters.get_input_embeddings()  # type: ignore[operator]
-        return float(getattr(table, "scalar_embed_scale", 1.0))
+        return float(getattr(table, "scalar_embed_scale", getattr(table, "embed_scale", 1.0)))
 
     @property
     def pad_id(self) -> int:
@@ -157,6 +161,11 @@ class Backbone(Base):
     def words(self, ids: Sequence[int]) -> list[str]:
         """What each token id stands for, as text."""
         return [str(self._checkpoint.tokenizer.decode([i])) for i in ids]
+
+    @property
+    def unknown_ids(self) -> frozenset[int]:
+        unknown = self._checkpoint.tokenizer.unk_token_id
+        return frozenset() if unknown is None else frozenset([int(unknown)])
 
     def special_ids(self) -> set[int]:
         """Ids of [CLS], [SEP], padding and the like."""

@@ -211,6 +211,19 @@ class Base(ABC):
         """Parameters that take part here in the matrix products of each token."""
         return 0
 
+    def computing(self, read: float, written: float) -> float:
+        """Parameters times tokens of the matrix products of a request.
+
+        Args:
+            read: Tokens of its text, and what stands before it.
+            written: Tokens of its answer.
+        """
+        return self.num_computing * (read + written)
+
+    def tokens_through(self, name: str, read: float, written: float) -> float:  # noqa: ARG002
+        """Tokens that run through a part of the layers, by its name, of a request that reads and writes so many."""
+        return read + written
+
     @property
     def num_vocabulary_values(self) -> int:
         """Parameters that take part here in the choice of each token that is written."""
@@ -315,6 +328,20 @@ class Base(ABC):
     def fixed_ids(self, text: str) -> tuple[int, ...]:  # noqa: ARG002
         """Tokens of a text that stands before all rows and runs once; none where it runs with each row."""
         return ()
+
+    @property
+    def unknown_ids(self) -> frozenset[int]:
+        """Tokens that stand for what the tokenizer does not know."""
+        return frozenset()
+
+    @property
+    def shows_words(self) -> bool:
+        """Whether it has `word_rows`."""
+        return False
+
+    def word_rows(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """With what features under a template become logits of tokens: weights [K, D] and biases [K], fp32."""
+        raise self._does_not_write()
 
     def phrase_ids(self, adapter: Adapter) -> list[tuple[int, ...]]:  # noqa: ARG002
         """Tokens of all phrases that an adapter scores, label by label; only of a base that answers prompts."""

@@ -18,6 +18,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -61,15 +62,20 @@ KINDS = {
         "opt",
         "bloom",
     ),
+    "seq2seq": ("t5", "mt5", "bart"),
 }
 """Kind of backbone -> the `model_type`s it runs; a masked one says `...ForMaskedLM` in its configuration."""
 
-POOLINGS = {"masked": ("mean", "cls"), "encoder": ("mean", "cls"), "decoder": ("lasttoken",)}
+POOLINGS = {
+    "masked": ("mean", "cls"), "encoder": ("mean", "cls"), "decoder": ("lasttoken",), "seq2seq": ("mean",),
+}  # fmt: skip
 """Kind of backbone -> over the text's tokens, the first of them, or the last; the first named is the default."""
 
 _POOLING_FILE = "1_Pooling/config.json"
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model")
+_TOKENIZER_FILES = (
+    "tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spm.model", "spiece.model",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +105,14 @@ class Checkpoint:
     """Of a decoder or a masked model whose files have one."""
     end_ids: tuple[int, ...] = ()
     """Tokens that end an answer."""
+    start_ids: tuple[int, ...] = ()
+    """What the decoder of an encoder-decoder begins with."""
+
+    @property
+    def fills_masks(self) -> bool:
+        """Whether it has a head for masked words, and a token for the mask."""
+        is_masked = self.head is not None and self.head.transform is not None
+        return is_masked and self.tokenizer.mask_token_id is not None
 
 
 def load_checkpoint(name: str) -> Checkpoint:
@@ -128,14 +142,14 @@ def load_checkpoint(name: str) -> Checkpoint:
         pooling = _pooling(name, source, POOLINGS[kind])
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(f"model {name!r} has no fast tokenizer (tokenizer.json). Convert it with transformers.")
-    model = whole.base_model
+    model = _bare(whole)
     _check_vocabulary(name, tokenizer, model)
     identity = BaseIdentity(
         name=name,
         kind=kind,
         sha256=_model_hash(model, pooling, head),
         tokenizer_sha256=_tokenizer_hash(tokenizer),
-        stem=whole.base_model_prefix if kind == "decoder" else "",
+        stem=whole.base_model_prefix if kind in _OPENS and model is not whole else "",
     )
     return Checkpoint(
         identity=identity,
@@ -145,6 +159,7 @@ def load_checkpoint(name: str) -> Checkpoint:
         pooling=pooling,
         head=head,
         end_ids=_end_ids(tokenizer, whole),
+        start_ids=_start_ids(config, whole) if kind == "seq2seq" else (),
     )
 
 
@@ -207,8 +222,16 @@ def _model(name: str, source: str, config: PreTrainedConfig, kind: str) -> tuple
     return model, None if kind not in _OPENS or missing & own else _head(model, config, kind)
 
 
-_OPENS = {"decoder": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+_OPENS = {"decoder": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "seq2seq": AutoModelForSeq2SeqLM}
 """Kinds with a language model's head."""
+
+
+def _bare(whole: Any) -> Any:
+    """The model without its head; T5 keeps both in one module."""
+    model = whole.base_model
+    if hasattr(model, "lm_head"):
+        del model.lm_head
+    return model
 
 
 class _Given(nn.Module):
@@ -238,10 +261,11 @@ def _head(whole: Any, config: PreTrainedConfig, kind: str) -> LanguageHead:
     output = whole.get_output_embeddings()
     tied = output.weight is whole.get_input_embeddings().weight
     softcap, bias = getattr(config, "final_logit_softcapping", None), getattr(output, "bias", None)
+    bias = getattr(whole, "final_logits_bias", bias)  # BART's, [1, V]
     return LanguageHead(
         transform=_Transform(whole) if kind == "masked" else None,
         weight_VD=None if tied else output.weight.detach(),
-        bias_V=bias.detach() if isinstance(bias, Tensor) else None,
+        bias_V=bias.detach().flatten() if isinstance(bias, Tensor) else None,
         softcap=None if softcap is None else float(softcap),
     )
 
@@ -253,6 +277,14 @@ def _end_ids(tokenizer: Any, model: Any) -> tuple[int, ...]:
     listed = said if isinstance(said, list) else [said]
     size = model.get_input_embeddings().num_embeddings  # some tokenizers add a token that the model does not have
     return tuple(dict.fromkeys(int(i) for i in (tokenizer.eos_token_id, *listed) if i is not None and i < size))
+
+
+def _start_ids(config: PreTrainedConfig, model: Any) -> tuple[int, ...]:
+    """What is said to start the decoder; T5's padding does."""
+    own = getattr(model, "generation_config", None)
+    said = (getattr(each, "decoder_start_token_id", None) for each in (config, own))
+    found = next((i for i in said if i is not None), config.pad_token_id)
+    return (int(found),)
 
 
 def _check_vocabulary(name: str, tokenizer: PreTrainedTokenizerFast, model: Any) -> None:
@@ -279,7 +311,8 @@ def _kind(name: str, config: PreTrainedConfig) -> str:
             return kind
     allowed = ", ".join(dict.fromkeys(t for types in KINDS.values() for t in types))
     raise ModelError(
-        f"model {name!r} is of type {config.model_type}. Allowed: {allowed}. Choose an encoder model or a decoder."
+        f"model {name!r} is of type {config.model_type}. Allowed: {allowed}. "
+        "Choose an encoder model, a decoder or an encoder-decoder."
     )
 
 

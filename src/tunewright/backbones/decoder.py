@@ -80,6 +80,13 @@ class Decoder(Prefixed):
         fixed = self.fixed_ids(fixed_text(adapter))
         return Frame(kept_tokens=len(fixed), begin_ids=() if fixed else self.begin_ids, template=adapter.template)
 
+    @property
+    def shows_words(self) -> bool:
+        return self.writes
+
+    def word_rows(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self.head().rows(ids)
+
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]:
         """As it goes on after a text: a space goes between unless that ends in white space."""
         words = text if after[-1:].isspace() else f" {text.lstrip()}"

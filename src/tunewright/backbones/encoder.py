@@ -73,9 +73,7 @@ class Encoder(Backbone):
         if self._checkpoint.pooling == "cls":
             rows_B = torch.arange(len(hidden_BLD), device=self._device)
             return hidden_BLD[rows_B, layout.first_text_B.to(self._device)].float()
-        text_BL = layout.text_BL.to(self._device)
-        total_BD = (hidden_BLD * text_BL[..., None]).sum(1, dtype=torch.float32)
-        return total_BD / text_BL.sum(1, keepdim=True)
+        return layout.mean(hidden_BLD)
 
     def _inputs(self, layout: Layout, prefixes: Sequence[Prefix | None], embeds_BLD: Tensor) -> dict[str, object]:
         """Keyword arguments of the model's own forward."""

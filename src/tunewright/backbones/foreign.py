@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter
-from tunewright.adapters.parts import Lora
+from tunewright.adapters.parts import Lora, Prefix
 from tunewright.adapters.prompt_encoder import PromptEncoder
 from tunewright.backbones.backbone import Backbone
 from tunewright.errors import AdapterError
@@ -23,6 +23,11 @@ def read_foreign(folder: Path, backbone: Backbone) -> Adapter:
         AdapterError: Not readable, of a kind that is not run here (named), or it does not fit the base.
     """
     part = peft_format.read(folder)
+    if isinstance(part, Prefix) and backbone.answers_apart:
+        raise AdapterError(
+            f"{folder} is a prefix that PEFT puts before the decoder's own tokens; that of {backbone.identity.name} "
+            "stands before the encoder's here. Train one with --methods prefix, or give a soft prompt or a LoRA."
+        )
     if isinstance(part, Lora):
         part = _renamed(part, backbone)
     prompt = isinstance(part, PromptEncoder)

@@ -1,6 +1,6 @@
 """Running many rows without gradients: batches by length, features of the bare base computed once.
 
-Shapes: N rows, D width, C labels.
+Shapes: N rows, D width, C labels, W words.
 """
 
 from collections.abc import Callable, Sequence
@@ -69,6 +69,19 @@ def readings(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStor
         return torch.stack(backbone.readings([rows[k] for k in members]))
 
     return _run(run, lengths, width, store.between)
+
+
+def word_scores(
+    adapter: Adapter, encodings: Sequence[Encoding], candidates: Sequence[tuple[int, ...]], store: FeatureStore
+) -> Tensor:
+    """Mean log-probability per token of every candidate as each input's answer under the adapter, fp32 [N, W]."""
+    rows, base = [Row(encoding=e, adapter=adapter) for e in encodings], store.backbone
+    lengths = [len(e.ids) + adapter.prefix_tokens for e in encodings]
+
+    def run(members: list[int]) -> Tensor:
+        return base.scores([rows[k] for k in members], candidates)
+
+    return _run(run, lengths, len(candidates), store.between)
 
 
 def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> Tensor:

@@ -10,8 +10,14 @@ from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.masked import Masked
 from tunewright.backbones.prefixed import PREFIX_BYTES
+from tunewright.backbones.seq2seq import Seq2Seq
 
-BACKBONES: Mapping[str, type[Backbone]] = {"encoder": Encoder, "decoder": Decoder, "masked": Masked}
+BACKBONES: Mapping[str, type[Backbone]] = {
+    "encoder": Encoder,
+    "decoder": Decoder,
+    "masked": Masked,
+    "seq2seq": Seq2Seq,
+}
 """Kind, as in `checkpoint.KINDS` -> class."""
 
 

@@ -44,7 +44,7 @@ class Masked(Prompted, Encoder):
         super().__init__(checkpoint, dtype=dtype, device=device)
         head, tokenizer = checkpoint.head, checkpoint.tokenizer
         self._words: dict[object, Words] = {}
-        self._is_whole = head is not None and tokenizer.mask_token_id is not None
+        self._is_whole = checkpoint.fills_masks
         if head is not None and head.transform is not None:
             self._transform = copy.deepcopy(head.transform).to(device=device, dtype=dtype).requires_grad_(False)
             table = self._model.get_input_embeddings()  # type: ignore[operator]
@@ -65,6 +65,13 @@ class Masked(Prompted, Encoder):
     @property
     def fills_masks(self) -> bool:
         return self._is_whole
+
+    @property
+    def shows_words(self) -> bool:
+        return self._is_whole
+
+    def word_rows(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        return self._next_token.rows(ids)
 
     def feature_width(self, adapter: Adapter) -> int:
         """Under a template features are those at the mask that the words are compared with."""

@@ -48,8 +48,8 @@ def _whole(source: str) -> Any:
     """The model in fp32; one that was saved with a head for the next token keeps it."""
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     named = next(iter(config.architectures), "") if config.architectures else ""
-    is_causal = named.endswith(("ForCausalLM", "LMHeadModel")) and hasattr(transformers, named)
-    kind = getattr(transformers, named) if is_causal else AutoModel
+    writes = named.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) and hasattr(transformers, named)
+    kind = getattr(transformers, named) if writes else AutoModel
     return kind.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
 
 

@@ -59,6 +59,13 @@ class NextToken(nn.Module):
         logits = logits.float()
         return logits if self._softcap is None else (logits / self._softcap).tanh() * self._softcap
 
+    def rows(self, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Weights [K, D] and biases [K] of tokens, fp32 on the CPU."""
+        index_K = torch.tensor(list(ids), device=self.weight.device)
+        weight_KD = self.weight[index_K].float().cpu()
+        bias_K = weight_KD.new_zeros(len(ids)) if self.bias is None else self.bias[index_K].float().cpu()
+        return weight_KD, bias_K
+
     def log_probs(
         self, hidden_MD: Tensor, state_E: Sequence[int], token_E: Sequence[int], weights: Weights | None = None
     ) -> Tensor:

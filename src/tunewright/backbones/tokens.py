@@ -1,6 +1,6 @@
 """From texts to token ids, and from token ids to a padded batch.
 
-Shapes: B rows, L positions (soft prompt and text of the longest row), N virtual tokens of the batch.
+Shapes: B rows, L positions (soft prompt and text of the longest row), N virtual tokens of the batch, D width.
 """
 
 import math
@@ -128,6 +128,12 @@ class Layout:
     prompt_columns_N: Tensor
     first_text_B: Tensor
     """Column of each row's first text token."""
+
+    def mean(self, hidden_BLD: Tensor) -> Tensor:
+        """Over each row's text, fp32 [B, D]."""
+        text_BL = self.text_BL.to(hidden_BLD.device)
+        total_BD: Tensor = (hidden_BLD * text_BL[..., None]).sum(1, dtype=torch.float32)
+        return total_BD / text_BL.sum(1, keepdim=True)
 
 
 def lay_out(encodings: Sequence[Encoding], prompt_lengths: Sequence[int], pad_id: int) -> Layout:

@@ -141,12 +141,13 @@ def time_limit_s(budget_s: float | None, max_cost: float | None, prices: Prices)
 
 
 def serving_flops(
-    *, backbone_parameters: int, adapter_parameters: int, tokens: float, extra_tokens: float = 0.0
+    *, backbone_parameters: float, adapter_parameters: float, tokens: float, extra_tokens: float = 0.0
 ) -> float:
     """Operations that answer one request: 2 x parameters x tokens (Kaplan et al. 2020, section 2.1).
 
     Args:
-        backbone_parameters: Of the base; 0 for a candidate that does not run it.
+        backbone_parameters: Of the base, as many as a token runs through on average; 0 for a candidate that does not
+            run it.
         adapter_parameters: What the adapter adds to the work of each token: LoRA factors, a prefix's keys and values,
             a head. 0 for a soft prompt, whose vectors are extra tokens, and for full weights, which replace the base's.
         tokens: Mean tokens of a request.
@@ -160,7 +161,7 @@ def search_flops(*, pool_rows: int, dimensions: int) -> float:
     return FORWARD * pool_rows * dimensions
 
 
-def training_flops(*, parameters: int, tokens: float, flops_per_parameter: int) -> float:
+def training_flops(*, parameters: float, tokens: float, flops_per_parameter: int) -> float:
     """Operations of one training: k x parameters x tokens.
 
     Args:

@@ -12,7 +12,9 @@ from tunewright.adapters.parts import Thresholds
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
+from tunewright.data.labels import in_words
 from tunewright.prompts.template import Prompt
+from tunewright.prompts.verbalizer import word_fault
 from tunewright.training.loop import Settings
 from tunewright.training.objective import Rows
 from tunewright.training.optim import Rates
@@ -110,7 +112,42 @@ class Material:
         return Adapter(base=identity, labels=labels, max_tokens=self.max_tokens, **parts)  # type: ignore[arg-type]
 
 
+_LONGEST = 0.25
+"""Share of the context that a label's word may take, at most."""
+
+
+def cannot_tell_words(backbone: Base, task: Task, words: str = "name", share: float = _LONGEST) -> str | None:
+    """Why a base cannot answer a task by the labels' words, or None.
+
+    Args:
+        backbone: That answers prompts.
+        task: Whose labels.
+        words: As in `label_phrases`.
+        share: Of the context that a word may take.
+    """
+    most = max(1, int(share * backbone.max_tokens))
+    return word_fault(task, words, backbone.encode_answer, backbone.unknown_ids, most)
+
+
 Place = Callable[[Material, Params, np.random.Generator], Adapter]
+
+
+def word_remarks(backbone: Base, task: Task) -> list[str]:
+    """What a user should hear of labels' words on a base: unusable descriptions, and names that it splits."""
+    if not task.labels or not backbone.answers_prompts or cannot_tell_words(backbone, task) is not None:
+        return []
+    name, fault = backbone.identity.name, cannot_tell_words(backbone, task, "description")
+    said = [] if fault is None else [f"{name} is not asked by the labels' descriptions: {fault}."]
+    pieces = {label: backbone.words(backbone.encode_answer(in_words(label))) for label in task.labels}
+    split = [f"{label!r} into {' '.join(each)}" for label, each in pieces.items() if len(each) > 1]
+    if backbone.fills_masks and split:
+        more = f" and {len(split) - _SAID} more" if len(split) > _SAID else ""
+        said.append(f"{name} splits label words, which take a mask for each piece: {', '.join(split[:_SAID])}{more}.")
+    return said
+
+
+_SAID = 5
+"""Split words that are told."""
 
 
 def trains_nothing(adapter: Adapter, params: Params, progress: float) -> Rates:
@@ -142,6 +179,8 @@ class Method:
     """Epochs, as a multiple of what is usual for the task."""
     refuses: Callable[[Base], str | None] = lambda _backbone: None
     """Why a base cannot be used, or None."""
+    by_words: bool = False
+    """Whether it answers by the labels' words where the base answers prompts."""
     kinds: tuple[TaskKind, ...] = ("classify",)
     """Of tasks that it answers."""
     needs: str | None = None
@@ -159,7 +198,10 @@ class Method:
             return f"{backbone.identity.name} answers elsewhere: there are no weights here to train on"
         if task.kind == "generate" and self.runs_base and not backbone.writes:
             return f"{backbone.identity.name} writes no text; give a decoder with --model"
-        return self.refuses(backbone)
+        reason = self.refuses(backbone)
+        if reason is None and self.by_words and task.labels and backbone.answers_prompts:
+            reason = cannot_tell_words(backbone, task)
+        return reason
 
 
 _WRONG_KIND: Mapping[TaskKind, str] = {

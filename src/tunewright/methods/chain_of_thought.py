@@ -103,6 +103,7 @@ METHOD = Method(
     place=place,
     space=space,
     refuses=_refuses,
+    by_words=True,
     kinds=("classify", "generate"),
     uses="reasoning",
 )

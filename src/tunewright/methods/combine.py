@@ -20,12 +20,13 @@ _POOL = 16
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """A LoRA as by itself; beside it what it is combined with. The search is part of placing, and of its time."""
-    low_rank = lora.place(material, params, rng)
     if params["with"] == "soft-prompt":
+        low_rank = lora.place(material, params, rng)
         vectors = soft_prompt.place(material, params, rng).soft_prompt
         return material.adapter(lora=low_rank.lora, soft_prompt=vectors, head=low_rank.head, **_written(low_rank))
+    factors = lora.factors(material, params, rng, writing=True)
     prompt = search(material, _POOL, rng).prompt
-    return material.adapter(lora=low_rank.lora, **asking(material, prompt))
+    return material.adapter(lora=factors, **asking(material, prompt))
 
 
 def _written(adapter: Adapter) -> dict[str, object]:
@@ -42,7 +43,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 def space(material: Material) -> Space:
     """As of LoRA; what it is combined with, and of a soft prompt its length and start."""
     return {
-        **lora.space(material),
+        **{name: choice for name, choice in lora.space(material).items() if name != "answer"},
         "with": Choice(options=("template", "soft-prompt") if material.backbone.answers_prompts else ("soft-prompt",)),
         "length": lengths((10, 20, 5), material),
         "init": inits(material),
@@ -58,5 +59,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
+    by_words=True,
     kinds=("classify", "generate"),
 )

@@ -51,7 +51,7 @@ def space(material: Material) -> Space:
             "shots": Choice(options=tuple(k for k in (8, 4, 16, 2, 32) if k <= most) or (1,)),
             "template": templates(material),
             "choice": Choice(options=(*turns, "random", *RETRIEVED)),
-            **calibrations(material, "uniform", "contextual", "none"),
+            **calibrations(material, "uniform", "contextual", "pmi", "none"),
         }
     counts = tuple(k for k in (8, 1, 3, 16, 32, 64) if k <= most)
     return {"neighbours": Choice(options=counts), "temperature": Choice(options=(0.1, 0.03, 0.3, 1.0))}
@@ -65,5 +65,6 @@ METHOD = Method(
     serves="keys and values of the examples, run once; or a search among N and a longer row",
     place=place,
     space=space,
+    by_words=True,
     kinds=("classify", "multi-label", "generate"),
 )

@@ -9,6 +9,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Weights
 from tunewright.methods.base import Material, Method, Range, Space
 from tunewright.methods.heads import answering, head_rates, narrowness
+from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -17,12 +18,12 @@ HEAD_RATE = 10.0
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """The base's own values and a head from the labels' words."""
-    adapter = material.adapter(**answering(material))
+    adapter = material.adapter(**answering(material, params))
     return replace(adapter, weights=own_weights(material, adapter))
 
 
 def own_weights(material: Material, adapter: Adapter) -> Weights:
-    """The base's values, to be trained.
+    """The base's values that take part in an answer, one in text or one from features, to be trained.
 
     Of the word embeddings only the rows that occur in the training texts, and in the words around them, are held: the
     others get no gradient and, as embeddings are not decayed, would never move. Where a decoder's head shares them, its
@@ -33,7 +34,8 @@ def own_weights(material: Material, adapter: Adapter) -> Weights:
         adapter: What will stand around a row.
     """
     backbone = material.weights
-    values = {name: value.clone() for name, value in backbone.masters().items()}
+    masters, writing = backbone.masters().items(), adapter.head is None
+    values = {name: value.clone() for name, value in masters if backbone.is_run(name, writing=writing)}
     encodings = material.rows.encodings
     if adapter.template is not None:
         encodings = [*encodings, *backbone.encode_for(material.examples, adapter)]
@@ -52,7 +54,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
 def space(material: Material) -> Space:
     """The rate."""
     scale = narrowness(material)
-    return {"lr": Range(low=1e-5 * scale, high=2e-4 * scale, default=5e-5 * scale)}
+    return {"lr": Range(low=1e-5 * scale, high=2e-4 * scale, default=5e-5 * scale), **answer_choices(material)}
 
 
 METHOD = Method(

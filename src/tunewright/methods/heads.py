@@ -13,19 +13,28 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Head
 from tunewright.backbones.answers import directions
 from tunewright.methods.base import Choice, Material
+from tunewright.methods.label_words import trained_answer
 from tunewright.methods.prompting import written
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import torch_generator
 from tunewright.training.optim import Rates
-from tunewright.types import Example
+from tunewright.types import Example, Params
 
 _START_SCALE = 10.0
 """Logits of a new head are about so many times the difference of cosines."""
 
 
-def answering(material: Material) -> dict[str, object]:
-    """The parts that answer, for methods that train what stands before or inside the base."""
-    return written(material) if material.task.kind == "generate" else {"head": described_head(material)}
+def answering(material: Material, params: Params | None = None) -> dict[str, object]:
+    """The parts that answer, for methods that train what stands before or inside the base.
+
+    Args:
+        material: Task and training rows.
+        params: Whose `answer` says how labels are chosen: by a head, where it says nothing.
+    """
+    if material.task.kind == "generate":
+        return written(material)
+    how = "head" if params is None else str(params.get("answer", "head"))
+    return {"head": described_head(material)} if how == "head" else trained_answer(material, how)
 
 
 def head_rates(adapter: Adapter, rate: float) -> Rates:

@@ -31,7 +31,7 @@ def space(material: Material) -> Space:
     """As of a soft prompt; the template, and how many rows are shown."""
     shots = tuple(k for k in (4, 2, 8, 1) if k <= len(material.examples) // 2) or (1,)
     return {
-        **soft_prompt.space(material),
+        **{name: choice for name, choice in soft_prompt.space(material).items() if name != "answer"},
         "template": templates(material),
         "shots": Choice(options=shots),
     }
@@ -47,6 +47,7 @@ METHOD = Method(
     space=space,
     trained=soft_prompt.trained,
     refuses=cannot_be_asked,
+    by_words=True,
     kinds=("classify", "generate"),
     learns="soft_prompt",
 )

@@ -9,20 +9,26 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora
 from tunewright.methods.base import Choice, Material, Method, Range, Space
 from tunewright.methods.heads import answering, narrowness, noise
+from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """A normal, B zero (section 4.1), on all linear layers, alpha = 2 r; a head from the labels' words."""
-    rank = int(params["rank"])
-    linears = material.weights.linears
-    lora = Lora(
+    parts = answering(material, params)
+    return material.adapter(lora=factors(material, params, rng, writing="head" not in parts), **parts)
+
+
+def factors(material: Material, params: Params, rng: np.random.Generator, *, writing: bool) -> Lora:
+    """Of all linear layers that take part in an answer, one in text or one from features."""
+    rank, base = int(params["rank"]), material.weights
+    linears = {n: m for n, m in base.linears.items() if base.is_run(n, writing=writing)}
+    return Lora(
         alpha=2.0 * rank,
         down={n: noise((rank, m.in_features), 1 / math.sqrt(m.in_features), rng) for n, m in linears.items()},
         up={n: torch.zeros(m.out_features, rank) for n, m in linears.items()},
     )
-    return material.adapter(lora=lora, **answering(material))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
@@ -36,6 +42,7 @@ def space(material: Material) -> Space:
     return {
         "lr": Range(low=1e-4 * scale, high=2e-3 * scale, default=7e-4 * scale),
         "rank": Choice(options=(8, 4, 16)),
+        **answer_choices(material),
     }
 
 

@@ -18,6 +18,7 @@ from tunewright.methods.heads import (
     start_vectors,
     word_embeddings,
 )
+from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -38,7 +39,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         prefix = material.weights.cache_of(start_vectors(material, init, length, rng))
     if prefix is None:
         prefix = small_prefix(material, length, rng)
-    return material.adapter(prefix=prefix, **answering(material))
+    return material.adapter(prefix=prefix, **answering(material, params))
 
 
 def small_prefix(material: Material, length: int, rng: np.random.Generator) -> Prefix:
@@ -67,7 +68,7 @@ def space(material: Material) -> Space:
     }
     if material.weights.cache_of(word_embeddings(material)[:1]) is not None:
         space["init"] = Choice(options=(*inits(material).options, NOISE))
-    return space
+    return {**space, **answer_choices(material)}
 
 
 def refuses(backbone: Base) -> str | None:

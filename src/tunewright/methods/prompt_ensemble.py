@@ -24,7 +24,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 
 def space(material: Material) -> Space:
     """How many prompts answer, and how many are drawn: each trial draws anew."""
-    return {"members": Choice(options=(3, 5, 2)), "pool": Choice(options=(16, 8, 32))}
+    return {"members": Choice(options=(3, 5, 2)), "pool": Choice(options=(8, 16, 32))}
 
 
 def _refuses(backbone: Base) -> str | None:

@@ -22,7 +22,7 @@ JUDGES = 256
 """Training rows that judge, at most; half of them where there are fewer."""
 
 _SHOTS = (0, 2, 4, 8, 16)
-_CALIBRATIONS = ("uniform", "contextual", "none")
+_CALIBRATIONS = ("uniform", "contextual", "pmi", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,5 +122,6 @@ METHOD = Method(
     place=place,
     space=space,
     refuses=cannot_be_asked,
+    by_words=True,
     kinds=("classify", "generate"),
 )

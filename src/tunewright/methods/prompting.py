@@ -18,7 +18,7 @@ from tunewright.backbones.inference import predict
 from tunewright.data.labels import in_words
 from tunewright.data.sets import strata
 from tunewright.methods.base import Choice, Material
-from tunewright.prompts.calibration import zero_points
+from tunewright.prompts.calibration import content_free_points, domain_points, zero_points
 from tunewright.prompts.template import (
     MASK,
     PLAIN,
@@ -27,6 +27,7 @@ from tunewright.prompts.template import (
     demonstration,
     draw,
     one_mask,
+    premise,
     until_mask,
     with_demonstrations,
     with_mask,
@@ -91,7 +92,16 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
         return adapter
     if how == "contextual":
         empty = [Example(id=text, text=text) for text in NOTHING_SAID]
-        bias_C = -predict(adapter, material.backbone.encode_for(empty, adapter), material.store).mean(0)
+        said_KC = predict(adapter, material.backbone.encode_for(empty, adapter), material.store)
+        # Where each label has a probability of its own, there is none to be shared out.
+        apart = material.rows.sets_NC is not None
+        bias_C = domain_points(said_KC.mean(0)) if apart else content_free_points(said_KC)
+    elif how == "pmi":
+        assert adapter.template is not None, "of prompts alone"
+        words = premise(adapter.template)
+        bare = replace(adapter, template=Template(fixed=words.fixed, row=words.row), retriever=None)
+        nothing = material.backbone.encode_for([Example(id="", text="")], bare)
+        bias_C = domain_points(predict(bare, nothing, material.store)[0])
     else:
         encodings = material.rows.encodings
         if adapter.template is not None:
@@ -111,14 +121,23 @@ def cannot_be_asked(backbone: Base) -> str | None:
 
 
 def fitted(prompt: Prompt, backbone: Base) -> Prompt:
-    """The user's prompt as a base takes it: with a mask to fill, or up to there.
+    """The user's prompt as a base takes it; as it is for one that answers no prompts.
 
     Raises:
-        ConfigError: It has no mask for a base that fills masks, or words after it for one that goes on.
+        ConfigError: As in `for_model`.
     """
     if not backbone.answers_prompts:
         return prompt
-    return (one_mask if backbone.fills_masks else until_mask)(prompt, backbone.identity.name)
+    return for_model(prompt, backbone.identity.name, fills_masks=backbone.fills_masks)
+
+
+def for_model(prompt: Prompt, model: str, *, fills_masks: bool) -> Prompt:
+    """The user's prompt as a model that answers prompts takes it: with a mask to fill, or up to there.
+
+    Raises:
+        ConfigError: It has no mask for one that fills masks, or words after it for one that goes on.
+    """
+    return (one_mask if fills_masks else until_mask)(prompt, model)
 
 
 def prompts(material: Material) -> dict[str, Prompt]:

@@ -6,6 +6,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import SoftPrompt
 from tunewright.methods.base import Material, Method, Range, Space
 from tunewright.methods.heads import answering, embedding_scale, head_rates, inits, lengths, start_vectors
+from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
@@ -16,7 +17,7 @@ HEAD_RATE = 0.3
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """Embeddings of words, never noise, and a head from the labels' words."""
     vectors_PD = start_vectors(material, str(params["init"]), int(params["length"]), rng)
-    return material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), **answering(material))
+    return material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), **answering(material, params))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
@@ -31,6 +32,7 @@ def space(material: Material) -> Space:
         "lr": Range(low=5e-3 * scale, high=3e-2 * scale, default=1e-2 * scale),
         "length": lengths((20, 10, 5, 50, 100), material),
         "init": inits(material),
+        **answer_choices(material),
     }
 
 

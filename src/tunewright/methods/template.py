@@ -28,6 +28,7 @@ METHOD = Method(
     place=place,
     space=space,
     refuses=cannot_be_asked,
+    by_words=True,
     kinds=("classify", "generate"),
     needs="template",
 )

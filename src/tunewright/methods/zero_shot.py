@@ -9,8 +9,9 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Verbalizer
 from tunewright.data.labels import in_words
-from tunewright.methods.base import Choice, Material, Method, Space
-from tunewright.methods.prompting import asking, calibrated, calibrations, prompts, templates
+from tunewright.methods.base import Choice, Material, Method, Space, cannot_tell_words
+from tunewright.methods.label_words import AUTOMATIC, PROTOTYPES, by_words
+from tunewright.methods.prompting import calibrated, calibrations, prompts, templates
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.types import Params
 
@@ -21,7 +22,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     """A prompt, or the phrases of every label; and if asked, zero points."""
     words, template = str(params.get("words", "name")), str(params["template"])
     if material.backbone.answers_prompts:
-        parts = asking(material, prompts(material)[template], words)
+        parts = by_words(material, prompts(material)[template], words)
     else:
         phrases = label_phrases(material.task, words, TEMPLATES[template])
         parts = {"verbalizer": Verbalizer(phrases=phrases, scale=_SCALE)}
@@ -31,10 +32,11 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 def space(material: Material) -> Space:
     """Templates, which words of a label, and whether to set zero points."""
     if material.backbone.answers_prompts:
+        told = (AUTOMATIC, PROTOTYPES) if material.backbone.is_here and material.task.kind == "classify" else ()
         return {
             "template": templates(material),
-            **words_of(material, "name", "description"),
-            **calibrations(material, "uniform", "contextual", "none", "train-shares"),
+            **words_of(material, "name", "description", *told),
+            **calibrations(material, "uniform", "contextual", "pmi", "none", "train-shares"),
         }
     return {
         "template": Choice(options=tuple(TEMPLATES)),
@@ -44,10 +46,13 @@ def space(material: Material) -> Space:
 
 
 def words_of(material: Material, *which: str) -> dict[str, Choice]:
-    """Which words stand for a label, for a space; its name where there are no others, none where texts are written."""
+    """Which words stand for a label, for a space: descriptions where there are any, nothing where texts are written."""
     task = material.task
     described = any(task.descriptions[label] != in_words(label) for label in task.labels)
-    return {"words": Choice(options=which if described else ("name",))} if task.labels else {}
+    if material.backbone.answers_prompts and task.labels:
+        described = described and cannot_tell_words(material.backbone, task, "description") is None
+    options = which if described else ("name", *(each for each in which if each in (AUTOMATIC, PROTOTYPES)))
+    return {"words": Choice(options=options)} if task.labels else {}
 
 
 METHOD = Method(
@@ -58,5 +63,6 @@ METHOD = Method(
     serves="one pass of the bare base; C directions, or a prefix, are kept",
     place=place,
     space=space,
+    by_words=True,
     kinds=("classify", "multi-label", "generate"),
 )

@@ -121,6 +121,14 @@ def with_mask(prompt: Prompt) -> Prompt:
     return prompt if MASK in prompt.row else replace(prompt, row=f"{prompt.row.rstrip()} {MASK}.")
 
 
+def premise(prompt: Prompt) -> Prompt:
+    """What a prompt says where it says nothing of a row: its words after the last place for one, or else around it."""
+    end = max(match.end() for match in _FIELD.finditer(prompt.row) if match[0] != MASK)
+    is_whole = bool(prompt.row[end:].strip()) and (MASK in prompt.row) == (MASK in prompt.row[end:])
+    words = prompt.row[end:] if is_whole else Prompt(fixed="", row=prompt.row).fill("")
+    return Prompt(fixed="", row=f"{{text}}{words}")
+
+
 def one_mask(prompt: Prompt, model: str) -> Prompt:
     """The prompt, which has one mask.
 

@@ -13,6 +13,7 @@ import torch
 
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter
+from tunewright.adapters.folder import in_peft_format
 from tunewright.adapters.parts import Decoding, DemonstrationPool, Verbalizer
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.checkpoint import load_checkpoint
@@ -82,7 +83,7 @@ def export(
         raise ConfigError("`--to vllm` writes the body of one request. Give what it asks with --text.")
     if target != "vllm" and text is not None:
         raise ConfigError(f"`--text` is what vLLM is asked; --to {target} has no use for it. Leave it out.")
-    kept = tuple(name for name in adapter.parts() if target in RUNS.get(name, {}))
+    kept = tuple(name for name in adapter.parts() if target in RUNS.get(name, {}) and _is_theirs(name, target, adapter))
     if set(kept) <= _NOT_ALONE:
         allowed = ", ".join(name for name, forms in RUNS.items() if target in forms)
         raise AdapterError(f"--to {target} has a form for {allowed}. The adapter has {', '.join(adapter.parts())}.")
@@ -91,6 +92,11 @@ def export(
     source = adapter.base.name if model is None else model
     _WRITERS[target](adapter, out, source, "" if text is None else text)
     return Exported(path=out, kept=kept, lost=tuple(name for name in adapter.parts() if name not in kept))
+
+
+def _is_theirs(name: str, target: Target, adapter: Adapter) -> bool:
+    """Whether who reads the export means the same by a part."""
+    return target != "peft" or name in in_peft_format(adapter.base.kind)
 
 
 def table() -> str:
@@ -108,7 +114,7 @@ def table() -> str:
 def _peft(adapter: Adapter, out: Path, source: str, _: str) -> None:
     with whole_folder(out) as folder:
         for name, part in adapter.parts().items():
-            if name in peft_format.PEFT_PARTS:
+            if name in in_peft_format(adapter.base.kind):
                 peft_format.write(part, folder / name, base_name=source)
 
 

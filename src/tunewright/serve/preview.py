@@ -53,7 +53,7 @@ class Preview:
 
 
 def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
-    """Asks a decoder with a prompt.
+    """Asks a base that writes with a prompt.
 
     Args:
         source: The prompt as one text, as in `parse`.

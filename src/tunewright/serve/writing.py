@@ -50,7 +50,7 @@ class Writing:
             mine = [w for w in some if w.backbone is backbone]
             told += _refused([w for w in mine if w.row.adapter.deliberates], _NOT_AT_ONCE)
             mine = [w for w in mine if not w.row.adapter.deliberates]
-            told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _refused(mine)
+            told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _refused(mine, _NO_DECODER)
         return told
 
     def _that_fit(self) -> list[Work]:
@@ -174,9 +174,9 @@ def _piece(work: Work, backbone: Decoder, emitted: Emitted) -> Piece:
     )
 
 
-_NO_WRITER = "an encoder cannot answer in text. Use a decoder."
+_NO_DECODER = "only a decoder is served token by token. Use `tunewright predict`, or a task on a decoder."
 _NOT_AT_ONCE = "a task that reasons or votes first is not answered token by token. Use `tunewright predict`."
 
 
-def _refused(work: Sequence[Work], why: str = _NO_WRITER) -> Told:
+def _refused(work: Sequence[Work], why: str) -> Told:
     return [(w.ask, ModelError(why)) for w in work]

@@ -63,9 +63,22 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
         slices=slices,
         gaps=gaps,
         retention=_retention(session, entrant, adapter),
-        remarks=() if session.metric.remarks is None else session.metric.remarks(finalist.shipped_test.given),
+        remarks=(*_remarks(session, finalist), *_unsaid(adapter, finalist.shipped_test.given)),
     )
     return judged(session, found)
+
+
+def _remarks(session: Session, finalist: Finalist) -> tuple[str, ...]:
+    said = session.metric.remarks
+    return () if said is None else tuple(said(finalist.shipped_test.given))
+
+
+def _unsaid(adapter: Adapter, given: Sequence[str]) -> tuple[str, ...]:
+    """How many texts are illegal: nothing stood behind the cue of the reasoning."""
+    num = sum(not text for text in given)
+    if adapter.reasoning is None or not adapter.writes_text or num == 0:
+        return ()
+    return (f"{num} of {len(given)} answers were not said behind {adapter.reasoning.cue!r}",)
 
 
 def judged(session: Session, candidate: Candidate) -> Candidate:

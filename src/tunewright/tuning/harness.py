@@ -33,6 +33,7 @@ from tunewright.evaluation.cost import time_limit_s
 from tunewright.evaluation.named import find_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
+from tunewright.methods.prompting import for_model
 from tunewright.methods.table import METHODS
 from tunewright.prompts.template import read_source
 from tunewright.runs import comparison
@@ -79,6 +80,9 @@ def _compare(
     answered = outside.read(config.predictions, dataset)
     prompt, documents = user_prompt(config, dataset), user_documents(config, dataset)
     checkpoints = {name: load_checkpoint(name) for name in config.model}
+    for name, checkpoint in checkpoints.items():
+        if prompt is not None and checkpoint.head is not None:
+            for_model(prompt, name, fills_masks=checkpoint.fills_masks)
     begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)
     journal = Journal(out / "log.txt", listener)

@@ -76,12 +76,11 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         num_tuning_tokens: All other trials and refits trained on.
     """
     backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
-    total = sum(len(e.ids) for e in encodings) + sum(map(len, workshop.material.rows.answers))
-    tokens = total / max(1, len(encodings))
-    mixing = [part for part in (adapter.lora, adapter.prefix, adapter.head) if part is not None]
-    own = sum(t.numel() for part in mixing for t in part.tensors().values())
-    runs = backbone.num_computing if adapter.needs_features or adapter.decoding is not None else 0
-    serving = sum(_reading_flops(each, backbone, runs=runs, own=own, tokens=tokens) for each in adapter.each)
+    num_read, num_written = sum(len(e.ids) for e in encodings), sum(map(len, workshop.material.rows.answers))
+    total, rows = num_read + num_written, max(1, len(encodings))
+    tokens, read, written = total / rows, num_read / rows, num_written / rows
+    runs, own = _by_token(adapter, adapter, backbone, read=read, written=written)
+    serving = sum(_reading_flops(each, adapter, backbone, read=read, written=written) for each in adapter.each)
     if adapter.retriever is not None:
         serving += _retrieval_flops(adapter.retriever, backbone, tokens)
     if adapter.demonstrations is not None:
@@ -90,7 +89,6 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     if adapter.reasoning is not None and adapter.decoding is not None:
         serving += _reasoning_flops(adapter.decoding, backbone, tokens)
     elif adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
-        written = sum(map(len, workshop.material.rows.answers)) / max(1, len(encodings))
         serving += cost.FORWARD * written * backbone.num_vocabulary_values * len(adapter.each)
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
@@ -115,18 +113,39 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     )
 
 
-def _reading_flops(adapter: Adapter, backbone: Base, *, runs: int, own: int, tokens: float) -> float:
-    """Of a text with what stands around it, and of the phrases that are scored behind it."""
-    kept = _kept_tokens(adapter, backbone)
-    of_token = own + kept * backbone.kept_values
-    extra = extra_tokens(adapter, backbone) - kept
-    reading = cost.serving_flops(
-        backbone_parameters=runs, adapter_parameters=of_token, tokens=tokens, extra_tokens=extra
+_BESIDE = ("lora", "prefix", "head")
+"""Parts whose values take part in the work of each token."""
+
+
+def _by_token(member: Adapter, whole: Adapter, backbone: Base, *, read: float, written: float) -> tuple[float, float]:
+    """Parameters of the base and of the adapter that each token of a pass runs through, on average."""
+    asks = whole.needs_features or whole.decoding is not None
+    read += extra_tokens(member, backbone) - _kept_tokens(member, backbone)
+    written += _phrase_work(member, backbone)[0]
+    tokens = max(1.0, read + written)
+    own = sum(
+        tensor.numel() * backbone.tokens_through(name.removeprefix("lora."), read, written)
+        for name, tensor in whole.tensors().items()
+        if name.split(".")[0] in _BESIDE
     )
-    if not adapter.scores_phrases:
-        return reading
-    after, products = backbone.phrase_work(adapter)
-    return reading + cost.FORWARD * ((runs + of_token) * after + products * backbone.width)
+    return backbone.computing(read, written) / tokens if asks else 0.0, own / tokens
+
+
+def _reading_flops(member: Adapter, whole: Adapter, backbone: Base, *, read: float, written: float) -> float:
+    """Of a text with what stands around it, and of the phrases that are scored behind it."""
+    kept, (after, products) = _kept_tokens(member, backbone), _phrase_work(member, backbone)
+    runs, own = _by_token(member, whole, backbone, read=read, written=written)
+    reading = cost.serving_flops(
+        backbone_parameters=runs,
+        adapter_parameters=own + kept * backbone.kept_values,
+        tokens=read + written,
+        extra_tokens=extra_tokens(member, backbone) - kept + after,
+    )
+    return reading + cost.FORWARD * products * backbone.width
+
+
+def _phrase_work(adapter: Adapter, backbone: Base) -> tuple[int, int]:
+    return backbone.phrase_work(adapter) if adapter.scores_phrases else (0, 0)
 
 
 def _kept_tokens(adapter: Adapter, backbone: Base) -> int:
@@ -164,7 +183,7 @@ def _retrieval_flops(retriever: Retriever, backbone: Base, tokens: float) -> flo
     passed = min(shown, backbone.max_tokens / 2) + (tokens if by_features else 0.0)
     dimensions = backbone.width if by_features else round(tokens)
     search = cost.search_flops(pool_rows=len(retriever.texts), dimensions=dimensions)
-    return cost.FORWARD * backbone.num_computing * passed + search
+    return cost.FORWARD * backbone.computing(passed, 0.0) + search
 
 
 _POOL_ROWS = 200

@@ -52,7 +52,7 @@ def retention(adapter: Adapter, text: str, backbone: Base, clock: Clock) -> Rete
         clock: Minds the budget.
     """
     if not isinstance(backbone, Decoder) or backbone.next_token is None:
-        return Retention(reason=f"{backbone.identity.name} writes no text, so a text has no loss under it")
+        return Retention(reason=f"{backbone.identity.name} is no decoder that writes: a text has no loss under it")
     bare = Adapter(base=backbone.identity, labels=(), max_tokens=adapter.max_tokens)
     attached = replace(bare, **{name: getattr(adapter, name) for name in BODY_PARTS})
     pieces = _pieces(text, backbone, adapter)

@@ -12,7 +12,7 @@ from tunewright.config import RunConfig, choose
 from tunewright.data.documents import check_apart, read_passages
 from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
-from tunewright.methods.base import Choice, Method, Range
+from tunewright.methods.base import Choice, Method, Range, word_remarks
 from tunewright.methods.table import METHODS
 from tunewright.prompts.template import Prompt, parse, read_source
 from tunewright.runs.fits import refits, trials
@@ -45,6 +45,8 @@ class Stage:
         remarks = self.session.metric.remarks
         rights = [right for row in self.dataset.splits.test for right in row.references]
         failed = () if remarks is None else remarks(rights)
+        bases = [workshop.material.backbone for workshop in self.session.workshops.values()]
+        said += [remark for base in bases for remark in word_remarks(base, self.dataset.task)]
         return said + [f"Of what is right for the test rows {each}: no answer agrees with those." for each in failed]
 
     def elsewhere(self, config: RunConfig, dataset: Dataset, out: Path, clock: Clock) -> "Stage":
