@@ -34,7 +34,9 @@ def load(model: str, folders: list[Path]) -> tuple[Any, Any, dict[str, Head]]:
         head = folder.load(path).head
         assert head is not None
         heads[path.name] = head
-    return wrapped, tokenizer, heads
+    assert wrapped is not None
+    # In the precision of the adapters, as our side is.
+    return wrapped.to(getattr(torch, str(folder.load(folders[0]).about["dtype"]))), tokenizer, heads
 
 
 def main() -> None:
@@ -53,7 +55,7 @@ def main() -> None:
                 hidden = hidden[:, -batch["input_ids"].shape[1] :]
             pooled = hidden[:, -1] if reads_last else hidden.mean(1)
             head = heads[task]
-            return torch.nn.functional.linear(pooled, head.weight_CD, head.bias_C).softmax(-1)[0].tolist()
+            return torch.nn.functional.linear(pooled.float(), head.weight_CD, head.bias_C).softmax(-1)[0].tolist()
 
     @app.post("/v1/tasks/{task}/predict")
     async def predict(task: str, request: Request) -> JSONResponse:

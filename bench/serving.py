@@ -1,19 +1,27 @@
 """Many tasks from one base: requests a second, latencies, memory; PEFT beside it.
 
-The load generator is this process, each server one of its own, both on this machine; the sides take turns.
+The load generator is this process, each server one of its own, both on this machine; the sides take turns, in the
+precision that is fastest here (`--dtype` for another), which is the same for all.
 
-    python -m bench.serving [--model minilm|gpt2 --tasks 100 --seconds 10 --json F]
+    python -m bench.serving --json serving.jsonl            # everything, both bases, under ten minutes on two cores
+    python -m bench.serving --model minilm --part memory    # one base, one part
     python -m bench.serving --quick
 
-- mixed_over_single: soft prompts of all lengths in random order, against one task at a time. On an encoder a longer
-  prompt is more work, so `single` is what the single tasks' rates at these lengths come to (their harmonic mean).
-- over_peft_switching: the same requests against PEFT's `set_adapter` for each, at 32 clients.
-- lora_over_peft_mixed: one batch of 32 rows with 32 LoRAs, without HTTP, against PEFT's `adapter_names`.
-- growth_bytes: resident memory with 10,000 registered tasks, each asked once, less that with 100, at one cache limit.
+Each part appends a line to the file, and is left out where the file has it already.
+
+- mixed: soft prompts of all lengths in random order against one task at a time (mixed_over_single), and the same
+  requests against PEFT's `set_adapter` for each (over_peft_switching), all at 32 clients; by the clock, and by the
+  servers' processor time (`_cpu`), which neighbours disturb least. On an encoder a longer prompt is more work, so
+  `single` is what the single tasks' rates at these lengths come to (their harmonic mean).
+- latency: at 1, 8 and 32 clients, all tasks mixed.
+- loras: one batch of 32 rows with 32 LoRAs, without HTTP, against PEFT's `adapter_names`.
+- first-token: of a known task that writes, with a prompt of 500 vectors and one of 20.
+- added: seconds until the server is ready, and the first request to a task that is added while it runs.
+- memory: resident memory with 10,000 registered tasks, each asked once, less that with 100, at one cache limit.
 """
 
 import argparse
-import csv
+import http.client
 import json
 import os
 import signal
@@ -24,8 +32,10 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,98 +43,47 @@ import numpy as np
 import peft
 import torch
 import transformers
-from tokenizers import Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
 
 from bench import load
+from bench.serving_tasks import LENGTHS, MODEL, ROOT, gpt2, loras, register, save, saved, soft_prompts, texts
 from tunewright.adapters import folder
-from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Head, Lora, SoftPrompt
+from tunewright.adapters.parts import Decoding, SoftPrompt
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Row
+from tunewright.backbones.base import Row as ExecutorRow
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.kinds import open_backbone
 from tunewright.releases.state import State
-from tunewright.releases.tables import tasks as task_table
-from tunewright.releases.tables import versions
+from tunewright.runtime import fast_dtype
 from tunewright.types import Example
 
-LENGTHS = (5, 10, 20, 50, 100)
 CLIENTS = (1, 8, 32)
-MODEL = "embedded"
-ROOT = Path(__file__).parents[1]
+PROMPTS = (20, 500)
+"""Lengths whose first tokens are compared."""
+
+
+Row = dict[str, Any]
+"""What a part has measured, as a line of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """What was measured."""
+class Setting:
+    """What is measured."""
 
+    kind: str
     model: str
-    tasks: int
-    mixed_over_single: float
-    mixed_over_single_cpu: float
-    """The same by the server's processor time, as all that ends in `_cpu`."""
-    over_peft_switching: float
-    over_peft_switching_cpu: float
-    lora_over_peft_mixed: float
-    growth_bytes: int | None
-    """None where it was not measured."""
-    registered: tuple[int, int]
-    ready_s: float
-    first_request_of_a_task_ms: float
-    mixed: tuple[load.Load, ...]
-    single: dict[int, float]
-    """Length -> requests a second of one task, at 32 clients."""
-    peft: load.Load
-    threads: int
+    """Folder that PEFT loads too."""
+    base: Backbone
+    parent: Path
+    num_tasks: int
+    counts: tuple[int, int]
+    """Registered tasks."""
+    seconds: float
+    """Of each measurement under load."""
 
-
-def texts() -> list[str]:
-    """Messages of the example data."""
-    with (ROOT / "examples" / "support" / "messages.csv").open(encoding="utf-8", newline="") as file:
-        return [row["text"] for row in csv.DictReader(file)]
-
-
-def save(base: Backbone, parent: Path, name: str, seed: int, **parts: Any) -> Path:
-    """An adapter with a random head and the given parts."""
-    rng = torch.Generator().manual_seed(seed)
-    head = Head(weight_CD=torch.randn(4, base.width, generator=rng), bias_C=torch.zeros(4))
-    adapter = Adapter(
-        base=base.identity,
-        labels=("a", "b", "c", "d"),
-        max_tokens=base.max_tokens,
-        head=head,
-        about={"dtype": "float32"},
-        **parts,
-    )
-    folder.save(adapter, parent / name)
-    return parent / name
-
-
-def soft_prompts(base: Backbone, parent: Path, count: int) -> dict[Path, int]:
-    """Adapter folder -> length of its soft prompt."""
-    width = base.word_embeddings.shape[1]
-    found = {}
-    for k in range(count):
-        length = LENGTHS[k % len(LENGTHS)]
-        vectors_PD = 0.05 * torch.randn(length, width, generator=torch.Generator().manual_seed(k))
-        found[save(base, parent, f"soft-{k}", k, soft_prompt=SoftPrompt(vectors_PD=vectors_PD))] = length
-    return found
-
-
-def loras(base: Backbone, parent: Path, count: int, rank: int = 8) -> list[Path]:
-    """Adapter folders of LoRAs on all linear layers of the attention."""
-    rng = torch.Generator().manual_seed(1)
-    found = []
-    for k in range(count):
-        some = {n: m for n, m in base.linears.items() if n.endswith(("query", "value", "c_attn"))}
-        down = {n: 0.05 * torch.randn(rank, m.in_features, generator=rng) for n, m in some.items()}
-        up = {n: 0.05 * torch.randn(m.out_features, rank, generator=rng) for n, m in some.items()}
-        found.append(save(base, parent, f"lora-{k}", k, lora=Lora(alpha=16, down=down, up=up)))
-    return found
+    @cached_property
+    def tasks(self) -> dict[Path, int]:
+        """Adapter folder -> length of its soft prompt."""
+        return soft_prompts(self.base, self.parent, self.num_tasks)
 
 
 @contextmanager
@@ -181,31 +140,97 @@ def shuffled(names: Sequence[str], rows: Sequence[str], seed: int) -> list[load.
     ]
 
 
-def measure_ours(tasks: dict[Path, int], seconds: float) -> dict[str, Any]:
-    """Ready, first requests, one task at a time, all mixed; rounds alternate, and each side counts by its median."""
-    port, rows, names = free_port(), texts(), [path.name for path in tasks]
-    start_s = time.perf_counter()
-    with server(["tunewright", "serve", *tasks, "--port", str(port)], port, "/readyz") as process:
-        ready_s = time.perf_counter() - start_s
-        target = load.Target(port=port, pid=process.pid)
-        first_ms = float(np.median(ask_once(port, names, rows)))
+def measure_mixed(setting: Setting) -> Row:
+    """One task at a time, all mixed, PEFT; rounds alternate, and each side counts by its median."""
+    port, peft_port, rows, tasks = free_port(), free_port(), texts(), setting.tasks
+    names, seconds = [path.name for path in tasks], setting.seconds
+    ours = ["tunewright", "serve", *tasks, "--port", str(port)]
+    peers = ["bench.peft_server", setting.model, str(peft_port), *tasks]
+    with server(ours, port, "/readyz") as process, server(peers, peft_port, "/openapi.json") as peer:
+        target, other = load.Target(port=port, pid=process.pid), load.Target(port=peft_port, pid=peer.pid)
+        ask_once(port, names, rows)
+        load.run(other, shuffled(names, rows, 0), clients=8, seconds=min(2.0, seconds))
         single: dict[int, list[load.Load]] = {length: [] for length in LENGTHS}
-        mixed: list[load.Load] = []
+        mixed, theirs = list[load.Load](), list[load.Load]()
         for turn in range(3):
             for length in LENGTHS:
                 name = next(path.name for path, own in tasks.items() if own == length)
                 single[length].append(load.run(target, shuffled([name], rows, turn), clients=32, seconds=seconds / 3))
             mixed.append(load.run(target, shuffled(names, rows, turn), clients=32, seconds=seconds))
-        loads = [load.run(target, shuffled(names, rows, 9), clients=c, seconds=seconds) for c in CLIENTS]
+            theirs.append(load.run(other, shuffled(names, rows, turn), clients=32, seconds=seconds))
     return {
-        "ready_s": ready_s,
-        "first_request_of_a_task_ms": first_ms,
-        "single": {length: _median(found, "requests_per_s") for length, found in single.items()},
-        "mixed": tuple(loads),
+        "tasks": len(tasks),
+        "single_requests_per_s": {length: _median(found, "requests_per_s") for length, found in single.items()},
+        "mixed_requests_per_s": _median(mixed, "requests_per_s"),
+        "peft_requests_per_s": _median(theirs, "requests_per_s"),
         "mixed_over_single": _over_single(mixed, single, "requests_per_s"),
         "mixed_over_single_cpu": _over_single(mixed, single, "requests_per_cpu_s"),
-        "rates": (_median(mixed, "requests_per_s"), _median(mixed, "requests_per_cpu_s")),
+        "over_peft_switching": _median(mixed, "requests_per_s") / _median(theirs, "requests_per_s"),
+        "over_peft_switching_cpu": _median(mixed, "requests_per_cpu_s") / _median(theirs, "requests_per_cpu_s"),
     }
+
+
+def measure_latency(setting: Setting) -> Row:
+    """All tasks mixed, for each number of clients."""
+    port, rows, names = free_port(), texts(), [path.name for path in setting.tasks]
+    with server(["tunewright", "serve", *setting.tasks, "--port", str(port)], port, "/readyz") as process:
+        target = load.Target(port=port, pid=process.pid)
+        ask_once(port, names, rows)
+        asked = shuffled(names, rows, 9)
+        loads = [load.run(target, asked, clients=c, seconds=setting.seconds) for c in CLIENTS]
+    return {f"clients_{one.clients}": asdict(one) for one in loads}
+
+
+def measure_first_token(setting: Setting) -> Row:
+    """Milliseconds to the first token of tasks that were asked before."""
+    width, seed = setting.base.word_embeddings.shape[1], torch.Generator().manual_seed(0)
+    paths = {}
+    for length in PROMPTS:
+        prompt = SoftPrompt(vectors_PD=0.05 * torch.randn(length, width, generator=seed))
+        own = {"soft_prompt": prompt, "decoding": Decoding(max_new_tokens=4)}
+        paths[length] = save(setting.base, setting.parent, f"writes-{length}", length, **own)
+    port, found = free_port(), {length: list[float]() for length in PROMPTS}
+    with server(["tunewright", "serve", *paths.values(), "--port", str(port)], port, "/readyz"):
+        for text in texts()[: 5 if setting.seconds < 2 else 60]:
+            for length, path in paths.items():
+                found[length].append(_first_token_ms(port, path.name, text))
+    middle = {length: float(np.median(times[2:])) for length, times in found.items()}
+    return {"first_token_ms": middle, "long_over_short": middle[PROMPTS[1]] / middle[PROMPTS[0]]}
+
+
+def _first_token_ms(port: int, task: str, text: str) -> float:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    body = json.dumps({"model": task, "prompt": text, "stream": True})
+    start_s = time.perf_counter()
+    connection.request("POST", "/v1/completions", body, {"content-type": "application/json"})
+    reply = connection.getresponse()
+    line = reply.readline()
+    passed_s = time.perf_counter() - start_s
+    assert reply.status == 200, line
+    assert line.startswith(b"data: "), line
+    reply.read()
+    connection.close()
+    return 1000 * passed_s
+
+
+def measure_added(setting: Setting) -> Row:
+    """A server of a registry: until it is ready, and the first answer of each of ten tasks that are added then."""
+    where, (first, *more) = setting.parent / "added.db", list(setting.tasks)[:11]
+    state = State.open(str(where))
+    state.add("first", first)
+    state.promote("first", 1, reason="", expected=None)
+    port, start_s = free_port(), time.perf_counter()
+    command: list[str | Path] = ["tunewright", "serve", "--state", where, "--port", str(port)]
+    with server(command, port, "/readyz"):
+        ready_s = time.perf_counter() - start_s
+        for path in more:
+            state.add(path.name, path)
+            state.promote(path.name, 1, reason="", expected=None)
+        time.sleep(2)  # it looks for changes every half second
+        found = ask_once(port, [path.name for path in more], texts())
+        again = ask_once(port, [path.name for path in more], texts())
+    state.close()
+    return {"ready_s": ready_s, "first_request_ms": float(np.median(found)), "second_ms": float(np.median(again))}
 
 
 def _median(found: Sequence[load.Load], name: str) -> float:
@@ -217,20 +242,13 @@ def _over_single(mixed: Sequence[load.Load], single: dict[int, list[load.Load]],
     return _median(mixed, name) / expected
 
 
-def measure_peft(model: str, tasks: dict[Path, int], seconds: float) -> load.Load:
-    """`set_adapter` for each request."""
-    port, rows, names = free_port(), texts(), [path.name for path in tasks]
-    with server(["bench.peft_server", model, str(port), *tasks], port, "/openapi.json") as process:
-        target = load.Target(port=port, pid=process.pid)
-        load.run(target, shuffled(names, rows, 0), clients=8, seconds=min(2.0, seconds))
-        return load.run(target, shuffled(names, rows, 1), clients=32, seconds=seconds)
-
-
-def measure_loras(base: Backbone, model: str, folders: Sequence[Path], repeats: int) -> float:
-    """Rows a second of a mixed batch, ours over PEFT's own; both give the same features."""
+def measure_loras(setting: Setting) -> Row:
+    """Rows a second of a mixed batch, ours over PEFT's own; in fp32 both give the same features."""
+    base, model, repeats = setting.base, setting.model, 3 if setting.seconds < 2 else 20
+    folders = loras(base, setting.parent, 32)
     rows = texts()[: len(folders)]
     encodings = base.encode([Example(id=str(k), text=text) for k, text in enumerate(rows)], base.max_tokens)
-    ours = [Row(encoding=e, adapter=folder.load(p)) for e, p in zip(encodings, folders, strict=True)]
+    ours = [ExecutorRow(encoding=e, adapter=folder.load(p)) for e, p in zip(encodings, folders, strict=True)]
     wrapped: Any = None
     for path in folders:
         part = str(path / "peft" / "lora")
@@ -239,6 +257,7 @@ def measure_loras(base: Backbone, model: str, folders: Sequence[Path], repeats: 
             wrapped = peft.PeftModel.from_pretrained(plain, part, adapter_name=path.name)
         else:
             wrapped.load_adapter(part, adapter_name=path.name)
+    wrapped = wrapped.to(base.dtype)
     batch = transformers.AutoTokenizer.from_pretrained(model)(rows, return_tensors="pt", padding=True, truncation=True)
     mask, names = batch["attention_mask"], [path.name for path in folders]
 
@@ -251,21 +270,23 @@ def measure_loras(base: Backbone, model: str, folders: Sequence[Path], repeats: 
     sides: dict[str, Callable[[], torch.Tensor]] = {"ours": lambda: base.features(ours), "theirs": theirs}
     times: dict[str, list[float]] = {name: [] for name in sides}
     with torch.inference_mode():
-        torch.testing.assert_close(sides["ours"](), sides["theirs"](), atol=1e-4, rtol=1e-3)
+        if base.dtype == torch.float32:
+            torch.testing.assert_close(sides["ours"](), sides["theirs"](), atol=1e-4, rtol=1e-3)
         for _ in range(repeats):
             for name, run in sides.items():
                 start_s = time.process_time()
                 run()
                 times[name].append(time.process_time() - start_s)
-    return min(times["theirs"]) / min(times["ours"])
+    middle = {name: float(np.median(found)) for name, found in times.items()}
+    return {"seconds": middle, "lora_over_peft_mixed": middle["theirs"] / middle["ours"]}
 
 
-def measure_growth(tasks: dict[Path, int], parent: Path, counts: tuple[int, int]) -> int:
+def measure_memory(setting: Setting) -> Row:
     """Bytes more with the second number of registered tasks than with the first, each asked once."""
     found = []
-    for count in counts:
-        where = parent / f"state-{count}.db"
-        names = register(where, list(tasks), count)
+    for count in setting.counts:
+        where = setting.parent / f"state-{count}.db"
+        names = register(where, list(setting.tasks), count)
         port = free_port()
         command: list[str | Path] = [
             "tunewright",
@@ -278,121 +299,68 @@ def measure_growth(tasks: dict[Path, int], parent: Path, counts: tuple[int, int]
             "4MB",
         ]
         with server(command, port, "/readyz") as process:
-            ask_once(port, names[:100] * 3, texts())
-            ask_once(port, names, texts())
+            turns = setting.counts[1] // count
+            with ThreadPoolExecutor(8) as clients:  # as many requests whatever the number of tasks
+                list(clients.map(lambda k: ask_once(port, names[k::8] * turns, texts()), range(8)))  # noqa: B023
             found.append(resident_bytes(process))
-    return found[1] - found[0]
+    return {"registered": setting.counts, "resident_bytes": found, "growth_bytes": found[1] - found[0]}
 
 
-def register(where: Path, folders: Sequence[Path], count: int) -> list[str]:
-    """Tasks at version 1, over and over the same folders; all in one transaction."""
-    state = State.open(str(where))
-    names = [f"task-{k:05}" for k in range(count)]
-    hashes = {path: folder.load(path) for path in folders}
-    rows = [
-        {
-            "task": name,
-            "version": 1,
-            "folder": str(folders[k % len(folders)]),
-            "adapter_sha256": hashes[folders[k % len(folders)]].sha256(),
-            "base_name": MODEL,
-            "base_sha256": hashes[folders[k % len(folders)]].base.sha256,
-            "added_at": "",
-            "added_by": "bench",
-        }
-        for k, name in enumerate(names)
-    ]
-    with state._database.writing() as connection:
-        live = [{"name": name, "last_version": 1, "live": 1, "shadow_share": 0.0} for name in names]
-        connection.execute(task_table.insert(), live)
-        connection.execute(versions.insert(), rows)
-    state.close()
-    return names
+PARTS: dict[str, Callable[[Setting], Row]] = {
+    "mixed": measure_mixed,
+    "latency": measure_latency,
+    "loras": measure_loras,
+    "first-token": measure_first_token,
+    "added": measure_added,
+    "memory": measure_memory,
+}
+ONLY = {"first-token": "gpt2", "added": "minilm", "memory": "minilm"}
+"""Parts that are measured with one base alone."""
 
 
-def gpt2(parent: Path) -> str:
-    """Random weights in the shape of GPT-2 124M, and a tokenizer made of the example texts."""
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = ByteLevelDecoder()
-    tokenizer.train_from_iterator(texts(), BpeTrainer(vocab_size=4000, special_tokens=["<|endoftext|>"]))
-    end = "<|endoftext|>"
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
-    fast.save_pretrained(parent / "gpt2")
-    torch.manual_seed(0)
-    transformers.GPT2LMHeadModel(transformers.GPT2Config()).save_pretrained(parent / "gpt2")
-    return str(parent / "gpt2")
-
-
-def measure(kind: str, num_tasks: int, seconds: float, counts: tuple[int, int], parent: Path) -> Result:
-    """Everything, for one base; memory for MiniLM alone."""
-    name = gpt2(parent) if kind == "gpt2" else MODEL
-    base = open_backbone(load_checkpoint(name), dtype=torch.float32, device=torch.device("cpu"))
-    model = name if kind == "gpt2" else _saved(base, parent / "model")
-    tasks = soft_prompts(base, parent, num_tasks)
-    ratio = measure_loras(base, model, loras(base, parent, 32), 3 if seconds < 5 else 20)
-    ours = measure_ours(tasks, seconds)
-    theirs = measure_peft(model, tasks, seconds)
-    growth = measure_growth(tasks, parent, counts) if kind == "minilm" else None
-    rate, rate_cpu = ours.pop("rates")
-    return Result(
-        model=kind,
-        tasks=num_tasks,
-        over_peft_switching=rate / theirs.requests_per_s,
-        over_peft_switching_cpu=rate_cpu / theirs.requests_per_cpu_s,
-        lora_over_peft_mixed=ratio,
-        growth_bytes=growth,
-        registered=counts,
-        peft=theirs,
-        threads=torch.get_num_threads(),
-        **ours,
-    )
-
-
-def _saved(base: Backbone, path: Path) -> str:
-    """The embedded model as a folder that PEFT's side can load."""
-    base._masters.save_pretrained(path)  # type: ignore[operator]
-    base._checkpoint.tokenizer.save_pretrained(path)
-    return str(path)
-
-
-def show(result: Result) -> None:
-    """The table."""
-    print(f"{result.model}, {result.tasks} soft-prompt tasks, {result.threads} thread(s)")
-    print(f"{'':24}{'requests/s':>12}{'p50 ms':>10}{'p95 ms':>10}{'p99 ms':>10}")
-    for one in result.mixed:
-        name = f"all tasks, {one.clients} clients"
-        print(f"{name:24}{one.requests_per_s:12.1f}{one.p50_ms:10.1f}{one.p95_ms:10.1f}{one.p99_ms:10.1f}")
-    for length, rate in result.single.items():
-        print(f"{f'one task, {length} vectors':24}{rate:12.1f}")
-    one = result.peft
-    print(f"{'PEFT, 32 clients':24}{one.requests_per_s:12.1f}{one.p50_ms:10.1f}{one.p95_ms:10.1f}{one.p99_ms:10.1f}")
-    print(f"mixed over single: {result.mixed_over_single:.2f}, by processor time {result.mixed_over_single_cpu:.2f}")
-    ratios = f"{result.over_peft_switching:.1f}x, by processor time {result.over_peft_switching_cpu:.1f}x"
-    print(f"over PEFT with set_adapter: {ratios}")
-    print(f"LoRA over PEFT's mixed batch: {result.lora_over_peft_mixed:.1f}x")
-    few, many = result.registered
-    if result.growth_bytes is not None:
-        print(f"memory from {few} to {many} tasks: {result.growth_bytes / 2**20:+.1f} MB")
-    print(f"ready in {result.ready_s:.1f} s, first request of a task in {result.first_request_of_a_task_ms:.0f} ms")
+def run(given: argparse.Namespace, kind: str, parts: Sequence[str], known: Path | None) -> None:
+    """Some parts of one base; each is printed, and appended to the file."""
+    quick = bool(given.quick)
+    with tempfile.TemporaryDirectory() as parent:
+        name = gpt2(Path(parent)) if kind == "gpt2" else MODEL
+        dtype = fast_dtype() if given.dtype is None else getattr(torch, given.dtype)
+        base = open_backbone(load_checkpoint(name), dtype=dtype, device=torch.device("cpu"))
+        setting = Setting(
+            kind=kind,
+            model=name if kind == "gpt2" else saved(base, Path(parent) / "model"),
+            base=base,
+            parent=Path(parent),
+            num_tasks=10 if quick else given.tasks,
+            counts=(10, 200) if quick else (100, 10_000),
+            seconds=1.0 if quick else given.seconds,
+        )
+        for part in parts:
+            head = {"model": kind, "part": part, "dtype": str(dtype), "threads": torch.get_num_threads()}
+            start_s = time.perf_counter()
+            line = json.dumps(head | PARTS[part](setting) | {"took_s": round(time.perf_counter() - start_s, 1)})
+            print(line, flush=True)
+            if known is not None:
+                with known.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
 
 
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("minilm", "gpt2"), default="minilm")
+    parser.add_argument("--model", choices=("minilm", "gpt2"), action="append", help="both when absent")
+    parser.add_argument("--part", choices=tuple(PARTS), action="append", help="all when absent")
     parser.add_argument("--tasks", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement under load")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement under load")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="the fastest here when absent")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file of JSON lines, to which what it has not is appended")
     given = parser.parse_args()
-    quick = bool(given.quick)
-    num_tasks, seconds = (10, 1.0) if quick else (given.tasks, given.seconds)
-    with tempfile.TemporaryDirectory() as parent:
-        result = measure(given.model, num_tasks, seconds, (10, 200) if quick else (100, 10_000), Path(parent))
-    show(result)
-    if given.json is not None:
-        given.json.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+    lines = given.json.read_text(encoding="utf-8").splitlines() if given.json and given.json.exists() else []
+    done = {(line["model"], line["part"]) for line in map(json.loads, lines)}
+    for kind in given.model or ("minilm", "gpt2"):
+        parts = [p for p in given.part or PARTS if ONLY.get(p, kind) == kind and (kind, p) not in done]
+        if parts:
+            run(given, kind, parts, given.json)
 
 
 if __name__ == "__main__":

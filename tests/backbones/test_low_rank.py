@@ -1,5 +1,7 @@
 """Low-rank updates row by row against dense products."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -53,6 +55,27 @@ def test_against_dense(rows: list[Lora | None], linears: dict[str, nn.Linear]) -
         found = {name: layer(inputs) for name, layer in linears.items()}
     for name, layer in linears.items():
         expected = torch.stack([dense(layer, name, own, x) for own, x in zip(rows, inputs, strict=True)])
+        torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 7])
+@pytest.mark.parametrize("have_all", [False, True])
+def test_packed_rows_against_dense(count: int, have_all: bool, linears: dict[str, nn.Linear]) -> None:
+    """Few LoRAs and many, of rows of several lengths one after the other, some without any, two with the same."""
+    some = [lora(1 + k % 3, 400 + 10 * k, NAMES if k % 2 else NAMES[:1]) for k in range(count)]
+    rows: list[Lora | None] = [*some, some[0], *([] if have_all else [None])]
+    lengths = [1 + (5 * k) % 4 for k in range(len(rows))]
+    tokens = torch.arange(sum(lengths)).split(lengths)
+
+    def tokens_of(members: Sequence[int]) -> Tensor:
+        return torch.cat([tokens[k] for k in members]) if members else torch.zeros(0, dtype=torch.long)
+
+    inputs_NI = tiny.normal(2, sum(lengths), 6)
+    with low_rank_updates(linears, rows, tokens_of):
+        found = {name: layer(inputs_NI[None])[0] for name, layer in linears.items()}
+    for name, layer in linears.items():
+        pieces = zip(rows, inputs_NI.split(lengths), strict=True)
+        expected = torch.cat([dense(layer, name, own, own_inputs) for own, own_inputs in pieces])
         torch.testing.assert_close(found[name], expected, atol=1e-5, rtol=1e-5)
 
 

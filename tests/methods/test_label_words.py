@@ -213,7 +213,7 @@ def test_trained_methods_answer_by_words(
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        (("Old Hat", "old_hat", "x"), "labels 'Old Hat' and 'old_hat' have the same words: 'old hat'; rename one"),
+        (("Old Hat", "old_hat", "x"), "labels 'Old Hat' and 'old_hat' have the same words: 'old hat'; rename a label"),
         (("food", "\u266b"), "lacks the word '\u266b' of label '\u266b'"),
         (("food", "qwertzuiopasdfghj"), "of label 'qwertzuiopasdfghj' is 17 tokens; at most 16 have room"),
     ],
@@ -241,5 +241,6 @@ def test_what_is_told_of_label_words(tiny_backbone: GetBackbone) -> None:
     split, shared = reversed(word_remarks(base, alike))
     assert split.endswith("splits label words, which take a mask for each piece: 'red' into r ##e ##d.")
     assert "is not asked by the labels' descriptions: labels 'old' and 'red' have the same words: 'good'" in shared
+    assert shared.endswith("; change the descriptions (--descriptions).")
     assert "description" not in str(METHODS["zero-shot"].space(replace(workshop(base).material, task=alike))["words"])
     assert "description" in str(METHODS["zero-shot"].space(workshop(tiny_backbone("llama")).material)["words"])

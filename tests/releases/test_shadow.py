@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tunewright.errors import RegistryError
-from tunewright.releases.entries import Feedback, ShadowPair
+from tunewright.releases.entries import Feedback, ShadowPair, Verdict
+from tunewright.releases.promotion import promote
 from tunewright.releases.shadow import shadow_of, watch
 from tunewright.releases.state import State
 
@@ -65,6 +66,25 @@ def test_pairs_of_an_earlier_live_version_do_not_count(shadowed: State, adapter:
     shadowed.add("tickets", adapter("c"))
     shadowed.promote("tickets", 3, reason="", expected=1)
     assert watch(shadowed, "tickets").agreement.n == 0
+
+
+@pytest.mark.parametrize(("verdict", "is_refused"), [("right", True), ("wrong", False)])
+def test_what_is_shown_in_shadow_refuses_a_promotion(verdict: Verdict, is_refused: bool, shadowed: State) -> None:
+    """Live right and the silent one another 200 times; where nobody knows whether that was right, nothing is shown."""
+    pairs = [
+        ShadowPair(request_id=str(k), task="tickets", version=1, shadow=2, answer="a", shadow_answer="b")
+        for k in range(200)
+    ]
+    shadowed.add_shadow_pairs(pairs)
+    for pair in pairs:
+        shadowed.add_feedback(Feedback(request_id=pair.request_id, task="tickets", version=1, verdict=verdict))
+    shadowed.set_shadow("tickets", None)
+    with pytest.raises(RegistryError) as refused:
+        promote(shadowed, "tickets", 2)
+    said = "in shadow right 100.0 points less often than tickets@1 on 200 requests"
+    assert (said in str(refused.value)) is is_refused
+    assert "comes from no comparison" in str(refused.value)
+    assert promote(shadowed, "tickets", 2, force=True).forced
 
 
 def test_nothing_in_shadow(shadowed: State) -> None:

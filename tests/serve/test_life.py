@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -204,6 +205,36 @@ def test_feedback_when_the_state_is_gone(state: State, tmp_path: Path) -> None:
         for reply in (client.get("/"), client.post("/v1/tasks/topics/predict", json={"text": "soup", "version": 2})):
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "state_unavailable")
             assert reply.headers["retry-after"] == "5"
+
+
+@pytest.mark.parametrize("fault", ["locked", "full"])
+def test_feedback_while_the_state_takes_none(
+    fault: str, state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is acknowledged that is not stored; answers go on, and so does feedback when the fault is over."""
+    path = tmp_path / "state.db"
+    other = sqlite3.connect(path, isolation_level=None)
+    (pages,) = other.execute("PRAGMA page_count").fetchone()
+    limit = [f"max_page_count={pages}"] * (fault == "full")  # SQLite's own limit gives the error of a full disk
+    monkeypatch.setattr("tunewright.releases.database._PRAGMAS", ("journal_mode=WAL", "busy_timeout=50", *limit))
+    state.close()
+    opened = State.open(str(path))
+    with serving(Registered(opened), state=opened) as live, live.client() as client:
+        said = [{"request_id": ask(client)[2], "verdict": "right", "comment": "x" * 9_000} for _ in range(3)]
+        if fault == "locked":
+            other.execute("BEGIN IMMEDIATE")
+        replies = [client.post("/v1/feedback", json=each) for each in said]
+        stored = [each["request_id"] for each, reply in zip(said, replies, strict=True) if reply.status_code == 200]
+        assert replies[-1].status_code == 503
+        assert replies[-1].json()["error"]["code"] == "state_unavailable"
+        assert ask(client)[:2] == (1, "food")
+        if fault == "locked":
+            other.execute("ROLLBACK")
+            assert client.post("/v1/feedback", json=said[0]).status_code == 200
+            stored.append(str(said[0]["request_id"]))
+    opened.close()
+    other.close()
+    assert [each.request_id for each in State.open(str(path)).feedback("topics")] == stored
 
 
 @contextlib.contextmanager

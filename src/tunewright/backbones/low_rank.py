@@ -26,17 +26,20 @@ def low_rank_updates(
             tokens among those that a layer sees.
     """
     distinct = list({id(lora): lora for lora in loras if lora is not None}.values())
-    hooks = []
+    hooks, layouts = [], dict[int, _Layout]()
     try:
         for name, linear in linears.items():
             if any(name in lora.down for lora in distinct):
-                update = _update(name, distinct, loras, tokens_of, linear.weight.device)
+                update = _update(name, distinct, loras, tokens_of, layouts, linear.weight.device)
                 hooks.append(linear.register_forward_hook(_adds(update)))
         yield
     finally:
         for hook in hooks:
             hook.remove()
 
+
+_MOST_LOOPED = 4
+"""LoRAs of a packed batch that are looped over; more are padded and multiplied together."""
 
 _TokensOf = Callable[[Sequence[int]], Tensor]
 
@@ -53,15 +56,19 @@ def _update(
     distinct: Sequence[Lora],
     loras: Sequence[Lora | None],
     tokens_of: _TokensOf | None,
+    layouts: "dict[int, _Layout]",
     device: torch.device,
 ) -> _Update:
     """The update of one layer, its factors on the layer's device; adapters lie on the CPU."""
     if len(distinct) == 1 and all(lora is not None for lora in loras):
         down_rI, up_Or = _factors(distinct[0], name, device)
         return _SharedUpdate(down_rI=down_rI, up_Or=up_Or)
-    if tokens_of is not None:
+    if tokens_of is not None and len(distinct) <= _MOST_LOOPED:
         return _packed_update(name, distinct, loras, tokens_of, device)
-    return _mixed_update(name, distinct, loras, device)
+    stacked = _stacked(name, distinct, loras, device)
+    if tokens_of is None:
+        return stacked
+    return _PaddedUpdate(stacked=stacked, loras=loras, tokens_of=tokens_of, layouts=layouts)
 
 
 def _factors(lora: Lora, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -82,33 +89,99 @@ class _SharedUpdate:
         return torch.addmm(flat, inner, self.up_Or.to(input_BTI.dtype).T).view_as(output_BTO)
 
 
-def _mixed_update(
+def _stacked(
     name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], device: torch.device
-) -> "_MixedUpdate":
-    """Stacks the factors, with zeros for a smaller rank and for rows without LoRA."""
+) -> "_StackedUpdate":
+    """All factors, with zeros for a smaller rank and, where there are such, for rows without LoRA."""
     having = [lora for lora in distinct if name in lora.down]
     rank = max(lora.rank for lora in having)
-    pairs = [_factors(lora, name, device) for lora in having]
-    down = [nn.functional.pad(down_rI, (0, 0, 0, rank - len(down_rI))) for down_rI, _ in pairs]
-    up = [nn.functional.pad(up_Or, (0, rank - up_Or.shape[1])) for _, up_Or in pairs]
-    down.append(torch.zeros_like(down[0]))
-    up.append(torch.zeros_like(up[0]))
+    down = [_widened(lora.down[name], 0, rank) for lora in having]
+    up = [_widened(lora.up[name], 1, rank) for lora in having]
     place = {id(lora): k for k, lora in enumerate(having)}
-    which_B = torch.tensor([place.get(id(lora), len(having)) for lora in loras], device=device)
-    return _MixedUpdate(down_KrI=torch.stack(down), up_KOr=torch.stack(up), which_B=which_B)
+    which = [place.get(id(lora), len(having)) for lora in loras]
+    if len(having) in which:
+        down.append(torch.zeros_like(down[0]))
+        up.append(torch.zeros_like(up[0]))
+    scaling = torch.tensor([*(lora.scaling for lora in having), 0.0])
+    return _StackedUpdate(
+        down_KrI=torch.stack(down).to(device),
+        up_KOr=torch.stack(up).to(device),
+        scaling_B=scaling[which].to(device),
+        which_B=None if which == list(range(len(down))) else torch.tensor(which, device=device),
+    )
+
+
+def _widened(factor: Tensor, dim: int, rank: int) -> Tensor:
+    missing = rank - factor.shape[dim]
+    return factor if missing == 0 else nn.functional.pad(factor, (0, 0, 0, missing) if dim == 0 else (0, missing))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _MixedUpdate:
+class _StackedUpdate:
     """Rows of several LoRAs, or of none (the last one, all zeros)."""
 
     down_KrI: Tensor
     up_KOr: Tensor
-    which_B: Tensor
+    scaling_B: Tensor
+    which_B: Tensor | None
+    """None where each row has its own, in order."""
 
-    def __call__(self, input_BTI: Tensor, output_BTO: Tensor) -> Tensor:
-        inner = torch.bmm(input_BTI, self.down_KrI[self.which_B].to(input_BTI.dtype).transpose(1, 2))
-        return torch.baddbmm(output_BTO, inner, self.up_KOr[self.which_B].to(input_BTI.dtype).transpose(1, 2))
+    def __call__(self, input_BTI: Tensor, output_BTO: Tensor | None) -> Tensor:
+        """The output with the update; None: the update alone."""
+        down_BrI, up_BOr = (self._of_rows(factor.to(input_BTI.dtype)) for factor in (self.down_KrI, self.up_KOr))
+        inner_BTr = torch.bmm(input_BTI, down_BrI.transpose(1, 2)) * self.scaling_B[:, None, None].to(input_BTI.dtype)
+        if output_BTO is None:
+            return torch.bmm(inner_BTr, up_BOr.transpose(1, 2))
+        return torch.baddbmm(output_BTO, inner_BTr, up_BOr.transpose(1, 2))
+
+    def _of_rows(self, factor_K: Tensor) -> Tensor:
+        return factor_K if self.which_B is None else factor_K[self.which_B]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Where the tokens of each row stand among those that a layer sees, and when they are unpacked to [B, T]."""
+
+    source_BT: Tensor
+    """Which token stands there; on padding the first."""
+    token_M: Tensor
+    """All tokens of rows with a LoRA."""
+    place_M: Tensor
+    """b T + t of each."""
+    has_all: bool
+    """Whether these are all tokens, in their order."""
+
+
+def _layout(loras: Sequence[Lora | None], tokens_of: _TokensOf, num_tokens: int) -> _Layout:
+    tokens = [tokens_of([] if lora is None else [k]) for k, lora in enumerate(loras)]
+    source_BT = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
+    longest = source_BT.shape[1]
+    places = [k * longest + torch.arange(len(own), device=own.device) for k, own in enumerate(tokens)]
+    token_M = torch.cat(tokens)
+    has_all = torch.equal(token_M, torch.arange(num_tokens, device=token_M.device))
+    return _Layout(source_BT=source_BT, token_M=token_M, place_M=torch.cat(places), has_all=has_all)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PaddedUpdate:
+    """Rows of many LoRAs, or of none, one after the other: unpacked for one product with all of them."""
+
+    stacked: _StackedUpdate
+    loras: Sequence[Lora | None]
+    tokens_of: _TokensOf
+    layouts: dict[int, _Layout]
+    """Of as many tokens as a layer sees: all that it is given, or those that are read."""
+
+    def __call__(self, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002
+        input_NI, output_NO = input.flatten(0, -2), output.flatten(0, -2)
+        if len(input_NI) not in self.layouts:
+            self.layouts[len(input_NI)] = _layout(self.loras, self.tokens_of, len(input_NI))
+        found = self.layouts[len(input_NI)]
+        unpacked = input_NI.index_select(0, found.source_BT.flatten()).view(*found.source_BT.shape, -1)
+        update_MO = self.stacked(unpacked, None).flatten(0, 1).index_select(0, found.place_M)
+        if found.has_all:
+            return output + update_MO.view_as(output)
+        return output_NO.index_add(0, found.token_M, update_MO).view_as(output)
 
 
 def _packed_update(

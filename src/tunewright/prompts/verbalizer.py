@@ -60,18 +60,16 @@ def word_fault(
         most_tokens: Of a word.
     """
     owner: dict[tuple[int, ...], str] = {}
+    todo = "rename a label in the data" if words == "name" else "change the descriptions (--descriptions)"
     for label, mine in zip(task.labels, label_phrases(task, words, TEMPLATES["bare"]), strict=True):
         for word in mine:
             ids = tuple(ids_of(word))
             if not ids or set(ids) & set(unknown_ids):
-                return f"the vocabulary lacks the word {word!r} of label {label!r}; describe it (--descriptions)"
+                return f"the vocabulary lacks the word {word!r} of label {label!r}; {todo}"
             if len(ids) > most_tokens:
-                return f"the word {word!r} of label {label!r} is {len(ids)} tokens; at most {most_tokens} have room"
+                return f"{word!r} of label {label!r} is {len(ids)} tokens; at most {most_tokens} have room; {todo}"
             if owner.setdefault(ids, label) != label:
-                return (
-                    f"labels {owner[ids]!r} and {label!r} have the same words: {word!r}; rename one in the data, "
-                    "or give descriptions that differ (--descriptions)"
-                )
+                return f"labels {owner[ids]!r} and {label!r} have the same words: {word!r}; {todo}"
     return None
 
 

@@ -12,6 +12,7 @@ from tunewright.evaluation import gate
 from tunewright.evaluation.gate import Outcome, Ruling
 from tunewright.evaluation.metrics import row_scorer
 from tunewright.evaluation.named import stored_metric
+from tunewright.releases import shadow
 from tunewright.releases.entries import Measured, Promotion, Version
 from tunewright.releases.state import State
 from tunewright.runs import record
@@ -45,7 +46,7 @@ def promote(
     challenger, live = state.version(task, version), state.live(task)
     if live is not None and live.version == version:
         raise RegistryError(f"{challenger.name} is live already.")
-    ruling = judge(challenger, live, margin)
+    ruling = _with_shadow(state, judge(challenger, live, margin), challenger, live, margin)
     passed = ruling.outcome is Outcome.PASSED
     if live is not None and not passed and not force:
         raise RegistryError(
@@ -60,6 +61,27 @@ def promote(
         forced=not passed,
         who=who,
     )
+
+
+def _with_shadow(
+    state: State, ruling: Ruling, challenger: Version, live: Version | None, margin: float | None
+) -> Ruling:
+    """What the test rows say, unless answers in shadow show that it is worse on the requests there are.
+
+    They can only refuse: feedback is given on what people care to judge.
+    """
+    if live is None or not state.shadow_pairs(live.task, live.version, challenger.version):
+        return ruling
+    seen, points = shadow.evidence(state, live, challenger), 0.0 if margin is None else margin
+    found = seen.difference
+    # Where nobody said what is right it may have been right: that counts for it here.
+    if found is None or (high := found.high + seen.num_unclear / found.n) >= -points / 100:
+        return ruling
+    bounds = f"95%, valid at every look: {100 * found.low:+.1f} to {100 * high:+.1f}"
+    said = (
+        f"in shadow right {-100 * found.value:.1f} points less often than {live.name} on {found.n} requests ({bounds})"
+    )
+    return Ruling(outcome=Outcome.FAILED, reason=f"{said}; on the test rows: {ruling.reason}")
 
 
 def judge(challenger: Version, live: Version | None, margin: float | None = None) -> Ruling:

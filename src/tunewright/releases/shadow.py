@@ -31,8 +31,13 @@ def watch(state: State, task: str) -> Shadowing:
     live = state.live(task)
     if entry is None or entry.shadow is None or live is None:
         raise RegistryError(f"{task} has no version in shadow. Set one: tunewright registry shadow {task} VERSION.")
-    said = {each.request_id: each for each in state.feedback(task) if each.version == live.version}
-    pairs = state.shadow_pairs(task, live.version, entry.shadow.version)
+    return evidence(state, live, entry.shadow)
+
+
+def evidence(state: State, live: Version, shadow: Version) -> Shadowing:
+    """What the requests that two versions of a task both answered say, whether or not one is in shadow now."""
+    said = {each.request_id: each for each in state.feedback(live.task) if each.version == live.version}
+    pairs = state.shadow_pairs(live.task, live.version, shadow.version)
     return compare(
         Answered(
             live=pair.answer,

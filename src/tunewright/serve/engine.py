@@ -17,7 +17,7 @@ from tunewright.runtime import is_out_of_memory
 from tunewright.serve.ask import Ask, Event, Features, Label, Piece, Told
 from tunewright.serve.cache import Cache, Loaded, Ready
 from tunewright.serve.faults import Fault
-from tunewright.serve.passes import split_by_length
+from tunewright.serve.passes import split_by_length, split_by_sum
 from tunewright.serve.waiting import SILENT_ROWS, Waiting
 from tunewright.serve.work import Work, prepare, usage_of, writes
 from tunewright.serve.writing import Writing
@@ -131,7 +131,8 @@ class Engine:
         self._tell(told)
         for backbone in {id(w.backbone): w.backbone for w in work}.values():
             mine = [w for w in work if w.backbone is backbone]
-            for members in split_by_length([w.num_tokens for w in mine]):
+            split = split_by_sum if mine[0].is_packed else split_by_length
+            for members in split([w.num_tokens for w in mine]):
                 self._tell(self._run([mine[k] for k in members]))
 
     def _run(self, work: Sequence[Work]) -> Told:

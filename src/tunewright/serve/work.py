@@ -22,10 +22,14 @@ class Work:
     backbone: Backbone
 
     @property
+    def is_packed(self) -> bool:
+        """Whether rows of its base run without padding, behind prefixes that are kept."""
+        return isinstance(self.backbone, Prefixed)
+
+    @property
     def num_tokens(self) -> int:
         """Positions it takes in a pass."""
-        kept = isinstance(self.backbone, Prefixed)
-        return len(self.row.encoding.ids) + (0 if kept else self.row.adapter.prefix_tokens)
+        return len(self.row.encoding.ids) + (0 if self.is_packed else self.row.adapter.prefix_tokens)
 
 
 def writes(ask: Ask, adapter: Adapter) -> bool:
