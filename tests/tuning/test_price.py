@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Template, Verbalizer
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
@@ -158,3 +159,27 @@ def test_labels_words_are_billed_as_they_run(words: tuple[str, ...], tiny_decode
     modelled = [model(each, shop, num_tokens=0).serving_flops for each in (scored, headed)]
     assert counts[0] > 1.3 * counts[1]
     assert modelled[0] - modelled[1] == pytest.approx(counts[0] - counts[1], rel=0.02)
+
+
+def test_each_stack_is_billed_for_what_runs_through_it(tiny_backbone: Callable[[str], Backbone]) -> None:
+    """By hand, of T5: a head reads the encoder alone; words make the decoder run over their tree, and the encoder's
+    tokens through the decoder's keys and values of it."""
+    base, rows = tiny_backbone("t5"), tiny.examples(20)
+    shop = prepare(tiny.task(), base, rows, rows[:5], METRICS["accuracy"], 64)
+    read = sum(len(e.ids) for e in shop.material.rows.encodings) / 20
+    width, inner, hidden, vocabulary = 32, 40, 48, len(base.word_embeddings)
+    encoder = 3 * (4 * width * inner + 2 * width * hidden + 2 * width)
+    crossing, decoder = 2 * 2 * width * inner, 2 * (8 * width * inner + 2 * width * hidden + 3 * width)
+    probe = place("linear-probe", shop)
+    assert model(probe, shop, num_tokens=0).serving_flops == pytest.approx(2 * (encoder + 3 * width + 3) * read)
+    lora = place("lora", shop)
+    factors = 8 * 3 * (4 * (width + inner) + 2 * (width + hidden))
+    assert model(lora, shop, num_tokens=0).serving_flops == pytest.approx(
+        2 * (encoder + factors + 3 * width + 3) * read
+    )
+    asked = dataclasses.replace(place("zero-shot", shop), calibration=None)
+    words = [base.encode_answer(label) for label in tiny.GROUPS]
+    states = 1 + len({ids[:k] for ids in words for k in range(1, len(ids))})
+    read += extra_tokens(asked, base)
+    expected = (encoder + crossing) * read + (decoder - crossing) * states + states * vocabulary * width
+    assert model(asked, shop, num_tokens=0).serving_flops == pytest.approx(2 * expected)

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from transformers import DynamicCache, EncoderDecoderCache
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Decoding, Lora, Weights
+from tunewright.adapters.parts import Decoding, Lora, Weights, is_embedding
 from tunewright.backbones import attention
 from tunewright.backbones.base import Generation, Request, Row
 from tunewright.backbones.checkpoint import Checkpoint
@@ -106,9 +106,9 @@ class Seq2Seq(Writer):
 
     @cached_property
     def _layer_sizes(self) -> dict[str, int]:
-        """Of the parameters of both stacks' layers, by name."""
+        """Of the parameters of both stacks' layers, by name; what T5 looks up for distances is no product."""
         named = self._masters.named_parameters()
-        return {name: p.numel() for name, p in named if _IN_LAYER.match(name)}
+        return {name: p.numel() for name, p in named if _IN_LAYER.match(name) and not is_embedding(name)}
 
     @property
     def num_computing(self) -> int:

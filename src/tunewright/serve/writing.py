@@ -14,6 +14,7 @@ from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.generation import Emitted, Generating
 from tunewright.errors import ModelError
 from tunewright.serve.ask import Ask, Event, Piece, Sampling, Told
+from tunewright.serve.faults import Fault
 from tunewright.serve.work import Work, usage_of
 
 _LOG = logging.getLogger("tunewright.serve")
@@ -50,7 +51,7 @@ class Writing:
             mine = [w for w in some if w.backbone is backbone]
             told += _refused([w for w in mine if w.row.adapter.deliberates], _NOT_AT_ONCE)
             mine = [w for w in mine if not w.row.adapter.deliberates]
-            told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _refused(mine, _NO_DECODER)
+            told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _unable(mine)
         return told
 
     def _that_fit(self) -> list[Work]:
@@ -176,6 +177,10 @@ def _piece(work: Work, backbone: Decoder, emitted: Emitted) -> Piece:
 
 _NO_DECODER = "only a decoder is served token by token. Use `tunewright predict`, or a task on a decoder."
 _NOT_AT_ONCE = "a task that reasons or votes first is not answered token by token. Use `tunewright predict`."
+
+
+def _unable(work: Sequence[Work]) -> Told:
+    return [(w.ask, Fault(400, "not_token_by_token", _NO_DECODER)) for w in work]
 
 
 def _refused(work: Sequence[Work], why: str) -> Told:
