@@ -17,6 +17,9 @@ from tunewright.types import TaskKind
 EMBEDDED_MODEL = "embedded"
 """Name of the model that ships with `tunewright[demo]`: all-MiniLM-L6-v2."""
 
+REMOTE = "openai:"
+"""How the name of a model begins that answers behind an OpenAI-compatible endpoint."""
+
 DEFAULT_METRICS: Mapping[TaskKind, str] = {
     "classify": "accuracy",
     "multi-label": "multi-label-micro-f1",
@@ -40,6 +43,16 @@ def names(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
+
+
+def short_name(model: str) -> str:
+    """A base as candidates and folders are named after it: the last part of its name or folder, without an URL."""
+    return Path(remote_model(model) or model).name
+
+
+def remote_model(name: str) -> str | None:
+    """The model that an endpoint knows, of a name with its URL or without; None for one that is no endpoint's."""
+    return name.removeprefix(REMOTE).partition("@http")[0] if name.startswith(REMOTE) else None
 
 
 def named(value: object) -> object:
@@ -86,7 +99,11 @@ class RunConfig(BaseModel):
         default=None, description="YAML file: label -> a few words on what it means; a semicolon separates several"
     )
     rows: int | None = Field(default=None, ge=1, description="use at most this many training rows, stratified")
-    model: Names = Field(default=(EMBEDDED_MODEL,), min_length=1, description="base model: name or folder; may repeat")
+    model: Names = Field(
+        default=(EMBEDDED_MODEL,),
+        min_length=1,
+        description="base model: name, folder, or openai:MODEL@URL of an endpoint; may repeat",
+    )
     methods: Names = Field(default=("all",), min_length=1, description="methods to compare, comma separated, or all")
     template: str | None = Field(
         default=None, description="text file with your present prompt, {text} in it: a candidate of its own on decoders"

@@ -4,6 +4,7 @@
     |-- DataError                   the file, its columns, its labels
     |-- ConfigError                 flags and YAML; lists every fault at once
     |-- ModelError                  a model folder or name
+    |   `-- EndpointError           a model elsewhere does not answer
     |-- AdapterError                an adapter folder, or an adapter on another base
     |-- RunError                    the run folder: exists, is none, disk full
     |-- StateError                  the registry's database: locked, gone, no database
@@ -38,6 +39,10 @@ class ConfigError(TunewrightError):
 
 class ModelError(TunewrightError):
     """The base model cannot be loaded or is of the wrong kind."""
+
+
+class EndpointError(ModelError):
+    """A model elsewhere does not answer, or not with what was asked for."""
 
 
 class AdapterError(TunewrightError):

@@ -127,10 +127,11 @@ def _drop_torn_line(path: Path) -> None:
     """Cuts what a kill left after the last newline."""
     if not path.exists():
         return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell() == 0 or (file.seek(-1, os.SEEK_END) and file.read(1) == b"\n"):
+            return
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager

@@ -112,16 +112,20 @@ def test_a_file_replaces_some_prices_and_the_volume_comes_on_top(tmp_path: Path)
 def test_all_faults_of_a_file_at_once(tmp_path: Path) -> None:
     text = (
         "usd_per_huor: 3\nusd_per_petaflop: cheap\nmonths: 0\nusd_per_gigabyte_month: -1\noutside: {a: -1, b: dear}\n"
+        "models: {m: {input: -1, output: 2, ouput: 1}, n: 3}\n"
     )
     path = write(tmp_path / "p.yaml", text)
     with pytest.raises(ConfigError) as caught:
         read_prices(path)
-    allowed = "usd_per_petaflop, usd_per_gigabyte_month, usd_per_hour, requests_per_month, months, outside"
+    allowed = "usd_per_petaflop, usd_per_gigabyte_month, usd_per_hour, requests_per_month, months, outside, models"
     assert caught.value.faults == (
         f"{path}: unknown price 'usd_per_huor'. Did you mean 'usd_per_hour'? Allowed: {allowed}.",
         f"{path}: `usd_per_petaflop` must be a number. Got 'cheap'.",
         f"{path}: `outside: a` must be >= 0. Got -1.",
         f"{path}: `outside: b` must be >= 0. Got 'dear'.",
+        f"{path}: unknown price of a model 'ouput'. Did you mean 'output'? Allowed: input, output, cached_input.",
+        f"{path}: `models: m: input` must be >= 0. Got -1.",
+        f"{path}: `models: n` must hold `input` and `output`, US dollars a million tokens. Got 3.",
         f"{path}: `usd_per_gigabyte_month` must be >= 0. Got -1.",
         f"{path}: `months` must be > 0. Got 0.",
     )
@@ -148,3 +152,12 @@ def test_a_limit_of_the_cost_is_one_of_the_time() -> None:
 def test_a_limit_of_the_cost_of_a_free_machine_has_no_effect() -> None:
     with pytest.raises(ConfigError, match="`max_cost` has no effect: `usd_per_hour` of the prices is 0"):
         time_limit_s(None, 0.5, Prices(usd_per_hour=0))
+
+
+def test_tokens_of_a_model_behind_an_endpoint(tmp_path: Path) -> None:
+    """A million tokens in at 2, a tenth of them cached at .5, 30,000 out at 8; without a price, cached is as other."""
+    path = write(tmp_path / "p.yaml", "models: {m: {input: 2, output: 8, cached_input: .5}, n: {input: 2, output: 8}}")
+    models = read_prices(path).models
+    tokens = {"input_tokens": 1_000_000, "cached_tokens": 100_000, "output_tokens": 30_000}
+    assert models["m"].usd(**tokens) == pytest.approx(1.8 + 0.05 + 0.24)
+    assert models["n"].usd(**tokens) == pytest.approx(2 + 0.24)

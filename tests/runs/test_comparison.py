@@ -34,6 +34,10 @@ CONTENT: dict[str, Any] = {
                 "tune_s": 1.5, "train_s": 0.5, "peak_memory_bytes": 10, "adapter_bytes": 20, "trainable_parameters": 30,
                 "extra_tokens_per_request": 0.0, "latency_ms": 2.5, "price": 0.001, "predict_s": 0.2, "tokens": 900,
                 "latency": [{"batch": 1, "p50_ms": 2.5, "p95_ms": 3.5}], "ownership": 12.5,
+                "requests": {
+                    "sent": 9, "known": 3, "retried": 1, "input_tokens": 900, "cached_tokens": 100, "output_tokens": 9,
+                    "price": 0.002,
+                },
             },
             "calibration": {
                 "temperature": 1.5, "error_before": 0.1, "error": 0.05,
@@ -48,6 +52,7 @@ CONTENT: dict[str, Any] = {
             ],
             "retention": {"base": 2.5, "attached": 0.1, "detached": 0.0, "tokens": 900, "reason": None},
             "remarks": ["3 of 9 queries could not be run"],
+            "illegal_share": 0.25,
             "unmet": ["latency_p95_ms<=3: it has 3.5"],
         },
         {
@@ -58,8 +63,10 @@ CONTENT: dict[str, Any] = {
                 "tune_s": None, "train_s": None, "peak_memory_bytes": None, "adapter_bytes": None,
                 "trainable_parameters": None, "extra_tokens_per_request": None, "latency_ms": None, "price": None,
                 "predict_s": None, "tokens": None, "latency": [], "ownership": None,
+                "requests": None,
             },
             "calibration": None, "slices": [], "gaps": [], "flips": [], "retention": None, "remarks": [],
+            "illegal_share": None,
             "unmet": [],
         },
     ],
@@ -93,7 +100,8 @@ CONTENT: dict[str, Any] = {
     "effort": [{"family": "fine-tuning", "trials": 4, "seconds": 1.5, "price": 0.1, "best": [None, 0.9]}],
     "ledger": {
         "wall_s": 9.0, "tuning_s": 5.0, "refits_s": 2.0, "test_s": 1.0, "cpu_s": 15.0, "gpu_s": None,
-        "peak_memory_bytes": 5, "tokens": 900, "stored_bytes": 20, "price": 0.1, "budget_s": 10.0, "max_cost": None,
+        "peak_memory_bytes": 5, "tokens": 900, "stored_bytes": 20, "price": 0.1, "requests": None,
+        "budget_s": 10.0, "max_cost": None,
         "not_done": ["2 refits"],
     },
     "checks": [

@@ -6,7 +6,7 @@ Shapes: B rows, C labels, E of a reading.
 import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding
+from tunewright.backbones.heard import Heard
 from tunewright.errors import AdapterError, ModelError
 from tunewright.types import Example
 
@@ -108,18 +109,11 @@ class Generation:
     finish_reason: FinishReason
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Usage:
-    """What an endpoint bills a request for, in its own tokens."""
-
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    """Those of the input that it had seen shortly before, and bills for less."""
-    output_tokens: int = 0
-
-
 class Base(ABC):
     """A model that answers rows under adapters: a `Backbone`, whose weights are here, or one behind an endpoint."""
+
+    between: Callable[[], None] | None = None
+    """Called while answers from elsewhere are waited for; what it raises ends the waiting."""
 
     @property
     @abstractmethod
@@ -245,8 +239,18 @@ class Base(ABC):
         return {}
 
     @property
-    def rows_at_once(self) -> int | None:
-        """Most rows that are worth running together; None where their tokens decide."""
+    def tells_scores(self) -> bool:
+        """Whether it says how likely labels are, not only which it would write."""
+        return True
+
+    @property
+    def batch_tokens(self) -> int | None:
+        """Tokens, padding included, that run together at most; None for what is usual."""
+        return None
+
+    @property
+    def priced_as(self) -> str | None:
+        """Its name among the prices of tokens; None of a base that runs here."""
         return None
 
     @property
@@ -254,16 +258,12 @@ class Base(ABC):
         """Why it does not answer any more; None while it does."""
         return None
 
-    def usage(self, rows: Sequence[Row]) -> list[Usage] | None:  # noqa: ARG002
-        """What each of these answered rows is billed for; None of a base that runs here."""
-        return None
+    def overheard(self, answering: Callable[[], object]) -> list[Heard] | None:  # noqa: ARG002
+        """What was asked elsewhere while rows were answered, known answers included; None of a base that runs here.
 
-    def waited_ms(self, rows: Sequence[Row]) -> list[float] | None:  # noqa: ARG002
-        """How long each of these answered rows took when it was asked; None where asking again tells."""
-        return None
-
-    def illegal_share(self, rows: Sequence[Row]) -> float | None:  # noqa: ARG002
-        """Share of these answered rows whose written answer was none of the labels; None where labels are scored."""
+        Args:
+            answering: Answers the rows; not called where nothing is asked elsewhere.
+        """
         return None
 
     def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:

@@ -27,7 +27,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.hub import cached_file
 
 from tunewright.adapters.adapter import BaseIdentity, update_with_tensors
-from tunewright.config import EMBEDDED_MODEL
+from tunewright.config import EMBEDDED_MODEL, REMOTE
 from tunewright.errors import ModelError
 from tunewright.hub import reachable_or_cached
 from tunewright.runtime import quiet_libraries
@@ -174,6 +174,10 @@ def locate(name: str) -> str:
     """
     if name == EMBEDDED_MODEL:
         return str(_embedded_folder())
+    if name.startswith(REMOTE):
+        raise ModelError(
+            f"{name} answers elsewhere: its weights cannot be loaded. Use compare, try, predict or evaluate."
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").exists() or not any((path / file).exists() for file in _WEIGHT_FILES):

@@ -3,7 +3,7 @@
 Shapes: N rows, D width, C labels, W words.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import compress
 
 import torch
@@ -17,11 +17,11 @@ from tunewright.backbones.tokens import by_length
 from tunewright.types import BETWEEN_LABELS, Example, Prediction, whole_text
 
 
-def _run(run: Callable[[list[int]], Tensor], lengths: Sequence[int], width: int, between: Callable[[], None]) -> Tensor:
+def _run(run: Callable[[list[int]], Tensor], lengths: Sequence[int], width: int, store: "FeatureStore") -> Tensor:
     result = torch.zeros(len(lengths), width)
     with torch.no_grad():
-        for members in by_length(lengths):
-            between()
+        for members in store.batches(lengths):
+            store.between()
             result[members] = run(members).float().cpu()
     return result
 
@@ -38,9 +38,18 @@ class FeatureStore:
     def __init__(self, backbone: Base, *, keeps: bool = True, between: Callable[[], None] = lambda: None) -> None:
         self.backbone = backbone
         self.between = between
+        backbone.between = self._beat
         self._keeps = keeps
         self._bare = Adapter(base=backbone.identity, labels=(), max_tokens=backbone.max_tokens)
         self._known: dict[Encoding, Tensor] = {}
+
+    def _beat(self) -> None:
+        self.between()
+
+    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Indices of rows that run together, by their tokens."""
+        most = self.backbone.batch_tokens
+        return by_length(lengths) if most is None else by_length(lengths, most)
 
     def __call__(self, encodings: Sequence[Encoding]) -> Tensor:
         """Features, fp32 [N, D]."""
@@ -49,7 +58,7 @@ class FeatureStore:
         rows = [Row(encoding=e, adapter=self._bare) for e in missing]
         lengths = [len(e.ids) for e in missing]
         width = self.backbone.width
-        found = _run(lambda members: self.backbone.features([rows[k] for k in members]), lengths, width, self.between)
+        found = _run(lambda members: self.backbone.features([rows[k] for k in members]), lengths, width, self)
         known.update(zip(missing, found.unbind(), strict=True))
         if not encodings:
             return torch.zeros(0, self.backbone.width)
@@ -68,7 +77,7 @@ def readings(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStor
     def run(members: list[int]) -> Tensor:
         return torch.stack(backbone.readings([rows[k] for k in members]))
 
-    return _run(run, lengths, width, store.between)
+    return _run(run, lengths, width, store)
 
 
 def word_scores(
@@ -81,7 +90,7 @@ def word_scores(
     def run(members: list[int]) -> Tensor:
         return base.scores([rows[k] for k in members], candidates)
 
-    return _run(run, lengths, len(candidates), store.between)
+    return _run(run, lengths, len(candidates), store)
 
 
 def predict(adapter: Adapter, encodings: Sequence[Encoding], store: FeatureStore) -> Tensor:
@@ -146,12 +155,13 @@ def generate_texts(adapter: Adapter, encodings: Sequence[Encoding], store: Featu
     draws = adapter.decoding is not None and adapter.decoding.temperature > 0
     several = samples * len(adapter.each)
     texts = [[""] * several for _ in encodings]
-    for members in by_length([len(e.ids) for e in encodings]):
+    most = WRITTEN_ROWS if base.batch_tokens is None else max(1, several * len(encodings))
+    for members in store.batches([len(e.ids) for e in encodings]):
         rows = {k: samples * member_rows(Row(encoding=encodings[k], adapter=adapter)) for k in members}
         jobs = [(k, s) for k in members for s in range(several)]
-        for start in range(0, len(jobs), WRITTEN_ROWS):
+        for start in range(0, len(jobs), most):
             store.between()
-            some = jobs[start : start + WRITTEN_ROWS]
+            some = jobs[start : start + most]
             generators = [row_generator(encodings[k], s) for k, s in some] if draws else None
             for (k, s), found in zip(some, base.generate([rows[k][s] for k, s in some], generators), strict=True):
                 texts[k][s] = adapter.answer_in(found.text)

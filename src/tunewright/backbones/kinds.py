@@ -1,16 +1,23 @@
-"""Which class runs which kind of model."""
+"""Which class runs which kind of model, and whether a model runs here at all."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.base import Base
+from tunewright.backbones.checkpoint import Checkpoint, load_checkpoint
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.masked import Masked
 from tunewright.backbones.prefixed import PREFIX_BYTES
 from tunewright.backbones.seq2seq import Seq2Seq
+from tunewright.config import REMOTE
+from tunewright.errors import ModelError
+
+if TYPE_CHECKING:
+    from tunewright.backbones.endpoint import Endpoint
 
 BACKBONES: Mapping[str, type[Backbone]] = {
     "encoder": Encoder,
@@ -35,3 +42,36 @@ def open_backbone(
     if checkpoint.identity.kind == "decoder":
         return Decoder(checkpoint, dtype=dtype, device=device, prefix_bytes=prefix_bytes)
     return BACKBONES[checkpoint.identity.kind](checkpoint, dtype=dtype, device=device)
+
+
+def find_base(name: str) -> "Checkpoint | Endpoint":
+    """A base that is here, loaded, or an endpoint that has answered.
+
+    Args:
+        name: As of `load_checkpoint`, or `openai:MODEL@URL`.
+
+    Raises:
+        ModelError: No such model, a broken one, or an endpoint that does not answer.
+    """
+    if not name.startswith(REMOTE):
+        return load_checkpoint(name)
+    try:
+        from tunewright.backbones.endpoint import Endpoint  # its client is an extra
+    except ImportError:
+        raise ModelError(f"{name} needs the openai client. Run: pip install 'tunewright[remote]'.") from None
+    return Endpoint(name).connect()
+
+
+def open_base(found: "Checkpoint | Endpoint", *, dtype: torch.dtype, device: torch.device) -> Base:
+    """What was found, ready to answer.
+
+    Args:
+        found: By `find_base`.
+        dtype: Precision to run frozen weights in.
+        device: Where to run them.
+    """
+    if isinstance(found, Checkpoint):
+        return open_backbone(found, dtype=dtype, device=device)
+    from tunewright.backbones.remote import Remote
+
+    return Remote(found)

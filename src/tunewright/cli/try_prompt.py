@@ -31,7 +31,7 @@ def try_prompt(
     template: Annotated[str, typer.Argument(help="the prompt, with {text} in it; or a text file that holds it")],
     data: Annotated[str, typer.Argument(help=_about("data"), metavar="DATA")],
     rows: Annotated[int, typer.Option(help="training rows to show", metavar="N")] = 5,
-    model: Annotated[str | None, typer.Option(help="the decoder: name or folder")] = None,
+    model: Annotated[str | None, typer.Option(help="the decoder: name, folder or openai:MODEL@URL")] = None,
     task: Annotated[str | None, typer.Option(help=_about("task"))] = None,
     text: Annotated[str | None, typer.Option(help=_about("text"))] = None,
     text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
@@ -55,23 +55,25 @@ def try_prompt(
 
 def lines(found: "Preview") -> Iterator[str]:
     """The page, line by line."""
-    yield f"model   {found.model}, context of {found.max_tokens:,} tokens"
-    yield f"fixed   {_tokens(len(found.fixed))}, the same for every row; they run once"
+    where = f"context of {found.max_tokens:,} tokens" if found.is_here else "which answers elsewhere"
+    yield f"model   {found.model}, {where}"
+    size = f"{_tokens(len(found.fixed))}, the same for every row; they run once"
+    yield f"fixed   {size if found.is_here else 'the same for every row'}"
     if found.fixed:
         yield f"        {_marked(found.fixed)}"
     for row in found.rows:
         yield ""
-        yield from _row_lines(row)
+        yield from _row_lines(row, billed=not found.is_here)
 
 
-def _row_lines(row: "ShownRow") -> Iterator[str]:
+def _row_lines(row: "ShownRow", *, billed: bool) -> Iterator[str]:
     cut = f"; {_tokens(row.num_cut)} of the text did not fit" if row.num_cut else ""
-    yield f"{row.id}   {_tokens(len(row.tokens))}{cut}"
+    yield f"{row.id}   {_tokens(row.num_tokens)}{', billed with the fixed part' if billed else ''}{cut}"
     yield f"        {_marked(row.tokens)}"
     yield f"answer  {row.answer!r}, in the data {row.wanted!r}"
     if row.scores:
         most = ", ".join(f"{label} {score:.2f}" for label, score in row.scores[:_MOST_LABELS])
-        yield f"        mean log-probability per token: {most}"
+        yield f"        {'log-probability' if billed else 'mean log-probability per token'}: {most}"
 
 
 def _tokens(count: int) -> str:

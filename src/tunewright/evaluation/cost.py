@@ -60,7 +60,27 @@ class Prices:
 
 _PRICES = ("usd_per_petaflop", "usd_per_gigabyte_month", "usd_per_hour")
 _VOLUMES = ("requests_per_month", "months")
-_OUTSIDE = "outside"
+_OUTSIDE, _MODELS = "outside", "models"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenPrices:
+    """US dollars for 10**6 tokens of a model behind an endpoint."""
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    """Of input that the endpoint has seen shortly before; as other input where absent."""
+
+    def usd(self, *, input_tokens: float, output_tokens: float, cached_tokens: float = 0.0) -> float:
+        """Of a request."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        fresh_tokens = input_tokens - cached_tokens
+        return (fresh_tokens * self.input + cached_tokens * cached + output_tokens * self.output) / _TOKENS
+
+
+_TOKENS = 1e6
+_TOKEN_PRICES = tuple(f.name for f in fields(TokenPrices))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +90,8 @@ class PriceList:
     prices: Prices = field(default_factory=Prices)
     outside: Mapping[str, float] = field(default_factory=dict)
     """Name of a candidate that is answered elsewhere -> US dollars for 1000 requests."""
+    models: Mapping[str, TokenPrices] = field(default_factory=dict)
+    """Model behind an endpoint, without its URL -> what its tokens cost."""
 
 
 def read_prices(
@@ -78,7 +100,8 @@ def read_prices(
     """The user's prices: defaults, with the file on top, with the two volumes on top of that.
 
     Args:
-        path: YAML file with any field of `Prices`, and `outside: {NAME: US dollars for 1000 requests}`.
+        path: YAML file with any field of `Prices`, `outside: {NAME: US dollars for 1000 requests}` and
+            `models: {NAME: {input: ..., output: ..., cached_input: ...}}`, US dollars for 10**6 tokens.
         requests_per_day: Replaces `requests_per_month`; a month has 365 / 12 days.
         months: Replaces `months`.
 
@@ -87,16 +110,20 @@ def read_prices(
             numbers out of range.
     """
     given = {} if path is None else read_yaml(Path(path))
-    found = given.pop(_OUTSIDE, {})
+    found, priced = given.pop(_OUTSIDE, {}), given.pop(_MODELS, {})
     outside = found if isinstance(found, dict) else {}
     allowed = [f.name for f in fields(Prices)]
-    faults = [f"{path}: {unknown('price', name, [*allowed, _OUTSIDE])}" for name in given if name not in allowed]
+    faults = [
+        f"{path}: {unknown('price', name, [*allowed, _OUTSIDE, _MODELS])}" for name in given if name not in allowed
+    ]
     if not isinstance(found, dict):
         faults.append(f"{path}: `outside` must hold `NAME: US dollars for 1000 requests` lines. Got {found!r}.")
     numbers = {name: value for name, value in given.items() if name in allowed}
     faults += [f"{path}: `{k}` must be a number. Got {v!r}." for k, v in numbers.items() if not _is_number(v)]
     numbers = {name: value for name, value in numbers.items() if _is_number(value)}
     faults += [f"{path}: {_not_a_price(f'outside: {k}', v)}" for k, v in outside.items() if not _is_price(v)]
+    models, wrong = _token_prices(priced)
+    faults += [f"{path}: {fault}" for fault in wrong]
     if requests_per_day is not None:
         numbers["requests_per_month"] = requests_per_day * _DAYS_PER_MONTH
     if months is not None:
@@ -108,7 +135,27 @@ def read_prices(
         faults += error.faults if path is None else [f"{path}: {fault}" for fault in error.faults]
     if faults:
         raise ConfigError(faults)
-    return PriceList(prices=prices, outside={str(name): float(usd) for name, usd in outside.items()})
+    usual = {str(name): float(usd) for name, usd in outside.items()}
+    return PriceList(prices=prices, outside=usual, models=models)
+
+
+def _token_prices(content: object) -> tuple[dict[str, TokenPrices], list[str]]:
+    """Prices of models, and what is wrong with them."""
+    found, faults = dict[str, TokenPrices](), list[str]()
+    if not isinstance(content, dict):
+        return found, [f"`models` must hold `NAME: {{input: USD, output: USD}}` lines. Got {content!r}."]
+    for name, values in content.items():
+        if not isinstance(values, dict) or not {"input", "output"} <= set(values):
+            faults.append(
+                f"`models: {name}` must hold `input` and `output`, US dollars a million tokens. Got {values!r}."
+            )
+            continue
+        wrong = [unknown("price of a model", str(key), _TOKEN_PRICES) for key in values if key not in _TOKEN_PRICES]
+        wrong += [_not_a_price(f"models: {name}: {k}", v) for k, v in values.items() if not _is_price(v)]
+        faults += wrong
+        if not wrong:
+            found[str(name)] = TokenPrices(**{key: float(value) for key, value in values.items()})
+    return found, faults
 
 
 def _is_number(value: object) -> bool:

@@ -60,6 +60,8 @@ class Material:
     """Texts are cut so that text and virtual tokens have at most this many."""
     prompt: Prompt | None = None
     """The user's own."""
+    judge: Callable[[Sequence[Example], Sequence[str]], float] | None = None
+    """(training rows, answers) -> the task's metric, for texts whose likelihood a base does not tell."""
     documents: Sequence[str] = ()
     """Passages of the user's documents, in which no row stands that methods must not see."""
 

@@ -12,6 +12,7 @@ from tunewright.methods.prompting import (
     calibrated,
     calibrations,
     prompts,
+    retrievals,
     retrieving,
     shown,
     templates,
@@ -50,7 +51,7 @@ def space(material: Material) -> Space:
         return {
             "shots": Choice(options=tuple(k for k in (8, 4, 16, 2, 32) if k <= most) or (1,)),
             "template": templates(material),
-            "choice": Choice(options=(*turns, "random", *RETRIEVED)),
+            "choice": Choice(options=(*turns, "random", *retrievals(material))),
             **calibrations(material, "uniform", "contextual", "pmi", "none"),
         }
     counts = tuple(k for k in (8, 1, 3, 16, 32, 64) if k <= most)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.inference import answer_losses, predict, writer
+from tunewright.backbones.inference import answer_losses, generate_texts, predict, writer
 from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.methods.prompting import asking, calibrated, cannot_be_asked, fits, prompts, shown, templates
 from tunewright.prompts.template import INSTRUCTIONS, Prompt, parse
@@ -80,7 +80,8 @@ def _drawn(material: Material, count: int, rng: np.random.Generator) -> list[Con
             prompt = led
         shots, stratified = _SHOTS[int(rng.integers(len(_SHOTS)))], bool(rng.integers(2))
         prompt, _rows = shown(material, prompt, shots, rng, stratified=stratified)
-        how = _CALIBRATIONS[int(rng.integers(len(_CALIBRATIONS)))] if material.task.labels else "none"
+        zeroed = material.task.labels and material.backbone.tells_scores
+        how = _CALIBRATIONS[int(rng.integers(len(_CALIBRATIONS)))] if zeroed else "none"
         one = Contender(prompt=prompt, calibration=how)
         if one not in found:
             found.append(one)
@@ -90,6 +91,7 @@ def _drawn(material: Material, count: int, rng: np.random.Generator) -> list[Con
 def merit(contender: Contender, material: Material) -> float:
     """How well it answers some rows, the more the better: minus the mean loss in nats, of a label or of a token.
 
+    A base that tells no likelihood of given texts is judged by the task's metric of what it writes.
     Not the share of right labels: on few rows prompts that always give one label would be among the best.
     """
     adapter, backbone = contender.adapter(material), material.backbone
@@ -97,6 +99,9 @@ def merit(contender: Contender, material: Material) -> float:
     if material.task.labels:
         loss = cross_entropy(predict(adapter, encodings, material.store), material.rows.labels_N)
         return -float(loss.total) / loss.count
+    if not backbone.is_here:
+        assert material.judge is not None
+        return material.judge(material.examples, generate_texts(adapter, encodings, material.store))
     base, after = writer(backbone), contender.prompt.row
     answers = [base.encode_answer(str(e.target), after=after, ends=True) for e in material.examples]
     losses = answer_losses(adapter, encodings, answers, material.store)

@@ -22,6 +22,7 @@ from tunewright.prompts.calibration import content_free_points, domain_points, z
 from tunewright.prompts.template import (
     MASK,
     PLAIN,
+    PROMPTS,
     Prompt,
     built_in,
     demonstration,
@@ -33,7 +34,7 @@ from tunewright.prompts.template import (
     with_mask,
 )
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
-from tunewright.types import Example, Params, whole_text
+from tunewright.types import Example, Params, Task, whole_text
 
 _USUAL = 0.99
 """Share of the training targets that fit in what may be written."""
@@ -52,6 +53,12 @@ _ASKED = 200
 
 RETRIEVED = ("nearest", "bm25")
 """Ways to choose demonstrations for each row."""
+
+
+def retrievals(material: Material) -> tuple[str, ...]:
+    """Those that a base has: one that shows no features finds nothing near."""
+    return RETRIEVED if material.backbone.width > 0 else ("bm25",)
+
 
 NOTHING_SAID = ("N/A", "", "[MASK]")
 """Texts without content, by which contextual calibration asks what a prompt says by itself (Zhao et al. 2021, 5)."""
@@ -151,8 +158,15 @@ def prompts(material: Material) -> dict[str, Prompt]:
 def templates(material: Material) -> Choice:
     """The prompts whose own words leave most of the context free, for a space; the first where none does."""
     found = prompts(material)
+    if not material.backbone.is_here:  # who answers freely has to be told the labels
+        listed = PROMPTS[material.task.kind]
+        found = {name: p for name, p in found.items() if name == OWN or _tells_labels(listed[name], material.task)}
     fitting = tuple(name for name, prompt in found.items() if fits(material, prompt))
     return Choice(options=fitting or tuple(found)[:1])
+
+
+def _tells_labels(source: str, task: Task) -> bool:
+    return not task.labels or "{labels}" in source
 
 
 def fits(material: Material, prompt: Prompt) -> bool:
@@ -167,7 +181,10 @@ def num_tokens(material: Material, prompt: Prompt) -> int:
 
 def calibrations(material: Material, *hows: str) -> dict[str, Choice]:
     """Ways to set zero points, for a space; none where texts are written."""
-    return {} if material.task.kind == "generate" else {"calibration": Choice(options=hows)}
+    if material.task.kind == "generate":
+        return {}
+    # A label that was read has no probability for a zero point to move.
+    return {"calibration": Choice(options=hows if material.backbone.tells_scores else ("none",))}
 
 
 def shown(

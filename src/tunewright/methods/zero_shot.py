@@ -32,10 +32,11 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 def space(material: Material) -> Space:
     """Templates, which words of a label, and whether to set zero points."""
     if material.backbone.answers_prompts:
+        described = ("description",) if material.backbone.is_here else ()
         told = (AUTOMATIC, PROTOTYPES) if material.backbone.is_here and material.task.kind == "classify" else ()
         return {
             "template": templates(material),
-            **words_of(material, "name", "description", *told),
+            **words_of(material, "name", *described, *told),
             **calibrations(material, "uniform", "contextual", "pmi", "none", "train-shares"),
         }
     return {

@@ -73,6 +73,24 @@ class Latency:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Requests:
+    """What was asked of endpoints, as they bill it."""
+
+    sent: int
+    """That were answered, and are paid for."""
+    known: int
+    """Answered from the cache, for nothing."""
+    retried: int
+    """Tries that failed."""
+    input_tokens: int
+    cached_tokens: int
+    """Of the input; billed for less."""
+    output_tokens: int
+    price: float | None
+    """US dollars; None where a model has no price."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cost:
     """What a candidate took, and what it takes to serve."""
 
@@ -93,6 +111,8 @@ class Cost:
     """At batch 1 and 32."""
     ownership: float | None = None
     """Modelled US dollars: tuning, training, memory and every request of the user's volume and months."""
+    requests: Requests | None = None
+    """To find, train and judge it; None of one that runs here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +142,8 @@ class Candidate:
     """None where no reference text was given."""
     remarks: tuple[str, ...] = ()
     """What the metric says of the answers beside their value, such as how many queries failed."""
+    illegal_share: float | None = None
+    """Share of the test rows whose written answer is none of the labels; None where labels are scored."""
     unmet: tuple[str, ...] = ()
     """Requirements of the user's that it fails, each with its figure: such a candidate is not recommended."""
 
@@ -246,7 +268,8 @@ class Ledger:
     stored_bytes: int | None = None
     """Of all adapters in the run folder."""
     price: float | None = None
-    """Modelled US dollars."""
+    """Modelled US dollars; with what requests cost."""
+    requests: Requests | None = None
     budget_s: float | None = None
     max_cost: float | None = None
     not_done: tuple[str, ...] = ()

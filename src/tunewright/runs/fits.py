@@ -34,6 +34,8 @@ class Trial:
     reason: str
     needed_s: float | None = None
     """Seconds that it was expected to take by its pace, where it was cut."""
+    usd: float = 0.0
+    """Paid for requests."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""

@@ -8,9 +8,8 @@ import torch
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Base, Encoding
-from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.inference import FeatureStore, answer
-from tunewright.backbones.kinds import open_backbone
+from tunewright.backbones.kinds import find_base, open_base
 from tunewright.errors import AdapterError, DataError
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.metrics import row_scorer
@@ -51,8 +50,8 @@ class Predictor:
         """
         adapter = folder.load(path)
         dtype = dtype_of(adapter, path)
-        checkpoint = load_checkpoint(adapter.base.name if model is None else model)
-        return cls(adapter, open_backbone(checkpoint, dtype=dtype, device=device()))
+        base = find_base(adapter.base.name if model is None else model)
+        return cls(adapter, open_base(base, dtype=dtype, device=device()))
 
     @property
     def labels(self) -> tuple[str, ...]:

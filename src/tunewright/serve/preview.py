@@ -4,6 +4,7 @@ The rows are training rows of the split that `compare` makes: whoever looks at d
 fits it to them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +12,7 @@ import torch
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Verbalizer
 from tunewright.backbones.base import Base, Row
-from tunewright.backbones.checkpoint import load_checkpoint
-from tunewright.backbones.kinds import open_backbone
+from tunewright.backbones.kinds import find_base, open_base
 from tunewright.config import RunConfig
 from tunewright.data.load import load_dataset
 from tunewright.errors import ConfigError
@@ -31,6 +31,8 @@ class ShownRow:
     id: str
     tokens: tuple[str, ...]
     """All that follows the fixed part."""
+    num_tokens: int
+    """Of these; of a model elsewhere those of the whole request, as they are billed."""
     num_cut: int
     """Tokens of the text that did not fit."""
     wanted: str
@@ -50,6 +52,8 @@ class Preview:
     fixed: tuple[str, ...]
     """Tokens that are the same for every row and run once."""
     rows: tuple[ShownRow, ...]
+    is_here: bool = True
+    """Whether the model is: of one elsewhere nobody here knows the tokens, and texts are shown whole."""
 
 
 def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
@@ -67,7 +71,7 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     dataset = load_dataset(config)
     task, train = dataset.task, dataset.splits.train
     parsed = parse(source, task, dataset.columns)
-    base = open_backbone(load_checkpoint(config.model[0]), dtype=fast_dtype(), device=device())
+    base = open_base(find_base(config.model[0]), dtype=fast_dtype(), device=device())
     if not base.answers_prompts if task.labels else not base.writes:
         able = "a decoder or a masked model" if task.labels else "a decoder"
         raise ConfigError(f"{config.model[0]!r} answers no prompts: there is nobody to ask. Give {able} with --model.")
@@ -78,12 +82,24 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
     adapter = shop.material.adapter(**asking(shop.material, prompt))
     with torch.no_grad():
         shown = _asked(base, adapter, train[:num_rows])
-    fixed = tuple(base.words(base.fixed_ids(prompt.fixed)))
-    return Preview(model=config.model[0], max_tokens=base.max_tokens, fixed=fixed, rows=shown)
+    return Preview(
+        model=config.model[0],
+        max_tokens=base.max_tokens,
+        fixed=_words(base, base.fixed_ids(prompt.fixed)),
+        rows=shown,
+        is_here=base.is_here,
+    )
+
+
+def _words(base: Base, ids: Sequence[int]) -> tuple[str, ...]:
+    words = base.words(ids)
+    return tuple(words) if base.is_here or not words else ("".join(words),)
 
 
 def _asked(base: Base, adapter: Adapter, examples: tuple[Example, ...]) -> tuple[ShownRow, ...]:
     rows = [Row(encoding=encoding, adapter=adapter) for encoding in base.encode_for(examples, adapter)]
+    billed = base.overheard(lambda: base.generate(rows) if adapter.verbalizer is None else base.readings(rows))
+    sizes = [len(row.encoding.ids) for row in rows] if billed is None else [e.usage.input_tokens for e in billed]
     answers: list[tuple[str, tuple[tuple[str, float], ...]]]
     if adapter.verbalizer is None:
         answers = [(found.text.strip(), ()) for found in base.generate(rows)]
@@ -92,13 +108,14 @@ def _asked(base: Base, adapter: Adapter, examples: tuple[Example, ...]) -> tuple
     return tuple(
         ShownRow(
             id=example.id,
-            tokens=tuple(base.words(row.encoding.ids)),
+            tokens=_words(base, row.encoding.ids),
+            num_tokens=size,
             num_cut=row.encoding.num_cut,
             wanted=str(example.label if example.target is None else example.target),
             answer=answer,
             scores=scores,
         )
-        for example, row, (answer, scores) in zip(examples, rows, answers, strict=True)
+        for example, row, size, (answer, scores) in zip(examples, rows, sizes, answers, strict=True)
     )
 
 

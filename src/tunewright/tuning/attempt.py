@@ -76,6 +76,7 @@ def prepare(
         rows=rows,
         max_tokens=limit,
         prompt=None if prompt is None else fitted(prompt, backbone),
+        judge=lambda examples, answers: _value(metric, task, examples, answers),
     )
 
     scorer = row_scorer(metric, task.labels, dev_rows)
@@ -94,6 +95,12 @@ def prepare(
     else:
         exam = Exam(rows=dev, score=score if dev.sets_NC is None else score_sets)
     return Workshop(material=material, dev_examples=dev_rows, exam=exam)
+
+
+def _value(metric: Metric, task: Task, examples: Sequence[Example], answers: Sequence[str]) -> float:
+    """The task's metric on some rows."""
+    scorer = row_scorer(metric, task.labels, examples)
+    return scorer.value(scorer.stats(answers))
 
 
 def label_rows(task: Task, backbone: Base, examples: Sequence[Example], limit: int) -> Rows:

@@ -20,6 +20,7 @@ from tunewright.runs.fits import refits
 from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runs.measurements import Calibration, Flips, Gap, Retention, Slice
 from tunewright.runtime import generator
+from tunewright.tuning.bought import Bought, bought
 from tunewright.tuning.choice import num_resamples
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.price import extra_tokens, latency, model
@@ -38,6 +39,9 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
     test_NM = stats[finalist.refits.index(best)]
     assert test_NM is not None, "a finalist's shipped artefact has answered"
     slices, gaps = _slices(session, finalist, dataset, scorer, test_NM)
+    material = session.workshop(entrant).material
+    price = session.price_list.models.get(str(material.backbone.priced_as))
+    own = bought(adapter, dataset.splits.test, material.store, price)
     found = Candidate(
         id=entrant.id,
         method=entrant.method,
@@ -58,12 +62,17 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
         ),
         dev=_estimate(session, dev_scorer, dev_scorer.stats(finalist.dev.given), entrant.id, "dev"),
         test=_estimate(session, scorer, test_NM, entrant.id, "test"),
-        cost=_cost(session, finalist, adapter, dataset),
+        cost=_cost(session, finalist, adapter, own, dataset),
+        illegal_share=None if own is None else own.illegal_share,
         calibration=_calibration(session, finalist, adapter, dev_scorer, scorer, dataset),
         slices=slices,
         gaps=gaps,
         retention=_retention(session, entrant, adapter),
-        remarks=(*_remarks(session, finalist), *_unsaid(adapter, finalist.shipped_test.given)),
+        remarks=(
+            *_remarks(session, finalist),
+            *_unsaid(adapter, finalist.shipped_test.given),
+            *(() if own is None else own.remarks),
+        ),
     )
     return judged(session, found)
 
@@ -135,26 +144,32 @@ def _estimate(session: Session, scorer: Scorer, stats_NM: StatsArray, candidate:
     return bootstrap.interval(scorer, stats_NM, rng, num_resamples=resamples)
 
 
-def _cost(session: Session, finalist: Finalist, adapter: Adapter, dataset: Dataset) -> Cost:
+def _cost(session: Session, finalist: Finalist, adapter: Adapter, own: Bought | None, dataset: Dataset) -> Cost:
+    """Of a candidate; `own` is what its requests elsewhere cost."""
     best, workshop, prices = finalist.shipped, session.workshop(finalist.entrant), session.price_list.prices
     peaks = [r.peak_memory_bytes for r in finalist.refits if r.peak_memory_bytes is not None]
     tokens = sum(t.num_tokens for t in finalist.trials) + sum(r.num_tokens for r in finalist.refits)
     modelled = model(adapter, workshop, num_tokens=best.num_tokens, num_tuning_tokens=tokens - best.num_tokens)
     spare_s = session.clock.left_s - session.pace.report_s
-    timed = latency(adapter, dataset.splits.dev, workshop, allowed_s=spare_s)
+    timed = latency(adapter, dataset.splits.dev, workshop, allowed_s=spare_s) if own is None else own.latency
+    price, ownership = modelled.price(prices), modelled.ownership(prices)
+    taken = None if session.spending is None else session.spending.taken(finalist.entrant.id)
+    paid_usd = 0.0 if taken is None else taken.price
+    extra = extra_tokens(adapter, workshop.material.backbone) if own is None else own.extra_tokens
     return Cost(
         tune_s=round(sum(t.seconds for t in finalist.trials), 3),
         train_s=best.seconds,
         peak_memory_bytes=max(peaks, default=None),
         adapter_bytes=best.adapter_bytes,
         trainable_parameters=best.trainable,
-        extra_tokens_per_request=float(extra_tokens(adapter, workshop.material.backbone)),
+        extra_tokens_per_request=float(extra),
         latency_ms=next((each.p50_ms for each in timed if each.batch == 1), None),
-        price=modelled.price(prices),
+        price=price if own is None else own.price(price),
         predict_s=_predict_s(session, finalist, adapter),
         tokens=tokens,
         latency=timed,
-        ownership=modelled.ownership(prices),
+        ownership=ownership if own is None else own.ownership(ownership, paid_usd, prices),
+        requests=taken,
     )
 
 
@@ -185,8 +200,11 @@ def unfinished(session: Session, entrant: Entrant, effort: Effort) -> Candidate:
 def _why(session: Session, entrant: Entrant, effort: Effort) -> tuple[Status, str]:
     trials = effort.of(entrant)
     statuses = {t.status for t in trials}
+    fault = session.workshop(entrant).material.backbone.fault
     if entrant.refused is not None:
         return "skipped", entrant.refused
+    if fault is not None:
+        return "failed", fault
     if not trials:
         return "skipped", "no trial was left for it; raise --trials or --budget"
     if statuses == {"failed"}:

@@ -13,7 +13,7 @@ from tunewright.adapters.parts import Thresholds
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import answer
 from tunewright.data.swaps import swapped_rows
-from tunewright.errors import OutOfMemory
+from tunewright.errors import EndpointError, OutOfMemory
 from tunewright.evaluation.calibration import fit_temperature
 from tunewright.files import append_line, dump_lines, write_text
 from tunewright.methods.table import METHODS
@@ -82,8 +82,8 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
             watch,
             keeps_state=session.config.keep_state,
         )
-    except (OutOfMemory, OutOfTime) as error:
-        why = "out of memory" if isinstance(error, OutOfMemory) else OUT_OF_TIME
+    except (OutOfMemory, OutOfTime, EndpointError) as error:
+        why = {OutOfMemory: "out of memory", OutOfTime: OUT_OF_TIME}.get(type(error), str(error))
         session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({why})")
         return
     session.note_memory(entrant, outcome)
@@ -186,6 +186,8 @@ def read_test(session: Session, dataset: Dataset) -> None:
                 _answer_one(session, dataset, entrant, record, is_shipped=is_shipped)
             except OutOfTime:
                 session.journal.note(f"budget spent: {entrant.id} seed {record.seed} has not answered all test rows")
+            except EndpointError as error:
+                session.journal.note(f"{entrant.id} seed {record.seed} has not answered all test rows: {error}")
         session.clock.beat()
 
 

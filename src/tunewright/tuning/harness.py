@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from tunewright.backbones.checkpoint import load_checkpoint
-from tunewright.backbones.kinds import open_backbone
-from tunewright.config import RunConfig, choose
+from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.kinds import find_base, open_base
+from tunewright.config import RunConfig, choose, short_name
 from tunewright.data.documents import passages_sha256, read_passages
 from tunewright.data.labels import read_labelled
 from tunewright.data.load import read_rows, test_sha256
@@ -47,6 +47,7 @@ from tunewright.tuning.progress import Clock, Journal, Listener, Start
 from tunewright.tuning.protocol import Plan, make_plan
 from tunewright.tuning.retention import read_reference
 from tunewright.tuning.session import price_list
+from tunewright.tuning.spending import check_priced, open_spending
 from tunewright.tuning.stage import needs, open_stage, user_documents, user_prompt
 from tunewright.types import Dataset, Notice, Splits
 
@@ -79,15 +80,15 @@ def _compare(
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
     prompt, documents = user_prompt(config, dataset), user_documents(config, dataset)
-    checkpoints = {name: load_checkpoint(name) for name in config.model}
-    for name, checkpoint in checkpoints.items():
-        if prompt is not None and checkpoint.head is not None:
-            for_model(prompt, name, fills_masks=checkpoint.fills_masks)
+    found = {name: find_base(name) for name in config.model}
+    for name, base in found.items():
+        if prompt is not None and isinstance(base, Checkpoint) and base.head is not None:
+            for_model(prompt, name, fills_masks=base.fills_masks)
     begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)
     journal = Journal(out / "log.txt", listener)
     hashes = {
-        "bases": {name: checkpoint.identity.sha256 for name, checkpoint in checkpoints.items()},
+        "bases": {name: base.identity.sha256 for name, base in found.items()},
         "outside": {name: answers_sha256(predictions) for name, predictions in answered.items()},
         "documents": {str(config.documents): passages_sha256(documents)} if documents else {},
         "template": {} if prompt is None else {str(config.template): f"{prompt.fixed}{prompt.row}"},
@@ -99,8 +100,9 @@ def _compare(
     for notice in dataset.notices:
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
-    bases = {name: open_backbone(checkpoint, dtype=dtype, device=device()) for name, checkpoint in checkpoints.items()}
-    stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {})
+    spending = open_spending(out, config.max_cost, price_list(config), (clock, journal), found.values())
+    bases = {name: open_base(base, dtype=dtype, device=device()) for name, base in found.items()}
+    stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {}, spending)
     for line in stage.said:
         journal.note(line)
     cut = _note_cut_texts(dataset, stage.session.workshops, out)
@@ -140,13 +142,14 @@ def _check_settings(config: RunConfig) -> None:
     )
     if len(set(config.model)) < len(config.model):
         faults.append(f"`model` names a base twice: {', '.join(config.model)}. Name each once.")
-    elif len({Path(name).name for name in config.model}) < len(config.model):
+    elif len({short_name(name) for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
     faults += needs(config) if not set(config.methods) - {"all", *METHODS} else []
     faults += _refused(
         lambda: _limit_s(config),
         lambda: parse(config.require),
+        lambda: check_priced(config.model, config.max_cost, price_list(config)),
         lambda: read_reference(config.retention),
         lambda: parse_rules(config.slice),
         lambda: swapped_rows(config.swap, ()),
@@ -271,7 +274,7 @@ def _note_cut_texts(dataset: Dataset, workshops: dict[str, Workshop], out: Path)
 def _cut_texts(dataset: Dataset, workshop: Workshop) -> list[Notice]:
     """What is said where texts of any split, or targets to learn from, are longer than the base takes."""
     splits, material = dataset.splits, workshop.material
-    name, limit = Path(material.backbone.identity.name).name, material.room_tokens
+    name, limit = short_name(material.backbone.identity.name), material.room_tokens
     examples = tuple({e.id: e for e in (*splits.train, *splits.dev, *splits.test)}.values())
     encodings = material.backbone.encode(examples, limit)
     texts = [e.id for e, encoding in zip(examples, encodings, strict=True) if encoding.num_cut]

@@ -59,6 +59,7 @@ def ledger(out: Path, stages: Sequence[Stage], candidates: Sequence[Candidate]) 
     test_s = sum(clock.test_s.values())
     peaks = [r.peak_memory_bytes for r in found if r.peak_memory_bytes is not None]
     wall_s = round(clock.elapsed_s, 3)
+    requests = None if session.spending is None else session.spending.taken()
     return Ledger(
         wall_s=wall_s,
         tuning_s=round(tuning_s, 3),
@@ -70,7 +71,8 @@ def ledger(out: Path, stages: Sequence[Stage], candidates: Sequence[Candidate]) 
         peak_memory_bytes=max(peaks, default=None),
         tokens=sum(t.num_tokens for t in history) + sum(r.num_tokens for r in found),
         stored_bytes=_stored_bytes(out),
-        price=prices.machine(wall_s),
+        price=prices.machine(wall_s) + (0.0 if requests is None or requests.price is None else requests.price),
+        requests=requests,
         budget_s=session.config.budget,
         max_cost=session.config.max_cost,
         not_done=() if clock.budget_s is None else _not_done(stages, candidates),

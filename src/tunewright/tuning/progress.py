@@ -5,7 +5,7 @@ import copy
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -116,6 +116,21 @@ class Start:
         return cls(wall_s=time.monotonic() - max(0.0, age_s), cpu_s=0.0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Purse:
+    """The price that a run may have: of its hours, and of what it pays for elsewhere."""
+
+    max_usd: float
+    usd_per_s: float
+    """Of this machine."""
+    paid_usd: Callable[[], float]
+    """Elsewhere, so far."""
+
+    def left_usd(self, elapsed_s: float) -> float:
+        """After so many seconds."""
+        return self.max_usd - elapsed_s * self.usd_per_s - self.paid_usd()
+
+
 class Clock:
     """Time the run has taken, over all its sessions: a resumed run has what is left, not the whole.
 
@@ -132,6 +147,8 @@ class Clock:
         self.test_s: dict[str, float] = dict(kept.get("test_s", {}))
         """`candidate/seed` -> seconds of its pass over the test rows; a base's name -> of its bare features of them."""
         self._beaten, self._stop_at = time.monotonic(), math.inf
+        self.purse: Purse | None = None
+        """What limits the run beside its time."""
 
     @property
     def elapsed_s(self) -> float:
@@ -151,8 +168,13 @@ class Clock:
 
     @property
     def left_s(self) -> float:
-        """Seconds to the end of the budget; infinite without one."""
-        return math.inf if self.budget_s is None else self.budget_s - self.elapsed_s
+        """Seconds to the end of the budget; infinite without one. What is paid elsewhere takes its worth of them."""
+        time_s = math.inf if self.budget_s is None else self.budget_s - self.elapsed_s
+        return time_s if self.purse is None else min(time_s, self.purse.left_usd(self.elapsed_s) / self.purse.usd_per_s)
+
+    def worth_s(self, usd: float) -> float:
+        """Seconds of this machine for so much; 0 where money does not limit the run."""
+        return 0.0 if self.purse is None else usd / self.purse.usd_per_s
 
     @property
     def grace_s(self) -> float:

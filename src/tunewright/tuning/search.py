@@ -3,7 +3,7 @@
 import time
 from dataclasses import replace
 
-from tunewright.errors import OutOfMemory
+from tunewright.errors import EndpointError, OutOfMemory
 from tunewright.files import append_line
 from tunewright.methods.base import settings
 from tunewright.methods.table import METHODS
@@ -26,7 +26,10 @@ def run_search(session: Session, effort: Effort) -> None:
     if effort.trials is not None and not effort.history:
         _say_who_is_left_out(session, effort.trials)
     while (entrant := effort.next(session.open(effort))) is not None:
+        paid_usd = 0.0 if session.spending is None else session.spending.usd
         trial = _try(session, effort, entrant, done, total)
+        if session.spending is not None:
+            trial = replace(trial, usd=session.spending.usd - paid_usd)
         effort.history.append(trial)
         append_line(session.out / "trials.jsonl", trial.record())
         session.journal.note(_spoken(trial))
@@ -86,6 +89,8 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
             outcome = attempt(METHODS[entrant.method], proposal.params, session.workshop(entrant), rng, observe)
     except OutOfTime:
         return as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=OUT_OF_TIME)
+    except EndpointError as error:
+        return as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=str(error))
     except (OutOfMemory, RuntimeError) as error:
         if not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
             raise

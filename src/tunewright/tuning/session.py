@@ -10,10 +10,11 @@ from tunewright.config import RunConfig
 from tunewright.evaluation.cost import PriceList, read_prices
 from tunewright.evaluation.metrics import Metric, Scorer, row_scorer
 from tunewright.evaluation.requirements import Requirement, parse
-from tunewright.runs.fits import finalist
+from tunewright.runs.fits import Trial, finalist
 from tunewright.tuning.attempt import Outcome, Workshop
 from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import Clock, Journal, Step
+from tunewright.tuning.spending import Spending
 from tunewright.types import DevScore, Example, Task
 
 OUT_OF_TIME = "out of time"
@@ -69,6 +70,8 @@ class Session:
     metric: Metric
     """Of the task, ready to judge."""
     pace: Pace = field(default_factory=Pace)
+    spending: Spending | None = None
+    """What requests elsewhere take; None where no base asks any."""
 
     def scorer(self, task: Task, examples: Sequence[Example]) -> Scorer:
         """The metric with what is right for these rows."""
@@ -85,7 +88,9 @@ class Session:
         return parse(self.config.require)
 
     def workshop(self, entrant: Entrant) -> Workshop:
-        """Base and rows of a candidate."""
+        """Base and rows of a candidate, who pays from here on."""
+        if self.spending is not None:
+            self.spending.payer = entrant.id
         return self.workshops[entrant.backbone]
 
     def note_memory(self, entrant: Entrant, outcome: Outcome) -> None:
@@ -123,10 +128,21 @@ class Session:
         """Seconds left when the finalists so far are refitted and judged so often, and for what follows."""
         found = [(entrant, finalist(effort.of(entrant))) for entrant in self.entrants]
         final_s = sum(_refit_s(best.seconds) + self.answering_s(e) for e, best in found if best is not None)
+        final_s += sum(self._paying_s(best) for _, best in found if best is not None)
         num_candidates = sum(best is not None or not effort.of(e) for e, best in found)
         return self.clock.left_s - self.ending_s(num_candidates) - num_seeds * final_s
 
+    def _paying_s(self, trial: Trial) -> float:
+        """What requests of a refit and its answers to the test rows may cost, in seconds of this machine."""
+        rows = 1 + self.pace.num_test / max(1, self.pace.num_dev)
+        return self.clock.worth_s(trial.usd) * rows
+
     def open(self, effort: Effort) -> list[Entrant]:
+        """Who may still be tried, of those whose base answers."""
+        gone = {name for name, shop in self.workshops.items() if shop.material.backbone.fault is not None}
+        return [entrant for entrant in self._open(effort) if entrant.backbone not in gone]
+
+    def _open(self, effort: Effort) -> list[Entrant]:
         """Who may still be tried: all while there is time for every refit, then those without a trial for one each.
 
         Who was cut is out, unless all have been tried and what it was seen to need is left after all: then it comes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
-from tunewright.config import RunConfig, choose
+from tunewright.config import RunConfig, choose, short_name
 from tunewright.data.documents import check_apart, read_passages
 from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
@@ -23,6 +23,7 @@ from tunewright.tuning.effort import Effort, Entrant
 from tunewright.tuning.progress import Clock, Journal, OutOfTime
 from tunewright.tuning.search import run_search
 from tunewright.tuning.session import Session
+from tunewright.tuning.spending import Spending
 from tunewright.tuning.start import Start, read_start
 from tunewright.types import Dataset
 
@@ -54,7 +55,7 @@ class Stage:
         materials = {name: workshop.material for name, workshop in self.session.workshops.items()}
         bases = {name: material.backbone for name, material in materials.items()}
         stores = {name: material.store for name, material in materials.items()}
-        return open_stage(config, dataset, out, clock, self.session.journal, bases, stores)
+        return open_stage(config, dataset, out, clock, self.session.journal, bases, stores, self.session.spending)
 
     def of(self, candidate: str, num_trials: int | None) -> "Stage":
         """The same for one candidate alone."""
@@ -84,6 +85,7 @@ def open_stage(
     journal: Journal,
     bases: Mapping[str, Base],
     stores: Mapping[str, FeatureStore],
+    spending: Spending | None = None,
 ) -> Stage:
     """A stage with what is left of it in its folder.
 
@@ -95,6 +97,7 @@ def open_stage(
         journal: Hears of progress.
         bases: Name -> base.
         stores: Name -> its features that are known already.
+        spending: Of the run, where bases answer elsewhere.
     """
     starts = read_start(config.start_from, bases, _methods(config))
     metric = find_metric(config.metric, config.task, database=config.database)
@@ -115,6 +118,7 @@ def open_stage(
         workshops=workshops,
         entrants=entrants,
         metric=metric,
+        spending=spending,
     )
     effort = Effort(
         trials=config.num_trials,
@@ -236,4 +240,4 @@ def dev_noise(num_dev: int) -> float:
 
 def candidate_id(method: str, base: str, num_bases: int) -> str:
     """`lora`, or `lora@base` where several bases are compared. Also a folder's name."""
-    return method if num_bases == 1 else f"{method}@{Path(base).name}"
+    return method if num_bases == 1 else f"{method}@{short_name(base)}"

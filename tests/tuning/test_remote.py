@@ -1,0 +1,245 @@
+"""Whole runs with a model behind an endpoint: what it answers, what is paid, what happens when it goes away."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import tiny
+from tests.commands import Call, write_topics
+from tests.serve.live import ABOUT, serving
+from tests.vendor import KEY, Fault, Vendor, guess, refusal, selling
+from tunewright.adapters import folder
+from tunewright.api import Run, compare
+from tunewright.data.labels import in_words
+from tunewright.files import read_lines
+from tunewright.runs.comparison import Candidate
+from tunewright.serve.predictor import Predictor
+from tunewright.tuning.progress import Silent
+from tunewright.types import Example
+
+LABELS = tuple(tiny.GROUPS)
+PRICES = "models: {big: {input: 2, output: 8, cached_input: 0.5}}\nusd_per_hour: 0.1\n"
+
+
+def by_topic(prompt: str) -> dict[str, float]:
+    """Right more often than not, by the words of the last text."""
+    text = prompt.rsplit("Text:", 1)[-1]
+    likely = guess(prompt, LABELS)
+    weights = {k: p * (1 + 4 * sum(word in text for word in tiny.GROUPS[k])) for k, p in likely.items()}
+    return {label: 0.9 * weight / sum(weights.values()) for label, weight in weights.items()}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
+    write_topics(tmp_path / "topics.csv", 60)
+    (tmp_path / "prices.yaml").write_text(PRICES, encoding="utf-8")
+    (tmp_path / "prompt.txt").write_text("One of {labels}.\nText: {text}\nLabel:", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def vendor() -> Iterator[Vendor]:
+    with selling(Vendor(table=by_topic)) as found:
+        yield found
+
+
+def run(home: Path, vendor: Vendor, **settings: Any) -> Run:
+    usual: dict[str, Any] = {"trials": 2, "seeds": 1, "folds": 1, "out": str(home / "run"), "listener": Silent()}
+    usual |= {"prices": str(home / "prices.yaml"), "model": [f"openai:big@{vendor.url}"]}
+    asked = usual | {"methods": ["majority", "template", "zero-shot", "lora"]} | settings
+    if "template" in asked["methods"]:
+        asked["template"] = str(home / "prompt.txt")
+    return compare(str(home / "topics.csv"), **asked)
+
+
+def candidate(found: Run, name: str) -> Candidate:
+    return next(c for c in found.comparison.candidates if c.id == name)
+
+
+def asked_as(row: dict[str, Any]) -> str:
+    return f"One of {', '.join(map(in_words, sorted(LABELS)))}.\nText: {row['text']}\nLabel:"
+
+
+def test_a_comparison_is_what_the_table_implies_and_counts_every_token(home: Path, vendor: Vendor) -> None:
+    found = run(home, vendor)
+    own, skipped = candidate(found, "template"), candidate(found, "lora")
+    assert (skipped.status, skipped.reason) == (
+        "skipped",
+        f"openai:big@{vendor.url} answers elsewhere: there are no weights here to train on",
+    )
+    rows = read_lines(found.folder / "test.jsonl")
+    answers = read_lines(found.folder / "predictions" / "template" / "seed-0.jsonl")
+    labels = found.comparison.task.labels
+    adapter = folder.load(found.adapter_folder("template"))
+    for row, answer in zip(rows, answers, strict=True):
+        likely = by_topic(asked_as(row))
+        assert answer["label"] == max(labels, key=lambda label: likely[label])
+        logits = np.array([math.log(likely[label]) for label in labels]) / adapter.temperature
+        expected = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(answer["probabilities"], expected, rtol=1e-5)
+    ledger = found.comparison.ledger
+    assert ledger is not None
+    paid = ledger.requests
+    assert paid is not None
+    assert (paid.sent, paid.input_tokens, paid.output_tokens) == (
+        len(vendor.asked),
+        vendor.input_tokens,
+        vendor.output_tokens,
+    )
+    assert paid.price == pytest.approx((2 * vendor.input_tokens + 8 * vendor.output_tokens) / 1e6)
+    assert paid.price is not None
+    assert ledger.price == pytest.approx(0.1 * ledger.wall_s / 3600 + paid.price)
+    by_candidate = [c.cost.requests for c in found.comparison.candidates if c.cost.requests is not None]
+    assert sum(each.sent for each in by_candidate) == paid.sent - 1  # one to find out what it understands
+    sizes = [len(asked_as(row).split()) for row in rows]
+    prices = found.comparison.decision
+    assert prices is not None
+    assert own.cost.price == pytest.approx(1000 * (2 * np.mean(sizes) + 8) / 1e6, rel=1e-4)
+    texts = sum(len(row["text"]) for row in rows) / sum(len(asked_as(row)) for row in rows)
+    assert own.cost.extra_tokens_per_request == pytest.approx(np.mean(sizes) * (1 - texts), abs=1e-3)
+    assert (own.illegal_share, found.comparison.backbones[0].kind) == (None, "remote")
+    assert "cannot be verified" in adapter.about["weights"]
+
+
+def test_a_resumed_run_and_a_second_one_pay_nothing(home: Path, vendor: Vendor) -> None:
+    first = run(home, vendor)
+    tries, lines = vendor.tries, read_lines(first.folder / "requests.jsonl")
+    resumed = run(home, vendor, resume=True)
+    assert vendor.tries == tries
+    assert [line for line in lines if "model" in line] == [
+        line for line in read_lines(resumed.folder / "requests.jsonl") if "model" in line
+    ]
+    assert candidate(first, "template") == candidate(resumed, "template")
+    again = run(home, vendor, out=str(home / "again"))
+    assert vendor.tries == tries
+    assert again.comparison.ledger is not None
+    taken = again.comparison.ledger.requests
+    assert taken is not None
+    assert (taken.sent, taken.price) == (0, 0)
+    assert taken.known > 50
+    own, other = candidate(first, "zero-shot").cost, candidate(again, "zero-shot").cost
+    assert (own.price, own.latency) == (other.price, other.latency)
+
+
+def test_the_key_is_in_no_file(home: Path, vendor: Vendor) -> None:
+    vendor.faults.extend([Fault(), refusal(500, f"no {KEY}", retry_after_ms="1"), refusal(401, f"wrong {KEY}")])
+    with pytest.raises(Exception, match="key is refused") as failed:
+        run(home, vendor)
+    assert KEY not in str(failed.value)
+    run(home, vendor)
+    files = [path for path in home.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_written_answers_are_read_and_illegal_ones_counted(home: Path, vendor: Vendor) -> None:
+    """Of every third text or so the answer is no label: it is told, and counts as the first label."""
+    vendor.most_top = 0
+    vendor.table = lambda prompt: (
+        {"no idea": 1.0} if len(prompt) % 3 == 0 else {max(p := by_topic(prompt), key=lambda k: p[k]): 1.0}
+    )
+    found = run(home, vendor, methods=["majority", "template"])
+    rows = read_lines(found.folder / "test.jsonl")
+    prompts = [asked_as(row) for row in rows]
+    illegal = [len(prompt) % 3 == 0 for prompt in prompts]
+    assert 0 < sum(illegal) < len(rows)
+    own = candidate(found, "template")
+    assert own.illegal_share == pytest.approx(np.mean(illegal))
+    assert own.remarks == (f"{np.mean(illegal):.1%} were none of the labels and count as the first of them",)
+    answers = read_lines(found.folder / "predictions" / "template" / "seed-0.jsonl")
+    first = found.comparison.task.labels[0]
+    for prompt, answer, is_illegal in zip(prompts, answers, illegal, strict=True):
+        expected = first if is_illegal else next(iter(vendor.table(prompt)))
+        assert answer["label"] == expected
+
+
+def test_an_endpoint_that_goes_away_fails_its_candidates_alone(
+    home: Path, vendor: Vendor, tiny_folder: Callable[[str], Path]
+) -> None:
+    models = [f"openai:big@{vendor.url}", str(tiny_folder("gpt2"))]
+
+    def table(prompt: str) -> dict[str, float]:
+        if len(vendor.asked) > 10 and not vendor.faults:
+            vendor.faults.extend([refusal(402, "Insufficient balance")] * 999)
+        return by_topic(prompt)
+
+    vendor.table = table
+    found = run(home, vendor, model=models, methods=["majority", "zero-shot"], trials=2)
+    gone, here = candidate(found, "zero-shot@big"), candidate(found, f"zero-shot@{Path(models[1]).name}")
+    assert gone.status == "failed"
+    assert "out of credit" in str(gone.reason)
+    assert here.status == "ok"
+    assert found.comparison.ledger is not None
+    paid = found.comparison.ledger.requests
+    assert paid is not None
+    assert paid.sent == len(vendor.asked) > 10
+
+
+def test_a_limit_of_the_cost_is_never_exceeded(home: Path, vendor: Vendor) -> None:
+    limit = 0.008
+    found = run(home, vendor, max_cost=limit, methods=["majority", "zero-shot", "few-shot", "prompt-search"])
+    ledger = found.comparison.ledger
+    assert ledger is not None
+    assert ledger.requests is not None
+    assert ledger.requests.price is not None
+    assert 0.3 * limit < ledger.requests.price <= limit
+    assert ledger.not_done
+    (home / "prices.yaml").write_text("usd_per_hour: 0.1", encoding="utf-8")
+    with pytest.raises(Exception, match=r"`max_cost` cannot be kept: no price is known of big\. Give one in --prices"):
+        run(home, vendor, max_cost=limit, out=str(home / "other"))
+
+
+def test_texts_are_generated(home: Path, vendor: Vendor) -> None:
+    """The last word of the input, for which a prompt with examples asks."""
+    table = home / "echo.jsonl"
+    rows = [{"input": f"say {w} {k}", "target": w} for k, w in enumerate(tiny.WORDS * 2)]
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    vendor.table = lambda prompt: {prompt.rsplit("say ", 1)[-1].split()[0]: 0.9}
+    (home / "prompt.txt").write_text("Repeat.\n{text}\n", encoding="utf-8")
+    found = compare(
+        str(table), task="generate", model=[f"openai:big@{vendor.url}"], template=str(home / "prompt.txt"), trials=3,
+        methods=["copy-input", "template", "few-shot", "prompt-search"], seeds=1, folds=1, out=str(home / "texts"),
+        metric="exact-match", listener=Silent(),
+    )  # fmt: skip
+    tested = {c.id: c.test.value for c in found.comparison.candidates if c.test is not None}
+    assert tested == {"copy-input": 0.0, "template": 1.0, "few-shot": 1.0, "prompt-search": 1.0}
+    assert candidate(found, "template").cost.price is None, "no price was given"
+
+
+def test_predict_evaluate_and_try(
+    home: Path, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = run(home, vendor, methods=["majority", "template"])
+    call = Call(monkeypatch=monkeypatch, capsys=capsys)
+    adapter = found.adapter_folder("template")
+    done = call("predict", adapter, home / "topics.csv")
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 61
+    done = call("evaluate", adapter, home / "topics.csv")
+    assert "accuracy 0." in done.out
+    done = call("try", home / "prompt.txt", home / "topics.csv", "--rows", "1", "--model", f"openai:big@{vendor.url}")
+    assert (done.code, "tokens, billed with the fixed part" in done.out) == (0, True)
+
+
+def test_our_own_server_is_such_an_endpoint(home: Path, tiny_folder: Callable[[str], Path]) -> None:
+    """What a served task answers is what the run says that the remote model answers."""
+    base = tiny.encoder(tiny_folder("bert"))
+    adapter = tiny.adapter(base).with_about(ABOUT)
+    folder.save(adapter, home / "topics")
+    (home / "prompt.txt").write_text("{text}", encoding="utf-8")
+    with serving([str(home / "topics")]) as live:
+        found = compare(
+            str(home / "topics.csv"), model=[f"openai:topics@{live.url}/v1"], template=str(home / "prompt.txt"),
+            methods=["majority", "template"], trials=1, seeds=1, folds=1, out=str(home / "run"), listener=Silent(),
+        )  # fmt: skip
+    rows = read_lines(found.folder / "test.jsonl")
+    expected = Predictor.load(home / "topics").predict([Example(id=row["id"], text=row["text"]) for row in rows])
+    answers = read_lines(found.folder / "predictions" / "template" / "seed-0.jsonl")
+    assert [answer["label"] for answer in answers] == [each.label for each in expected]
