@@ -43,6 +43,7 @@ class Editing(Silent):
         self._prompt = prompt
 
     def note(self, message: str) -> None:
+        assert message
         self._prompt.write_text("{message}?", encoding="utf-8")
 
 
