@@ -3,9 +3,8 @@
 A line is written before its answer is kept: what was paid is counted, whatever happens then.
 """
 
-import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,11 +30,11 @@ class Spending:
     Args:
         path: The file.
         prices: Model -> its prices.
-        left_usd: What may still be spent, what was paid taken off; infinite where nothing limits it.
+        clock: Of the run; while a part of it goes on, that part's, which has its share of the money.
     """
 
-    def __init__(self, path: Path, prices: Mapping[str, TokenPrices], left_usd: Callable[[], float]) -> None:
-        self._path, self._prices, self._left_usd = path, prices, left_usd
+    def __init__(self, path: Path, prices: Mapping[str, TokenPrices], clock: Clock) -> None:
+        self._path, self._prices, self.clock = path, prices, clock
         self._lock = threading.Lock()
         self._reserved_usd = 0.0
         self._lines = read_lines(path)
@@ -53,7 +52,7 @@ class Spending:
         price = self._prices.get(model)
         most = 0.0 if price is None else price.usd(input_tokens=input_tokens, output_tokens=output_tokens)
         with self._lock:
-            left_usd = self._left_usd()  # what was paid is taken off already
+            left_usd = self.clock.left_usd  # what was paid is taken off already
             if most > left_usd:
                 raise OutOfTime
             if most + self._reserved_usd > left_usd:
@@ -125,10 +124,7 @@ def open_spending(
     if not elsewhere:
         return None
 
-    def left_usd() -> float:
-        return math.inf if clock.purse is None else clock.purse.left_usd(clock.elapsed_s)
-
-    spending = Spending(out / FILE_NAME, prices.models, left_usd)
+    spending = Spending(out / FILE_NAME, prices.models, clock)
     if max_usd is not None:
         usd_per_s = prices.prices.machine(1.0)
         clock.purse = Purse(max_usd=max_usd, usd_per_s=usd_per_s, paid_usd=lambda: spending.usd)
