@@ -18,7 +18,8 @@ from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Template, Verbalizer
 from tunewright.api import Run, compare
-from tunewright.backbones.endpoint import Endpoint
+from tunewright.backbones.dialect import Ask
+from tunewright.backbones.endpoint import Endpoint, Patience
 from tunewright.backbones.inference import FeatureStore
 from tunewright.backbones.remote import Remote
 from tunewright.data.labels import in_words
@@ -322,3 +323,28 @@ def test_what_a_request_costs_is_unknown_where_it_cannot_be_asked_again(home: Pa
     gone = bought(adapter, tiny.examples(3), FeatureStore(base), price)
     assert gone is not None
     assert "out of credit" in gone.remarks[0]
+
+
+def test_what_may_be_billed_counts_as_the_most_it_may_cost(home: Path, vendor: Vendor) -> None:
+    """A try without an answer in time, one that cannot be read, one that tells its usage though it cannot."""
+    endpoint = Endpoint(f"openai:big@{vendor.url}", patience=Patience(timeout_s=0.5, retries=1)).connect()
+    price = TokenPrices(input=2.0, output=8.0)
+    spending = Spending(home / "requests.jsonl", {"big": price}, Clock(home / "elapsed.json", None, Start.now()))
+    endpoint.charge(spending)
+    before = spending.usd
+    usage = {"prompt_tokens": 100, "completion_tokens": 10}
+    vendor.faults.append(Fault(stall_s=20))
+    vendor.faults.append(Fault(body=json.dumps({"choices": [], "usage": usage})))
+    body = endpoint.writing.body("big", Ask(prompt="Text 1", max_tokens=50))
+    endpoint.ask([body])
+    most = price.usd(input_tokens=len(json.dumps(body)), output_tokens=50)
+    answered = price.usd(input_tokens=2, output_tokens=1) + price.usd(input_tokens=100, output_tokens=10)
+    assert spending.usd - before == pytest.approx(most + answered)
+    vendor.faults.append(Fault(body="{not json"))
+    endpoint.ask([{**body, "max_tokens": 51}])
+    more = price.usd(input_tokens=len(json.dumps(body)), output_tokens=51) + price.usd(input_tokens=2, output_tokens=1)
+    assert spending.usd - before == pytest.approx(most + answered + more)
+    taken = spending.taken()
+    assert taken is not None
+    assert (taken.sent, taken.retried) == (4, 3)
+    assert taken.price == pytest.approx(spending.usd)

@@ -1,6 +1,7 @@
 """What requests to endpoints take: a line for each in `requests.jsonl`, and whether the next may be sent.
 
-A line is written before its answer is kept: what was paid is counted, whatever happens then.
+A line is written before its answer is kept: what was paid is counted, whatever happens then. So is a request that was
+sent and whose answer is lost or cannot be read, at the most that it may cost.
 """
 
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunewright.backbones.checkpoint import Checkpoint
-from tunewright.backbones.replies import Reply
+from tunewright.backbones.heard import Usage
 from tunewright.config import remote_model
 from tunewright.errors import ConfigError
 from tunewright.evaluation.cost import PriceList, TokenPrices
@@ -60,14 +61,16 @@ class Spending:
             self._reserved_usd += most
         return most
 
-    def settle(self, reserved: float, model: str, reply: Reply | None) -> None:
-        """After it; no answer, no bill."""
+    def settle(self, reserved: float, model: str, usage: Usage | None, *, lost: bool = False) -> None:
+        """After it; what may be billed, though nobody here knows for how much, counts as the most that it may cost."""
         with self._lock:
             self._reserved_usd -= reserved
-            if reply is not None:
+            if usage is not None:
                 price = self._prices.get(model)
-                usd = None if price is None else price.usd(**asdict(reply.usage))
-                self._add({"model": model, **asdict(reply.usage), "usd": usd})
+                usd = None if price is None else price.usd(**asdict(usage))
+                self._add({"model": model, **asdict(usage), "usd": usd})
+            elif lost and reserved > 0:
+                self._add({"lost": model, "usd": reserved})
 
     def note(self, *, known: int = 0, retried: int = 0) -> None:
         """Answers that were known already, and tries that failed."""
@@ -99,7 +102,7 @@ class Spending:
             input_tokens=total("input_tokens"),
             cached_tokens=total("cached_tokens"),
             output_tokens=total("output_tokens"),
-            price=sum(float(line["usd"]) for line in sent) if priced else None,
+            price=sum(float(line.get("usd", 0.0)) for line in mine) if priced else None,
         )
 
 
