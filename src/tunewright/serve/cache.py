@@ -127,6 +127,8 @@ class Cache:
             raise AdapterError(f"{served.folder} is not what was registered: its hash is another. Add it again.")
         if adapter.answers_sets:
             raise AdapterError(f"{served.folder} answers with several labels, which is not served. Use predict.")
+        if adapter.candidates is not None:
+            raise AdapterError(f"{served.folder} chooses among texts of each row, which is not served. Use predict.")
         if not adapter.mixes and self._max_bases < 2:
             raise AdapterError(f"{served.folder} has weights of its own: it needs --max-bases 2 or more.")
         backbone = self._base_of(adapter, Path(served.folder))
