@@ -8,7 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from typing import Literal
 
 import torch
@@ -30,8 +30,7 @@ class Encoding:
     num_cut: int = 0
     """Tokens of the text that did not fit."""
     members: "tuple[Encoding, ...]" = ()
-    """The input as each member of an adapter has it, or with each of the row's candidates, of which the ids are all in
-    a row; else none."""
+    """The input as each member of an adapter has it, or with each of the row's candidates, all in a row above."""
     choices: tuple[tuple[int, ...], ...] = ()
     """Tokens of the row's own candidates, where they are scored as its answers."""
 
@@ -67,9 +66,7 @@ def member_rows(row: Row) -> list[Row]:
     """The row of each member of its adapter, or with each of its candidates; itself where it has none."""
     if not row.encoding.members:
         return [row]
-    several = row.adapter.members is not None
-    adapters = row.adapter.each if several else [row.adapter] * len(row.encoding.members)
-    pairs = zip(row.encoding.members, adapters, strict=True)
+    pairs = zip(row.encoding.members, cycle(row.adapter.each), strict=False)
     return [Row(encoding=encoding, adapter=adapter) for encoding, adapter in pairs]
 
 
@@ -311,8 +308,7 @@ class Base(ABC):
         """E, of the readings of its rows: of several members, or with several candidates, all that they read."""
         if adapter.members is not None:
             return sum(self.reading_width(each) for each in adapter.each)
-        times = len(adapter.labels) if adapter.pairs_choices else 1
-        return times * self.feature_width(adapter) + adapter.num_phrases
+        return self.feature_width(adapter) * (len(adapter.labels) if adapter.pairs_choices else 1) + adapter.num_phrases
 
     def feature_width(self, adapter: Adapter) -> int:  # noqa: ARG002
         """D, of the features of an adapter's rows."""
