@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from bench.serving import gpt2
+from bench.serving_tasks import gpt2
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.members import Members
 from tunewright.adapters.parts import Template
