@@ -19,7 +19,8 @@ from tunewright.backbones.inference import FeatureStore, answer, readings
 from tunewright.errors import ConfigError
 from tunewright.types import Example
 
-GetBackbone, GetFolder = Callable[[str], Backbone], Callable[[str], Path]
+GetBackbone = Callable[[str], Backbone]
+GetFolder = Callable[[str], Path]
 EXACT = 1e-5
 """fp32: largest difference of a score."""
 

@@ -17,7 +17,9 @@ COLUMNS = ("a", "b", "c")
 
 
 def table(*rows: tuple[str, str, str]) -> Table:
-    cells = tuple(dict(zip(("text", *COLUMNS), ("t", *row), strict=True)) for row in rows)
+    cells: tuple[dict[str, str | None], ...] = tuple(
+        dict(zip(("text", *COLUMNS), ("t", *row), strict=True)) for row in rows
+    )
     return Table(name="d", path="d.csv", columns=("text", *COLUMNS), rows=cells)
 
 
@@ -65,14 +67,15 @@ def test_columns_are_checked() -> None:
     with pytest.raises(DataError, match=r"d\.csv: unknown column 'bb'.*--choices"):
         without_choices(rows, ("a", "bb"))
     for columns, got in (((), "none"), (("a",), "a"), (("a", "a"), "a, a")):
-        with pytest.raises(ConfigError, match=rf"two|2 or more different columns.*Got {got}\."):
+        with pytest.raises(ConfigError, match=rf"2 or more different columns.*Got {got}\."):
             without_choices(rows, columns)
 
 
 def test_a_dataset_of_candidates(tmp_path: Path) -> None:
     """Positions are the labels, though one is never right; the same premise with other candidates is no conflict."""
     rows = [
-        ("same text" if k < 2 else f"row {'abcdefghij'[k % 10] * 9}{k}", f"good {k}", f"bad {k}", 1) for k in range(30)
+        ("same text" if k < 2 else f"row {'abcdefghij'[k % 10] * 9}{k}", f"good {k}", f"bad {k}", "1")
+        for k in range(30)
     ]
     path = write_table(tmp_path / "d.csv", ("premise", "choice1", "choice2", "label"), rows)
     found = load_dataset(RunConfig(data=str(path), task="choose", choices=("choice1", "choice2"), text="premise"))
