@@ -540,6 +540,15 @@ def test_resume_with_other_settings(call: Call, small: list[str], tmp_path: Path
     assert "Repeat them or choose another --out" in said
 
 
+def test_resume_does_not_import_what_a_folder_names(call: Call, small: list[str], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.yaml").write_text("data: d.csv\nmetric: antigravity:fly\n", encoding="utf-8")
+    said = refused(call, "compare", "--out", run, "--resume", where=tmp_path)
+    assert "judged by code, antigravity:fly" in said
+    assert "--metric antigravity:fly" in said
+
+
 def test_resume_with_other_data(call: Call, small: list[str], tmp_path: Path) -> None:
     assert call(*small, "--out", tmp_path / "run").code == 0
     write_topics(tmp_path / "d.csv", 30, seed=1)
