@@ -433,11 +433,11 @@ def test_folder_that_is_no_model(model_refused: Callable[[Path], str], tmp_path:
 def test_model_of_the_wrong_kind(
     model_refused: Callable[[Path], str], tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(tiny_folder("bert"), tmp_path / "t5")
-    config = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}
-    (tmp_path / "t5" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    said = model_refused(tmp_path / "t5")
-    assert "is of type t5" in said
+    shutil.copytree(tiny_folder("bert"), tmp_path / "vit")
+    config = {"model_type": "vit", "architectures": ["ViTForImageClassification"]}
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    said = model_refused(tmp_path / "vit")
+    assert "is of type vit" in said
     assert "Allowed: bert, roberta" in said
     assert "Choose an encoder model" in said
 
