@@ -540,7 +540,7 @@ def test_resume_with_other_settings(call: Call, small: list[str], tmp_path: Path
     assert "Repeat them or choose another --out" in said
 
 
-def test_resume_does_not_import_what_a_folder_names(call: Call, small: list[str], tmp_path: Path) -> None:
+def test_resume_does_not_import_what_a_folder_names(call: Call, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     (run / "run.yaml").write_text("data: d.csv\nmetric: antigravity:fly\n", encoding="utf-8")
