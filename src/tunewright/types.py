@@ -44,7 +44,7 @@ class Example:
     reasoning: str | None = None
     """How one comes to the answer, where the data says it; of training rows alone, to be shown with the answer."""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Column -> cell, of the columns that slices ask for; no method reads them."""
+    """Column -> cell, of the columns that slices or the user's template ask for; methods see those of the template."""
 
 
 def label_set(answer: str) -> tuple[str, ...]:
@@ -110,6 +110,8 @@ class Dataset:
     notices: tuple[Notice, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (`text`, `text_pair`, `label`, `target`) -> the column's name in the source."""
+    further: tuple[str, ...] = ()
+    """The other columns, which a template may show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

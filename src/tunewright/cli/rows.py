@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tunewright.data.columns import match_columns
+from tunewright.data.columns import check_shown, match_columns
 from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
 from tunewright.data.sets import strata, to_sets
@@ -22,7 +22,7 @@ _FORMATS = (".csv", ".tsv", ".jsonl")
 
 
 def read_examples(
-    path: str, about: Mapping[str, object], given: Mapping[str, str | None]
+    path: str, about: Mapping[str, object], given: Mapping[str, str | None], shown: Sequence[str] = ()
 ) -> tuple[Table, tuple[Example, ...]]:
     """The rows of a file, by the columns the adapter was trained on; others are said on stderr.
 
@@ -30,6 +30,7 @@ def read_examples(
         path: The file.
         about: The adapter's provenance.
         given: Role -> column of this file, None for the adapter's own. Roles that are not in it are not read.
+        shown: Further columns, which the adapter's template shows.
 
     Raises:
         DataError: The file cannot be used.
@@ -39,6 +40,7 @@ def read_examples(
     if not isinstance(columns, dict):
         raise AdapterError("the adapter does not say which columns it reads. Train it with `tunewright compare`.")
     table = read_table(path)
+    check_shown([table], shown)
     for notice in empty_rows([table]):
         print(f"note: {notice.message}", file=sys.stderr)
     own = {role: str(column) for role, column in columns.items() if role in given}
@@ -46,7 +48,7 @@ def read_examples(
     if said is not None:
         print(f"note: {said.message}", file=sys.stderr)
     several = "label_separator" in about
-    examples = to_examples(table, found, several=several)
+    examples = to_examples(table, found, several=several, fields=shown)
     return table, to_sets(examples, _separator(about), path) if several else examples
 
 

@@ -7,7 +7,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.prefixed import Prefixed, fixed_text
-from tunewright.backbones.writer import Writer
+from tunewright.backbones.prompted import Prompted
 from tunewright.errors import ConfigError, DataError
 from tunewright.serve.ask import Ask, Event, Usage
 from tunewright.serve.faults import Fault
@@ -50,6 +50,7 @@ def usage_of(work: Work) -> Usage:
 def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list[tuple[Ask, Event]]) -> list[Work]:
     """The rows, tokenised together; those that do not fit their task are told at once."""
     work: list[Work] = []
+    asked = [(ask, adapter) for ask, adapter in asked if _comes_whole(ask, adapter, told)]
     for paired in (False, True):
         some = [(ask, adapter) for ask, adapter in asked if (ask.example.text_pair is not None) == paired]
         for (ask, adapter), encoding in zip(some, _encodings(backbone, some), strict=True):
@@ -63,8 +64,20 @@ def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list
     return work
 
 
+def _comes_whole(ask: Ask, adapter: Adapter, told: list[tuple[Ask, Event]]) -> bool:
+    """Whether a row has just the columns that its task's template shows; told where it has not."""
+    wanted, got = sorted(adapter.columns), sorted(ask.example.fields)
+    if wanted == got:
+        return True
+    names = ", ".join(f"`{name}`" for name in wanted)
+    needs = f"shows {names} beside the text: give just these in `fields`" if wanted else "takes no `fields`"
+    message = f"task {ask.served.task} {needs}. Got {', '.join(got) or 'none'}."
+    told.append((ask, Fault(400, "wrong_fields", message, param="fields")))
+    return False
+
+
 def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | ConfigError]:
-    if isinstance(backbone, Writer):
+    if isinstance(backbone, Prompted):
         return [_framed(backbone, ask, adapter) for ask, adapter in asked]
     # Most texts are short: all are tokenised at once, and again those that are longer than their task takes.
     found = backbone.encode([ask.example for ask, _ in asked], backbone.max_tokens)
@@ -76,7 +89,7 @@ def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list
     ]
 
 
-def _framed(backbone: Writer, ask: Ask, adapter: Adapter) -> Encoding | ConfigError:
+def _framed(backbone: Prompted, ask: Ask, adapter: Adapter) -> Encoding | ConfigError:
     """Room for the answer is left where the request says how long it may be."""
     asked = None if ask.sampling is None else ask.sampling.max_new_tokens
     try:

@@ -164,7 +164,7 @@ def extra_tokens(adapter: Adapter, backbone: Base) -> int:
     if adapter.members is not None:
         return sum(extra_tokens(each, backbone) for each in adapter.each)
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
-    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
+    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill({}))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
 
 

@@ -166,7 +166,16 @@ def user_prompt(config: RunConfig, dataset: Dataset) -> Prompt | None:
     """
     if config.template is None:
         return None
-    return parse(read_source(config.template), dataset.task, dataset.columns)
+    return parse(user_source(config), dataset.task, dataset.columns, dataset.further)
+
+
+def user_source(config: RunConfig) -> str:
+    """The user's own prompt as it stands in its file, empty where there is none.
+
+    Raises:
+        ConfigError: An unreadable file.
+    """
+    return "" if config.template is None else read_source(config.template)
 
 
 def user_documents(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
