@@ -191,10 +191,23 @@ def load_config(path: str | None, overrides: Mapping[str, Any]) -> RunConfig:
 
 
 def _recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the run to go on with; none where nothing is resumed."""
+    """The settings of the run to go on with; none where nothing is resumed.
+
+    Raises:
+        ConfigError: Its metric is code, which only the user names.
+    """
     out = settings.get("out")
     record = Path(str(out)) / "run.yaml"
-    return read_yaml(record) if settings.get("resume") is True and out is not None and record.is_file() else {}
+    if settings.get("resume") is not True or out is None or not record.is_file():
+        return {}
+    found = read_yaml(record)
+    metric = str(found.get("metric"))
+    if ":" in metric and "metric" not in settings:
+        raise ConfigError(
+            f"the run in {out} is judged by code, {metric}, which is not imported because a folder says so. Name it "
+            f"again to go on: --metric {metric}."
+        )
+    return found
 
 
 def validate(settings: Mapping[str, Any]) -> RunConfig:

@@ -46,11 +46,11 @@ class Predictor:
 
         Raises:
             AdapterError: No adapter there, of another base, or of a precision that is none.
-            ModelError: The base cannot be loaded.
+            ModelError: The base cannot be loaded, or is behind an endpoint that only the folder names.
         """
         adapter = folder.load(path)
         dtype = dtype_of(adapter, path)
-        base = find_base(adapter.base.name if model is None else model)
+        base = find_base(adapter.base.name, is_given=False) if model is None else find_base(model)
         return cls(adapter, open_base(base, dtype=dtype, device=device()))
 
     @property
