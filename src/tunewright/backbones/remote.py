@@ -143,7 +143,8 @@ class Remote(Base):
 
     def check(self, adapter: Adapter) -> None:
         super().check(adapter)
-        inside = [name for name in ("soft_prompt", "prefix", "lora", "weights", "head") if getattr(adapter, name)]
+        learned = ("soft_prompt", "prefix", "lora", "tuner", "weights", "head")
+        inside = [name for name in learned if getattr(adapter, name)]
         if inside or (adapter.retriever is not None and adapter.retriever.vectors_ND is not None):
             raise AdapterError(
                 f"{self.identity.name} answers elsewhere and carries nothing that is learned inside a base."
