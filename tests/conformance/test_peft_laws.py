@@ -29,6 +29,7 @@ from tests.parity.test_peft import plain_model, run_peft
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.tuner import Tuner
+from tunewright.backbones import tuners
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.foreign import read_foreign
@@ -73,10 +74,19 @@ def method(pair: tuple[str, str]) -> Method:
 
 
 @pytest.fixture(scope="module")
-def fitted(method: Method, base: Backbone) -> Adapter:
-    """After four steps."""
-    assert method.refusal(base, tiny.task()) is None
-    return fit(method, improving(workshop(base)), 4)
+def every(tiny_backbone: GetBackbone) -> dict[str, tuple[Backbone, Adapter]]:
+    """Method -> its base, and what it is after four steps."""
+    found = {}
+    for kind, name in PAIRS:
+        base, method = tiny_backbone(kind), find(name)
+        assert method.refusal(base, tiny.task()) is None
+        found[name] = (base, fit(method, improving(workshop(base)), 4))
+    return found
+
+
+@pytest.fixture(scope="module")
+def fitted(pair: tuple[str, str], every: dict[str, tuple[Backbone, Adapter]]) -> Adapter:
+    return every[pair[1]][1]
 
 
 def tuner(adapter: Adapter) -> Tuner:
@@ -92,12 +102,17 @@ def test_same_seed_same_predictions(method: Method, base: Backbone, fitted: Adap
     assert hash_of(base.masters()) == weights
 
 
-def test_fresh_process_same_predictions(fitted: Adapter, base: Backbone, tmp_path: Path) -> None:
-    folder.save(fitted, tmp_path / "adapters" / "one")
+def test_fresh_process_same_predictions(every: dict[str, tuple[Backbone, Adapter]], tmp_path: Path) -> None:
+    for name, (_, adapter) in every.items():
+        folder.save(adapter, tmp_path / "adapters" / name)
     root = Path(__file__).parents[2]
     path = {"PYTHONPATH": f"{root / 'src'}:{root}", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    subprocess.run([sys.executable, "-c", LOAD_AND_PREDICT, str(tmp_path)], check=True, env=path, timeout=120)
-    assert torch.equal(load_file(tmp_path / "answers.safetensors")["one"], answers(fitted, base))
+    script = LOAD_AND_PREDICT.replace(" if base is None else base", "")  # each on its own
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, env=path, timeout=120)
+    found = load_file(tmp_path / "answers.safetensors")
+    assert found.keys() == every.keys()
+    for name, (base, adapter) in every.items():
+        assert torch.equal(found[name], answers(adapter, base)), name
 
 
 def test_neighbours_do_not_matter(method: Method, fitted: Adapter, base: Backbone) -> None:
@@ -196,7 +211,8 @@ def test_folder_of_a_language_model(
     torch.testing.assert_close(found, theirs, atol=NEAR, rtol=0)
 
 
-def test_rank_is_searched_where_there_is_one(base: Backbone) -> None:
+def test_rank_is_searched_where_there_is_one(tiny_backbone: GetBackbone) -> None:
+    base = tiny_backbone("bert")
     material = workshop(base).material
     assert "rank" not in find("peft:ia3").space(material)
     assert find("peft:vera").space(material)["rank"] == Choice(options=(256, 128, 512))
@@ -231,21 +247,17 @@ def test_names() -> None:
     assert lara.endswith("combine, peft:TYPE.")
 
 
-WITHOUT = """
-import sys
-sys.modules["peft"] = None
-from tunewright.errors import ConfigError
-from tunewright.methods.table import chosen
-try:
-    chosen(["peft:ia3"])
-except ConfigError as error:
-    print(error)
-"""
-
-
-def test_peft_is_an_extra() -> None:
-    ran = subprocess.run([sys.executable, "-c", WITHOUT], check=True, capture_output=True, text=True, timeout=60)
-    assert ran.stdout == "peft:ia3: PEFT is not installed. Run: pip install 'tunewright[peft]'.\n"
+def test_peft_is_an_extra(monkeypatch: pytest.MonkeyPatch, fitted: Adapter, base: Backbone) -> None:
+    said = "PEFT is not installed. Run: pip install 'tunewright[peft]'."
+    for module in ("peft", "peft.mapping"):
+        monkeypatch.setitem(sys.modules, module, None)
+    tuners.types.cache_clear()
+    with pytest.raises(ConfigError) as caught:
+        chosen(["peft:ia3"])
+    assert caught.value.faults == (f"peft:ia3: {said}",)
+    with pytest.raises(AdapterError) as broken:
+        base.check(fitted)
+    assert str(broken.value) == said
 
 
 def test_another_size_is_refused(fitted: Adapter, base: Backbone) -> None:

@@ -204,8 +204,8 @@ def renamed(tuner: Tuner, layers: Sequence[str]) -> Tuner:
         return None
 
     found = {key: layer_of(key) for key in tuner.values if key.startswith(_ROOT)}
-    values = {_ROOT + place[1] if (place := found.get(key)) else key: tensor for key, tensor in tuner.values.items()}
-    changed = sorted({place[0] for place in found.values() if place is not None})
+    values = {_ROOT + at[1] if (at := found.get(key)) else key: tensor for key, tensor in tuner.values.items()}
+    changed = sorted({at[0] for at in found.values() if at is not None})
     config = {key: None if key in _SELECTING else value for key, value in tuner.config.items()}
     config["target_modules"] = changed
     inner = config.get("feedforward_modules")
@@ -262,9 +262,8 @@ def _injected(linears: Linears, config: Any, seed: int = 0) -> Injected:
     unused = set(state) - {stored for each in names.values() for stored in each.values()}
     assert not unused, f"its file holds {sorted(unused)[:1]}, which no layer computes with"
     values = {name: tensor.detach().clone() for name, tensor in state.items()}
-    start = Tuner(
-        config=_settings(config, found), values=values, trained=tuple(sorted({stored[_place(p)] for p in learning}))
-    )
+    trained = tuple(sorted({stored[_place(parameter)] for parameter in learning}))
+    start = Tuner(config=_settings(config, found), values=values, trained=trained)
     for name, layer in found.items():
         layer.to(linears.layers[name].weight.device)
     return Injected(layers=found, names=names, start=start)
