@@ -144,8 +144,8 @@ def measure_mixed(setting: Setting) -> Row:
     """One task at a time, all mixed, PEFT; rounds alternate, and each side counts by its median."""
     port, peft_port, rows, tasks = free_port(), free_port(), texts(), setting.tasks
     names, seconds = [path.name for path in tasks], setting.seconds
-    ours = ["tunewright", "serve", *tasks, "--port", str(port)]
-    peers = ["bench.peft_server", setting.model, str(peft_port), *tasks]
+    ours: list[str | Path] = ["tunewright", "serve", *tasks, "--port", str(port)]
+    peers: list[str | Path] = ["bench.peft_server", setting.model, str(peft_port), *tasks]
     with server(ours, port, "/readyz") as process, server(peers, peft_port, "/openapi.json") as peer:
         target, other = load.Target(port=port, pid=process.pid), load.Target(port=peft_port, pid=peer.pid)
         ask_once(port, names, rows)

@@ -139,6 +139,17 @@ def test_learns_what_it_says(method: Method, base: Backbone) -> None:
 
 
 @every_method
+def test_whoever_scores_words_asks_for_them(method: Method, fitted: dict[str, Adapter], base: Backbone) -> None:
+    """Labels of the same words, or of more than there is room for, are refused before any trial."""
+    adapter, task = fitted[method.name], tiny.task()
+    for label in ("bread_soup", "bread " * base.max_tokens):
+        labels = ("bread soup", label, "train")
+        odd = replace(task, labels=labels, descriptions=dict.fromkeys(labels, ""))
+        scores = adapter.scores_phrases or adapter.members is not None
+        assert (method.refusal(base, odd) is not None) or not scores
+
+
+@every_method
 def test_same_seed_same_predictions(method: Method, fitted: dict[str, Adapter], base: Backbone) -> None:
     again = fit(method, improving(workshop(base)), 4)
     assert again.sha256() == fitted[method.name].sha256()

@@ -1,5 +1,6 @@
 """Reasoning before the answer: what is written and read, how the answer is cut out, and how several vote."""
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import tunewright as tw
 from tests import tiny
 from tests.commands import write_table
 from tunewright.adapters import folder
@@ -18,6 +20,7 @@ from tunewright.adapters.reasoning import Reasoning, voted
 from tunewright.backbones.base import Encoding, Row, row_generator
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, answer, predict
+from tunewright.cli.rows import read_examples
 from tunewright.config import load_config
 from tunewright.data.load import read_rows
 from tunewright.errors import AdapterError, DataError
@@ -25,8 +28,10 @@ from tunewright.evaluation.metrics import METRICS
 from tunewright.methods import chain_of_thought
 from tunewright.methods.base import Material
 from tunewright.prompts.template import Prompt
+from tunewright.runs.folder import adapter_folder
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import prepare
+from tunewright.tuning.progress import Silent
 from tunewright.tuning.stage import needs
 from tunewright.types import Example, Params, Task
 
@@ -181,6 +186,25 @@ def test_reasoning_and_target_in_one_column(tmp_path: Path) -> None:
     assert [(e.reasoning, e.target, e.references) for e in rows[:3]] == [
         ("One more.", "2", ("2",)), ("Twice two.", "4", ("4",)), ("x #### y", "6", ("6",)),
     ]  # fmt: skip
+
+
+def test_new_rows_are_parted_as_in_training(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    """By the adapter's own record; a file of plain answers is taken as it is, and one of both is refused."""
+    run = tw.compare(
+        sums(tmp_path / "a.csv"), model=str(tiny_folder("llama")), task="generate", target="answer", reasoning="answer",
+        methods="copy-input,chain-of-thought", trials=1, seeds=1, max_tokens=32, out=str(tmp_path / "run"),
+        listener=Silent(),
+    )  # fmt: skip
+    about = json.loads((adapter_folder(run.folder, "copy-input", 0) / "adapter.json").read_text())["about"]
+
+    def references(rows: list[tuple[str, str]]) -> list[tuple[str, ...]]:
+        path = str(write_table(tmp_path / "new.csv", ("question", "answer"), rows))
+        return [e.references for e in read_examples(path, about, {"text": None, "target": None})[1]]
+
+    assert references([("4 and 4", "Add. #### 8"), ("5 and 5", "a #### b\n#### 10")]) == [("8",), ("10",)]
+    assert references([("4 and 4", "8")]) == [("8",)]
+    with pytest.raises(DataError, match="1 of 2 rows without it"):
+        references([("4 and 4", "Add. #### 8"), ("5 and 5", "10")])
 
 
 def test_reasoning_in_a_column_of_its_own(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.methods.test_prompting import material, read, train_and_held_out
 from tunewright.adapters import folder
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, predict
-from tunewright.data.documents import PASSAGE_WORDS, check_apart, passages_sha256, read_passages, to_passages
+from tunewright.data.documents import PASSAGE_WORDS, check_apart, passages_sha256, read_documents, to_passages
 from tunewright.errors import ConfigError, DataError
 from tunewright.methods import retrieve
 from tunewright.prompts.tf_idf import words
@@ -66,7 +66,7 @@ def test_a_folder_is_read_whole(tmp_path: Path) -> None:
     (tmp_path / "deep" / "b.md").write_text("trois \u00e9t\u00e9", encoding="utf-8")
     (tmp_path / "deep" / "c.md").write_text("one two", encoding="utf-8")
     (tmp_path / ".hidden").write_bytes(b"\xff\x00")
-    assert read_passages(str(tmp_path)) == ("one two", "trois \u00e9t\u00e9")
+    assert read_documents(str(tmp_path)).passages == ("one two", "trois \u00e9t\u00e9")
     assert passages_sha256(("a", "b")) != passages_sha256(("ab",))
 
 
@@ -78,14 +78,14 @@ def test_bad_folders(content: bytes | None, words_: str, tmp_path: Path) -> None
     if content is not None:
         (tmp_path / "a").write_bytes(content)
     with pytest.raises(ConfigError, match=words_):
-        read_passages(str(tmp_path))
+        read_documents(str(tmp_path))
 
 
 def test_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "none"):
         with pytest.raises(ConfigError, match="must name a folder"):
-            read_passages(str(path))
+            read_documents(str(path))
 
 
 @pytest.mark.parametrize("split", ["dev", "test"])
@@ -97,3 +97,16 @@ def test_documents_with_rows_that_judge_are_refused(split: str) -> None:
     with pytest.raises(DataError, match=f"1 {split} rows \\({split}:1\\)"):
         check_apart(passages, dataset)
     check_apart(("we had some good old breads today", "bread"), dataset)
+
+
+@pytest.mark.parametrize("num_words", [30, 3 * PASSAGE_WORDS])
+def test_rows_across_passages_are_refused(num_words: int, tmp_path: Path) -> None:
+    """A row that ends in the next passage, and one longer than any."""
+    text = " ".join(f"w{k}" for k in range(num_words))
+    (tmp_path / "a.txt").write_text(f"{'before ' * (PASSAGE_WORDS - 10)}{text} after", encoding="utf-8")
+    documents = read_documents(str(tmp_path))
+    assert not any(text in passage for passage in documents.passages)
+    held = Example(id="test:1", text=text.replace(" ", ", "))
+    dataset = Dataset(task=tiny.task(), splits=Splits(train=(), dev=(), test=(held,)), sha256="")
+    with pytest.raises(DataError, match="1 test rows"):
+        check_apart(documents.texts, dataset)

@@ -30,6 +30,7 @@ GetDecoder = Callable[[str], Decoder]
 TASK = Task(name="echo", labels=(), descriptions={}, metric="rouge-l", kind="generate")
 PAIRS = {"bread": "apple salt", "cheese": "cake", "rice": "dinner rice", "soup": "salt"}
 """Four rows to learn by heart."""
+DOCUMENTS = ("apple cake", "salt")
 
 WRITING = {name: method for name, method in METHODS.items() if "generate" in method.kinds}
 TRAINED = [name for name, method in WRITING.items() if method.family != "no training"]
@@ -45,7 +46,8 @@ def rows(count: int) -> list[Example]:
 
 def workshop(base: Decoder, num_train: int = 16) -> Workshop:
     prompt = Prompt(fixed="", row="{text} so")
-    return prepare(TASK, base, rows(num_train), rows(4), METRICS["rouge-l"], base.max_tokens, prompt=prompt)
+    shop = prepare(TASK, base, rows(num_train), rows(4), METRICS["rouge-l"], base.max_tokens, prompt=prompt)
+    return replace(shop, material=replace(shop.material, documents=DOCUMENTS))
 
 
 def last(method: Method, shop: Workshop) -> Params:

@@ -29,16 +29,28 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def compare(data: Path, model: Path, **settings: Any) -> tw.Run:
+def compare(data: Path, model: Path, listener: Silent | None = None, **settings: Any) -> tw.Run:
     return tw.compare(
         str(data), model=str(model), trials=2, seeds=1, folds=1, template=str(data.parent / "prompt.txt"),
-        listener=Silent(), **settings,
+        listener=Silent() if listener is None else listener, **settings,
     )  # fmt: skip
+
+
+class Editing(Silent):
+    """Another prompt stands in the file as soon as the run has begun."""
+
+    def __init__(self, prompt: Path) -> None:
+        self._prompt = prompt
+
+    def note(self, message: str) -> None:
+        assert message
+        self._prompt.write_text("{message}?", encoding="utf-8")
 
 
 def test_it_is_a_candidate_as_it_is(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    run = compare(data, tiny_folder("llama"), methods="majority,template,zero-shot", out=str(out))
+    prompt = data.parent / "prompt.txt"
+    run = compare(data, tiny_folder("llama"), Editing(prompt), methods="majority,template,zero-shot", out=str(out))
     found = {c.id: c for c in run.comparison.candidates}
     assert {name: c.status for name, c in found.items()} == dict.fromkeys(("majority", "template", "zero-shot"), "ok")
     adapter = run["template"].adapter
@@ -49,10 +61,10 @@ def test_it_is_a_candidate_as_it_is(data: Path, tiny_folder: Callable[[str], Pat
     assert adapter.verbalizer.phrases == tuple((label,) for label in adapter.labels)
     assert adapter.calibration is None or adapter.calibration.bias_C is None
     assert found["zero-shot"].params["template"] in {"yours", "label", "opinion", "topic"}
-    (data.parent / "prompt.txt").write_text("{text}?", encoding="utf-8")
+    assert prompt.read_text(encoding="utf-8") == "{message}?"
     with pytest.raises(RunError, match=r"the template .*prompt.txt changed since the run began"):
         compare(data, tiny_folder("llama"), methods="majority,template,zero-shot", out=str(out), resume=True)
-    (data.parent / "prompt.txt").write_text(SOURCE, encoding="utf-8")
+    prompt.write_text(SOURCE, encoding="utf-8")
 
 
 def test_texts_that_it_cuts_are_told(data: Path, tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Shapes: B rows, D width.
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row, member_rows, together
-from tunewright.backbones.tokens import by_length, encode_framed
+from tunewright.backbones.tokens import by_length, encode_framed, fitting
 from tunewright.errors import ConfigError
 from tunewright.types import Example, whole_text
 
@@ -96,8 +96,7 @@ class Prompted(Backbone):
             with torch.no_grad():
                 vectors_BD = unit(self._bare_features(examples, adapter.max_tokens).cpu())
         for nearest in retriever.ranked([whole_text(example) for example in examples], vectors_BD):
-            sizes = accumulate(len(self.token_ids(shown)) for shown in nearest)
-            yield "".join(reversed([shown for shown, size in zip(nearest, sizes, strict=True) if size <= room]))
+            yield fitting(nearest, room, lambda text: len(self.token_ids(text)))
 
     def _bare_features(self, examples: Sequence[Example], limit: int) -> Tensor:
         """Features of texts by themselves, as `FeatureStore` has them."""

@@ -45,8 +45,10 @@ def read_examples(
     found, said = match_columns(table, own, given={role: name for role, name in given.items() if name is not None})
     if said is not None:
         print(f"note: {said.message}", file=sys.stderr)
-    several = "label_separator" in about
-    examples = to_examples(table, found, several=several)
+    several, mark = "label_separator" in about, about.get("target_behind")
+    target = found.get("target")
+    is_parted = mark is not None and target is not None and any(str(mark) in str(row[target]) for row in table.rows)
+    examples = to_examples(table, found, several=several, reasoning=target if is_parted else None)
     return table, to_sets(examples, _separator(about), path) if several else examples
 
 

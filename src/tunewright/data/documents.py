@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.data.duplicates import normalise
@@ -21,8 +22,18 @@ _WHOLE_WORDS = 6
 """A row's text of so many words that stands in a document was not met there by chance."""
 
 
-def read_passages(folder: str) -> tuple[str, ...]:
-    """Every file of a folder and of those below it, cut into passages; hidden files are left out.
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Of a folder, as it was when it was read."""
+
+    texts: tuple[str, ...]
+    """Whole files."""
+    passages: tuple[str, ...]
+    """What is answered from."""
+
+
+def read_documents(folder: str) -> Documents:
+    """Every file of a folder and of those below it, whole and cut into passages; hidden files are left out.
 
     Args:
         folder: With UTF-8 text.
@@ -36,14 +47,15 @@ def read_passages(folder: str) -> tuple[str, ...]:
     files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
     if sum(file.stat().st_size for file in files) > MOST_BYTES:
         raise ConfigError(f"`documents` may have {MOST_BYTES >> 20} MiB. Got more in {folder!r}. Choose fewer files.")
-    passages = tuple(dict.fromkeys(p for file in files for p in to_passages(_read(file, allowed))))
+    texts = tuple(_read(file, allowed) for file in files)
+    passages = tuple(dict.fromkeys(p for text in texts for p in to_passages(text)))
     if not passages:
         raise ConfigError(f"`documents` has no words: {folder!r} holds {len(files)} files. {allowed}")
     if len(passages) > MOST_PASSAGES:
         raise ConfigError(
             f"`documents` may have {MOST_PASSAGES:,} passages. Got {len(passages):,}. Choose fewer files."
         )
-    return passages
+    return Documents(texts=texts, passages=passages)
 
 
 def _is_hidden(path: Path) -> bool:
@@ -80,16 +92,20 @@ def passages_sha256(passages: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(list(passages)).encode()).hexdigest()
 
 
-def check_apart(passages: Sequence[str], dataset: Dataset) -> None:
+def check_apart(texts: Sequence[str], dataset: Dataset) -> None:
     """Refuses documents in which rows stand that methods must not see.
 
+    Args:
+        texts: Whole files: a row may be longer than a passage, or end in the next one.
+        dataset: With the rows.
+
     Raises:
-        DataError: A dev or test row's text of six words or more stands in a passage, whatever its case and punctuation.
+        DataError: A dev or test row's text of six words or more stands in a file, whatever its case and punctuation.
     """
-    whole = "\n".join(f" {normalise(passage)} " for passage in passages)
+    whole = "\n".join(f" {normalise(text)} " for text in texts)
     for split, rows in (("dev", dataset.splits.dev), ("test", dataset.splits.test)):
-        texts = {row.id: normalise(row.text) for row in rows}
-        found = [name for name, text in texts.items() if len(text.split()) >= _WHOLE_WORDS and f" {text} " in whole]
+        plain = {row.id: normalise(row.text) for row in rows}
+        found = [name for name, text in plain.items() if len(text.split()) >= _WHOLE_WORDS and f" {text} " in whole]
         if found:
             raise DataError(
                 f"the documents hold {len(found)} {split} rows ({', '.join(found[:3])}): answers would be looked up. "

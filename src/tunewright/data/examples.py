@@ -89,7 +89,8 @@ def separated(examples: Sequence[Example], path: str) -> tuple[Example, ...]:
     if missing:
         raise DataError(
             f"{path}: reasoning and target in one column are parted by {MARK}. Got {len(missing)} of {len(examples)} "
-            f"rows without it ({', '.join(missing[:SHOWN])}). Mend them, or name another column with --reasoning."
+            f"rows without it ({', '.join(missing[:SHOWN])}). Mend them, or name another column "
+            "(--reasoning in training, --target later)."
         )
     return tuple(
         replace(example, reasoning=before.strip() or None, target=answer.strip(), references=(answer.strip(),))

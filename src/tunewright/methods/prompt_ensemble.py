@@ -40,5 +40,6 @@ METHOD = Method(
     place=place,
     space=space,
     refuses=_refuses,
+    by_words=True,
     kinds=("classify", "generate"),
 )

@@ -46,6 +46,7 @@ METHOD = Method(
     place=place,
     space=space,
     refuses=cannot_be_asked,
+    by_words=True,
     kinds=("classify", "generate"),
     needs="documents",
 )

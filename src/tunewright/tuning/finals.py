@@ -12,6 +12,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Thresholds
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import answer
+from tunewright.data.examples import MARK
 from tunewright.data.swaps import swapped_rows
 from tunewright.errors import EndpointError, OutOfMemory
 from tunewright.evaluation.calibration import fit_temperature
@@ -108,11 +109,13 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
     """The trained adapter with its provenance."""
     task, best = session.workshop(entrant).material.task, outcome.trained.best
     assert best is not None
+    target = session.columns.get("target")
     about = {
         "task": task.name,
         "metric": task.metric,
         "columns": dict(session.columns),
         **({"label_separator": session.config.label_separator} if task.kind == "multi-label" else {}),
+        **({"target_behind": MARK} if target is not None and target == session.config.reasoning else {}),
         **_of_base(session.workshop(entrant).material.backbone),
         "candidate": entrant.id,
         "method": entrant.method,

@@ -20,9 +20,10 @@ import torch
 import yaml
 
 from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.inference import FeatureStore
 from tunewright.backbones.kinds import find_base, open_base
 from tunewright.config import RunConfig, short_name
-from tunewright.data.documents import passages_sha256, read_passages
+from tunewright.data.documents import passages_sha256, read_documents
 from tunewright.data.labels import read_labelled
 from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
@@ -48,7 +49,7 @@ from tunewright.tuning.protocol import Plan, make_plan
 from tunewright.tuning.retention import read_reference
 from tunewright.tuning.session import price_list
 from tunewright.tuning.spending import check_priced, open_spending
-from tunewright.tuning.stage import needs, open_stage, user_documents, user_prompt
+from tunewright.tuning.stage import needs, open_stage, read_own
 from tunewright.types import Dataset, Notice, Splits
 
 
@@ -79,19 +80,19 @@ def _compare(
     plan = make_plan(config, read_rows(config))
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
-    prompt, documents = user_prompt(config, dataset), user_documents(config, dataset)
+    own = read_own(config, dataset)
     found = {name: find_base(name) for name in config.model}
     for name, base in found.items():
-        if prompt is not None and isinstance(base, Checkpoint) and base.head is not None:
-            for_model(prompt, name, fills_masks=base.fills_masks)
+        if own.prompt is not None and isinstance(base, Checkpoint) and base.head is not None:
+            for_model(own.prompt, name, fills_masks=base.fills_masks)
     begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)
     journal = Journal(out / "log.txt", listener)
     hashes = {
         "bases": {name: base.identity.sha256 for name, base in found.items()},
         "outside": {name: answers_sha256(predictions) for name, predictions in answered.items()},
-        "documents": {str(config.documents): passages_sha256(documents)} if documents else {},
-        "template": {} if prompt is None else {str(config.template): f"{prompt.fixed}{prompt.row}"},
+        "documents": {str(config.documents): passages_sha256(own.documents)} if own.documents else {},
+        "template": {} if own.prompt is None else {str(config.template): f"{own.prompt.fixed}{own.prompt.row}"},
     }
     if not begun_before:
         _record_start(config, plan, hashes, out, command)
@@ -101,8 +102,8 @@ def _compare(
         journal.note(notice.message)
     dtype = getattr(torch, str(read_json(out / "environment.json")["dtype"]))
     spending = open_spending(out, config.max_cost, price_list(config), (clock, journal), found.values())
-    bases = {name: open_base(base, dtype=dtype, device=device()) for name, base in found.items()}
-    stage = open_stage(config, dataset, plan.folder(out), clock, journal, bases, {}, spending)
+    stores = {name: FeatureStore(open_base(base, dtype=dtype, device=device())) for name, base in found.items()}
+    stage = open_stage(config, dataset, own, plan.folder(out), clock, journal, stores, spending)
     for line in stage.said:
         journal.note(line)
     cut = _note_cut_texts(dataset, stage.session.workshops, out)
@@ -154,7 +155,7 @@ def _check_settings(config: RunConfig) -> None:
         lambda: parse_rules(config.slice),
         lambda: swapped_rows(config.swap, ()),
         lambda: None if config.template is None else read_source(config.template),
-        lambda: None if config.documents is None else read_passages(config.documents),
+        lambda: None if config.documents is None else read_documents(config.documents),
         *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),
     )
     if faults:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, short_name
-from tunewright.data.documents import check_apart, read_passages
+from tunewright.data.documents import check_apart, read_documents
 from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
 from tunewright.methods.base import Choice, Method, Range, word_remarks
@@ -29,10 +28,20 @@ from tunewright.types import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
+class Own:
+    """What the user brings besides the rows, as it was when it was read."""
+
+    prompt: Prompt | None
+    documents: tuple[str, ...]
+    """Passages."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A search and its refits."""
 
     session: Session
+    own: Own
     effort: Effort
     dataset: Dataset
     refused: Sequence[Entrant]
@@ -53,9 +62,9 @@ class Stage:
     def elsewhere(self, config: RunConfig, dataset: Dataset, out: Path, clock: Clock) -> "Stage":
         """The same bases, with their known features, on other rows and in another folder."""
         materials = {name: workshop.material for name, workshop in self.session.workshops.items()}
-        bases = {name: material.backbone for name, material in materials.items()}
         stores = {name: material.store for name, material in materials.items()}
-        return open_stage(config, dataset, out, clock, self.session.journal, bases, stores, self.session.spending)
+        journal, spending = self.session.journal, self.session.spending
+        return open_stage(config, dataset, self.own, out, clock, journal, stores, spending)
 
     def of(self, candidate: str, num_trials: int | None) -> "Stage":
         """The same for one candidate alone."""
@@ -80,10 +89,10 @@ class Stage:
 def open_stage(
     config: RunConfig,
     dataset: Dataset,
+    own: Own,
     out: Path,
     clock: Clock,
     journal: Journal,
-    bases: Mapping[str, Base],
     stores: Mapping[str, FeatureStore],
     spending: Spending | None = None,
 ) -> Stage:
@@ -92,18 +101,18 @@ def open_stage(
     Args:
         config: The settings.
         dataset: The rows.
+        own: What the user brings besides.
         out: Where its files are.
         clock: Its time.
         journal: Hears of progress.
-        bases: Name -> base.
-        stores: Name -> its features that are known already.
+        stores: Name -> base, with its features that are known already.
         spending: Of the run, where bases answer elsewhere.
     """
+    bases = {name: store.backbone for name, store in stores.items()}
     starts = read_start(config.start_from, bases, _methods(config))
     metric = find_metric(config.metric, config.task, database=config.database)
     workshops = {
-        name: _prepare(config, dataset, metric, base, stores.get(name), starts.get(name))
-        for name, base in bases.items()
+        name: _prepare(config, dataset, own, metric, store, starts.get(name)) for name, store in stores.items()
     }
     for workshop in workshops.values():
         workshop.material.store.between = clock.check
@@ -127,7 +136,7 @@ def open_stage(
         slack=dev_noise(len(dataset.splits.dev)),
         history=trials(out),
     )
-    return Stage(session=session, effort=effort, dataset=dataset, refused=refused)
+    return Stage(session=session, own=own, effort=effort, dataset=dataset, refused=refused)
 
 
 def _methods(config: RunConfig) -> list[Method]:
@@ -158,40 +167,31 @@ def needs(config: RunConfig) -> list[str]:
     return faults
 
 
-def user_prompt(config: RunConfig, dataset: Dataset) -> Prompt | None:
-    """The user's own prompt for these rows, None where there is none.
+def read_own(config: RunConfig, dataset: Dataset) -> Own:
+    """The user's own prompt and documents, read once: what is hashed is what every base and fold gets.
 
     Raises:
-        ConfigError: An unreadable file, or one that names no such column.
+        ConfigError: An unreadable template or one that names no such column; a folder that is empty, too large or not
+            of texts.
+        DataError: Dev or test rows stand in the documents.
     """
-    if config.template is None:
-        return None
-    return parse(read_source(config.template), dataset.task, dataset.columns)
-
-
-def user_documents(config: RunConfig, dataset: Dataset) -> tuple[str, ...]:
-    """The user's documents as passages, none where there are none.
-
-    Raises:
-        ConfigError: A folder that is empty, too large or not of texts.
-        DataError: Dev or test rows stand in it.
-    """
+    prompt = None if config.template is None else parse(read_source(config.template), dataset.task, dataset.columns)
     if config.documents is None:
-        return ()
-    passages = read_passages(config.documents)
-    check_apart(passages, dataset)
-    return passages
+        return Own(prompt=prompt, documents=())
+    documents = read_documents(config.documents)
+    check_apart(documents.texts, dataset)
+    return Own(prompt=prompt, documents=documents.passages)
 
 
 def _prepare(
     config: RunConfig,
     dataset: Dataset,
+    own: Own,
     metric: Metric,
-    base: Base,
-    store: FeatureStore | None,
+    store: FeatureStore,
     start: Start | None,
 ) -> Workshop:
-    splits = dataset.splits
+    splits, base = dataset.splits, store.backbone
     limit = base.max_tokens if config.max_tokens is None else min(config.max_tokens, base.max_tokens)
     workshop = prepare(
         dataset.task,
@@ -201,9 +201,9 @@ def _prepare(
         metric,
         limit,
         store=store,
-        prompt=user_prompt(config, dataset),
+        prompt=own.prompt,
     )
-    material = dataclasses.replace(workshop.material, documents=user_documents(config, dataset))
+    material = dataclasses.replace(workshop.material, documents=own.documents)
     return dataclasses.replace(workshop, material=material, start=start)
 
 
