@@ -14,6 +14,7 @@ import transformers
 from safetensors.torch import load_file
 
 from tests import tiny
+from tests.commands import write_topics
 from tests.conformance.test_laws import (
     LOAD_AND_PREDICT,
     NUM_LABELS,
@@ -29,6 +30,7 @@ from tests.parity.test_peft import plain_model, run_peft
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.tuner import Tuner
+from tunewright.api import compare
 from tunewright.backbones import tuners
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
@@ -39,6 +41,7 @@ from tunewright.methods.table import METHODS, chosen, find
 from tunewright.runtime import generator
 from tunewright.training.loop import trainable_count
 from tunewright.training.loss import cross_entropy
+from tunewright.tuning.progress import Silent
 
 GetBackbone = Callable[[str], Backbone]
 GetFolder = Callable[[str], Path]
@@ -102,6 +105,16 @@ def test_same_seed_same_predictions(method: Method, base: Backbone, fitted: Adap
     assert hash_of(base.masters()) == weights
 
 
+def test_fresh_base_same_predictions(
+    pair: tuple[str, str], fitted: Adapter, base: Backbone, tiny_folder: GetFolder, tmp_path: Path
+) -> None:
+    folder.save(fitted, tmp_path / "one")
+    loaded = folder.load(tmp_path / "one")
+    assert loaded.sha256() == fitted.sha256()
+    assert torch.equal(answers(loaded, tiny.backbone(tiny_folder(pair[0]))), answers(fitted, base))
+
+
+@pytest.mark.slow
 def test_fresh_process_same_predictions(every: dict[str, tuple[Backbone, Adapter]], tmp_path: Path) -> None:
     for name, (_, adapter) in every.items():
         folder.save(adapter, tmp_path / "adapters" / name)
@@ -232,6 +245,22 @@ def test_types_that_do_not_run(tiny_backbone: GetBackbone) -> None:
         assert said in str(reason)
         assert "\n" not in str(reason)
     assert find("peft:ia3").refusal(tiny_backbone("gpt2"), tiny.task()) is None
+
+
+def test_comparison(tiny_folder: GetFolder, tmp_path: Path) -> None:
+    """One is trained and shipped, the other skipped with PEFT's reason."""
+    data = write_topics(tmp_path / "topics.csv", 36)
+    run = compare(
+        str(data), model=str(tiny_folder("bert")), methods="peft:ia3,peft:miss,majority", trials=1, seeds=1, folds=1,
+        out=str(tmp_path / "run"), listener=Silent(),
+    )  # fmt: skip
+    found = {candidate.method: candidate for candidate in run.comparison.candidates}
+    assert {name: each.status for name, each in found.items()} == {
+        "majority": "ok", "peft:ia3": "ok", "peft:miss": "skipped",
+    }  # fmt: skip
+    assert "`r` (64) must be less than" in str(found["peft:miss"].reason)
+    assert found["peft:ia3"].cost.trainable_parameters == 3 * (3 * WIDTH + 48) + (WIDTH + 1) * NUM_LABELS
+    assert folder.load(run.adapter_folder("peft+ia3")).tuner is not None
 
 
 def test_names() -> None:

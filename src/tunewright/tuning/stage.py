@@ -240,5 +240,5 @@ def dev_noise(num_dev: int) -> float:
 
 def candidate_id(method: str, base: str, num_bases: int) -> str:
     """`lora`, or `lora@base` where several bases are compared. Also a folder's name."""
-    name = method.replace(":", "-")  # which no folder of Windows may have
+    name = method.replace(":", "+")  # no folder of Windows may have the one, no outside candidate the other
     return name if num_bases == 1 else f"{name}@{short_name(base)}"
