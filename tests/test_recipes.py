@@ -39,6 +39,10 @@ def rows_for(config: RunConfig, path: Path) -> str:
     if config.task == "generate":
         columns = (column_of(config, "input", "input"), column_of(config, "target", "target"))
         answers = [f"so #### {k % 7}" if config.reasoning else f"select {k % 7}" for k in range(len(texts))]
+    elif config.choices:
+        names = (str(config.text), str(config.text_pair), *config.choices, str(config.label))
+        rows = [(text, "effect", f"{text} a", f"b {text}", str(k % 2)) for k, text in enumerate(texts)]
+        return str(write_table(path, names, rows))
     else:
         columns = (column_of(config, "text", "text"), column_of(config, "label", "label"))
         answers = [str(tuple(tiny.GROUPS)[k // 16]) for k in range(len(texts))]

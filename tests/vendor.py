@@ -130,6 +130,8 @@ class Vendor:
             return refusal(404, f"no path {path}")
         if body["model"] not in self.models:
             return refusal(404, f"The model `{body['model']}` does not exist", code="model_not_found")
+        if not -(2**63) <= body.get("seed", 0) < 2**63:
+            return refusal(400, f"Invalid 'seed': {body['seed']} is no 64-bit integer.")
         if self.drops is not None and self.drops in body:
             instead = " Use max_completion_tokens." if self.drops == "max_tokens" else ""
             return refusal(400, f"Unsupported parameter: '{self.drops}'.{instead}")

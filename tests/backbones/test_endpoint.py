@@ -1,5 +1,6 @@
 """An endpoint that fails, limits and stalls: what is asked, counted, kept and said."""
 
+import contextlib
 import math
 import os
 import sqlite3
@@ -51,7 +52,16 @@ def bodies(endpoint: Endpoint, count: int, *, first: int = 0) -> list[dict[str, 
 
 
 def test_answers_are_those_of_the_table_and_side_by_side(vendor: Vendor, connect: Connect) -> None:
-    endpoint = connect()
+    """Of the first two requests each is answered when the other has come."""
+    endpoint, both, early = connect(), threading.Barrier(2), {"Text 0", "Text 1"}
+
+    def table(prompt: str) -> dict[str, float]:
+        if prompt in early:
+            early.remove(prompt)
+            both.wait(30)
+        return guess(prompt, LABELS)
+
+    vendor.table = table
     replies = endpoint.ask(bodies(endpoint, 12))
     for k, reply in enumerate(replies):
         likely = guess(f"Text {k}", LABELS)
@@ -235,3 +245,17 @@ def test_the_cache_is_bounded_private_and_told_of_when_broken(tmp_path: Path) ->
     path.write_bytes(os.urandom(9000))
     with pytest.raises(RunError, match=r"cannot use the cache of answers .*Mend or remove it"):
         cache.get(["1"])
+
+
+@pytest.mark.parametrize(
+    "damaged", ["", "{", "[]", "null", '{"text": "x"}', '{"text": "x", "tokens": [{}], "usage": {}}']
+)
+def test_what_is_damaged_in_the_cache_is_not_known(damaged: str, tmp_path: Path) -> None:
+    """As is what an older version kept in another form."""
+    cache = Cache(tmp_path / "answers.sqlite")
+    answer = Reply(text="x", finish_reason="stop", usage=Usage(input_tokens=1), waited_ms=2.5)
+    cache.put("whole", answer)
+    cache.put("torn", answer)
+    with contextlib.closing(sqlite3.connect(tmp_path / "answers.sqlite")) as db, db:
+        db.execute("UPDATE answers SET reply = ? WHERE key = 'torn'", (damaged,))
+    assert cache.get(["whole", "torn"]) == {"whole": answer}

@@ -15,6 +15,7 @@ from tunewright.adapters.floors import CopiedInput, NearestTarget
 from tunewright.adapters.members import Members
 from tunewright.adapters.parts import (
     Calibration,
+    Candidates,
     Decoding,
     DemonstrationPool,
     Head,
@@ -43,6 +44,7 @@ PARTS: dict[str, type[Part]] = {
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
     "thresholds": Thresholds,
+    "candidates": Candidates,
     "decoding": Decoding,
     "reasoning": Reasoning,
     "members": Members,
@@ -89,6 +91,7 @@ class Adapter:
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
     thresholds: Thresholds | None = None
+    candidates: Candidates | None = None
     decoding: Decoding | None = None
     reasoning: Reasoning | None = None
     members: Members | None = None
@@ -121,12 +124,29 @@ class Adapter:
     def needs_features(self) -> bool:
         """Whether its answer depends on the text at all."""
         answering = (self.head, self.verbalizer, self.demonstrations, self.members)
-        return any(part is not None for part in answering)
+        return self.scores_choices or any(part is not None for part in answering)
 
     @property
     def scores_phrases(self) -> bool:
         """Whether a label's logit is how likely its phrases are as the answer, not a matter of features."""
-        return self.template is not None and self.verbalizer is not None
+        return self.template is not None and (self.verbalizer is not None or self.scores_choices)
+
+    @property
+    def scores_choices(self) -> bool:
+        """Whether the phrases are the row's own candidates."""
+        return self.candidates is not None and self.template is not None and self.head is None
+
+    @property
+    def pairs_choices(self) -> bool:
+        """Whether its answer is made of features of the text with each of the row's candidates."""
+        return self.candidates is not None and self.head is not None
+
+    @property
+    def num_phrases(self) -> int:
+        """F, that are scored for a row; 0 where none are."""
+        if not self.scores_phrases:
+            return 0
+        return len(self.labels) if self.verbalizer is None else sum(map(len, self.verbalizer.phrases))
 
     @property
     def floor(self) -> CopiedInput | NearestTarget | None:

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Prefix, Weights
 from tunewright.backbones import answers
-from tunewright.backbones.base import Base, Dropout, Encoding, Row
+from tunewright.backbones.base import Base, Dropout, Encoding, Row, together
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.shapes import check_shapes
 from tunewright.backbones.tokens import encode
 from tunewright.errors import AdapterError
-from tunewright.types import Example
+from tunewright.types import Example, with_choice
 
 _ASKABLE = "Use a decoder, or a masked model with its head."
 
@@ -147,7 +147,10 @@ class Backbone(Base):
         return {n: p.detach() for n, p in self._masters.named_parameters() if not n.startswith("pooler.")}
 
     def encode(self, examples: Sequence[Example], limit: int) -> list[Encoding]:
-        """Tokenises, cutting texts so that each input has at most `limit` tokens."""
+        """Tokenises, cutting texts so that each input has at most `limit` tokens; with each of a row's candidates."""
+        if examples and examples[0].choices:
+            columns = zip(*([with_choice(e, choice) for choice in e.choices] for e in examples), strict=True)
+            return together([self.encode(column, limit) for column in columns])
         return encode(self._checkpoint.tokenizer, examples, limit)
 
     def token_ids(self, text: str) -> list[int]:

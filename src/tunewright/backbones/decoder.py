@@ -71,6 +71,8 @@ class Decoder(Prefixed):
 
     def encode(self, examples: Sequence[Example], limit: int) -> list[Encoding]:
         """Tokenises, cutting texts so that each input has at most `limit` tokens; a pair's texts stand on lines."""
+        if examples and examples[0].choices:
+            return super().encode(examples, limit)
         lines = [e if e.text_pair is None else replace(e, text_pair=f"\n{e.text_pair}") for e in examples]
         empty = Encoding(ids=(self.pad_id,), type_ids=(0,))
         return [e if e.ids else empty for e in super().encode(lines, limit)]

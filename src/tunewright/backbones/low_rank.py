@@ -94,19 +94,17 @@ def _stacked(
 ) -> "_StackedUpdate":
     """All factors, with zeros for a smaller rank and, where there are such, for rows without LoRA."""
     having = [lora for lora in distinct if name in lora.down]
-    rank = max(lora.rank for lora in having)
-    down = [_widened(lora.down[name], 0, rank) for lora in having]
-    up = [_widened(lora.up[name], 1, rank) for lora in having]
+    rank, pairs = max(lora.rank for lora in having), [_factors(lora, name, device) for lora in having]
+    down = [_widened(down_rI, 0, rank) for down_rI, _ in pairs]
+    up = [_widened(up_Or, 1, rank) for _, up_Or in pairs]
     place = {id(lora): k for k, lora in enumerate(having)}
     which = [place.get(id(lora), len(having)) for lora in loras]
     if len(having) in which:
         down.append(torch.zeros_like(down[0]))
         up.append(torch.zeros_like(up[0]))
-    scaling = torch.tensor([*(lora.scaling for lora in having), 0.0])
     return _StackedUpdate(
-        down_KrI=torch.stack(down).to(device),
-        up_KOr=torch.stack(up).to(device),
-        scaling_B=scaling[which].to(device),
+        down_KrI=torch.stack(down),
+        up_KOr=torch.stack(up),
         which_B=None if which == list(range(len(down))) else torch.tensor(which, device=device),
     )
 
@@ -122,14 +120,13 @@ class _StackedUpdate:
 
     down_KrI: Tensor
     up_KOr: Tensor
-    scaling_B: Tensor
     which_B: Tensor | None
     """None where each row has its own, in order."""
 
     def __call__(self, input_BTI: Tensor, output_BTO: Tensor | None) -> Tensor:
         """The output with the update; None: the update alone."""
         down_BrI, up_BOr = (self._of_rows(factor.to(input_BTI.dtype)) for factor in (self.down_KrI, self.up_KOr))
-        inner_BTr = torch.bmm(input_BTI, down_BrI.transpose(1, 2)) * self.scaling_B[:, None, None].to(input_BTI.dtype)
+        inner_BTr = torch.bmm(input_BTI, down_BrI.transpose(1, 2))
         if output_BTO is None:
             return torch.bmm(inner_BTr, up_BOr.transpose(1, 2))
         return torch.baddbmm(output_BTO, inner_BTr, up_BOr.transpose(1, 2))

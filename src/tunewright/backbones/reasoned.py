@@ -22,6 +22,8 @@ class Writer(Protocol):
 
     @property
     def width(self) -> int: ...
+    @property
+    def is_here(self) -> bool: ...
     def encode_answer(self, text: str, *, after: str = ":", ends: bool = False) -> tuple[int, ...]: ...
     def generate(
         self, rows: Sequence[Row], generators: Sequence[torch.Generator] | None = None
@@ -60,7 +62,9 @@ def _behind(base: Writer, row: Row, text: str) -> Row:
     assert adapter.reasoning is not None
     assert adapter.template is not None
     assert adapter.decoding is not None
-    thought = base.encode_answer(text.strip(), after=adapter.template.row)[: adapter.decoding.max_new_tokens]
+    thought = base.encode_answer(text.strip(), after=adapter.template.row)
+    if base.is_here:  # elsewhere it was cut by other tokens than are counted here
+        thought = thought[: adapter.decoding.max_new_tokens]
     ids = (*row.encoding.ids, *thought, *base.encode_answer(adapter.reasoning.cue, after="."))
     return Row(encoding=Encoding(ids=ids, type_ids=(0,) * len(ids)), adapter=adapter.answering)
 

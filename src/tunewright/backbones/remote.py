@@ -8,12 +8,11 @@ Shapes: B rows, F phrases, E of a reading, which is F here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from tunewright.adapters.adapter import Adapter, BaseIdentity
+from tunewright.adapters.adapter import BODY_PARTS, Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding, Template
 from tunewright.backbones import answers
 from tunewright.backbones.base import Base, Dropout, Encoding, Generation, Row
@@ -22,6 +21,7 @@ from tunewright.backbones.heard import Heard
 from tunewright.backbones.label_answers import phrase_scores, read_phrase
 from tunewright.backbones.reasoned import reasoned
 from tunewright.backbones.replies import Reply
+from tunewright.backbones.tokens import fitting
 from tunewright.errors import AdapterError, ConfigError
 from tunewright.types import Example, whole_text
 
@@ -31,6 +31,8 @@ CONTEXT_TOKENS = 32_768
 _PIECE_BYTES = 3
 _SPARE_TOKENS = 4
 """Beyond the longest label: white space, a mark, the end."""
+_SEEDS = 2**31
+"""That every endpoint takes; a torch generator's may be beyond 64 signed bits."""
 
 
 class Remote(Base):
@@ -124,7 +126,7 @@ class Remote(Base):
         shown = [""] * len(examples)
         if adapter.retriever is not None:
             ranked = adapter.retriever.ranked([whole_text(example) for example in examples], None)
-            shown = [_fitting(nearest, (room - around) // 2) for nearest in ranked]
+            shown = [fitting(nearest, (room - around) // 2, lambda text: len(pieces(text))) for nearest in ranked]
         limits = [min(adapter.max_tokens + around + len(pieces(words)), room) for words in shown]
         return [_cut(*each) for each in zip(examples, [template] * len(examples), shown, limits, strict=True)]
 
@@ -143,7 +145,7 @@ class Remote(Base):
 
     def check(self, adapter: Adapter) -> None:
         super().check(adapter)
-        inside = [name for name in ("soft_prompt", "prefix", "lora", "weights", "head") if getattr(adapter, name)]
+        inside = ({*BODY_PARTS, "head"} - {"template", "retriever"}) & set(adapter.parts())
         if inside or (adapter.retriever is not None and adapter.retriever.vectors_ND is not None):
             raise AdapterError(
                 f"{self.identity.name} answers elsewhere and carries nothing that is learned inside a base."
@@ -170,7 +172,7 @@ class Remote(Base):
 
     def generate(self, rows: Sequence[Row], generators: Sequence[torch.Generator] | None = None) -> list[Generation]:
         """Answers in text, each row as its adapter's decoding says; what is drawn hangs on the generators' seeds."""
-        seeds = [None] * len(rows) if generators is None else [each.initial_seed() for each in generators]
+        seeds = [None] * len(rows) if generators is None else [each.initial_seed() % _SEEDS for each in generators]
         bodies = [self._text(row, seed) for row, seed in zip(rows, seeds, strict=True)]
         replies = self._ask(bodies)
         for row, reply in zip(rows, replies, strict=True):
@@ -252,12 +254,6 @@ def _cut(example: Example, template: Template, before: str, limit: int) -> Encod
         texts[longer] = joined(kept)
         ids = pieces(before + template.fill(*texts))
     return Encoding(ids=tuple(ids), type_ids=(0,) * len(ids), num_cut=len(whole) - len(ids))
-
-
-def _fitting(nearest: Sequence[str], room: int) -> str:
-    """As many of the nearest examples as fit, the nearest last."""
-    sizes = accumulate(len(pieces(shown)) for shown in nearest)
-    return "".join(reversed([shown for shown, size in zip(nearest, sizes, strict=True) if size <= room]))
 
 
 def _prompt(row: Row) -> str:

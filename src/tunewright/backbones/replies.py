@@ -143,7 +143,8 @@ class Cache:
                 some = unique[start : start + _AT_ONCE]
                 marks = ",".join("?" * len(some))
                 rows = db.execute(f"SELECT key, reply FROM answers WHERE key IN ({marks})", some)
-                found |= {str(key): _from_json(reply) for key, reply in rows}
+                replies = ((str(key), _from_json(reply)) for key, reply in rows)
+                found |= {key: reply for key, reply in replies if reply is not None}
         return found
 
     def put(self, key: str, reply: Reply) -> None:
@@ -180,10 +181,14 @@ def _used_bytes(db: sqlite3.Connection) -> int:
     return (pages - free) * size
 
 
-def _from_json(text: str) -> Reply:
-    content = json.loads(text)
-    tokens = tuple(
-        Told(text=each["text"], log_prob=each["log_prob"], top=tuple((t, p) for t, p in each["top"]))
-        for each in content["tokens"]
-    )
-    return Reply(**{**content, "tokens": tokens, "usage": Usage(**content["usage"])})
+def _from_json(text: str) -> Reply | None:
+    """A kept answer; None of what is damaged, or kept in another form: it is asked for again."""
+    try:
+        content = json.loads(text)
+        tokens = tuple(
+            Told(text=str(each["text"]), log_prob=float(each["log_prob"]), top=tuple((t, p) for t, p in each["top"]))
+            for each in content["tokens"]
+        )
+        return Reply(**{**content, "tokens": tokens, "usage": Usage(**content["usage"])})
+    except (KeyError, TypeError, ValueError):
+        return None

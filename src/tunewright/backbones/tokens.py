@@ -4,8 +4,9 @@ Shapes: B rows, L positions (soft prompt and text of the longest row), N virtual
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -112,6 +113,18 @@ def _without_end(tokenizer: PreTrainedTokenizerFast, text: str, num_tokens: int)
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     end = offsets[-num_tokens - 1][1] if len(offsets) > num_tokens else 0
     return text[: min(end, len(text) - 1)]
+
+
+def fitting(nearest: Sequence[str], room_tokens: int, num_tokens: Callable[[str], int]) -> str:
+    """As many of the nearest examples as fit, the nearest last.
+
+    Args:
+        nearest: The nearest first.
+        room_tokens: For all of them.
+        num_tokens: Of a text.
+    """
+    sizes = accumulate(map(num_tokens, nearest))
+    return "".join(reversed([shown for shown, size in zip(nearest, sizes, strict=True) if size <= room_tokens]))
 
 
 @dataclass(frozen=True, kw_only=True)

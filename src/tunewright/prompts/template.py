@@ -56,6 +56,11 @@ PROMPTS: Mapping[TaskKind, Mapping[str, str]] = {
         "opinion": "{text}\nIt was",
         "topic": "{text}\nThis is about",
     },
+    "choose": {
+        "continuation": "{text}",
+        "answer": "{text}\nAnswer:",
+        "question-answer": "Question: {text}\nAnswer:",
+    },
     "generate": {
         "input-output": "Input: {text}\nOutput:",
         "instruction": "Write the right output for each input.\n\nInput: {text}\nOutput:",
@@ -81,9 +86,14 @@ INSTRUCTIONS: Mapping[TaskKind, tuple[str, ...]] = {
 """Kind of task -> sentences for prompts that have none."""
 
 
+def sources(kind: TaskKind) -> Mapping[str, str]:
+    """The prompts for a kind of task, as they are written."""
+    return PROMPTS.get(kind, PROMPTS["classify"])
+
+
 def built_in(task: Task) -> dict[str, Prompt]:
     """The prompts that come along for this kind of task, by name."""
-    return {name: parse(source, task) for name, source in PROMPTS["classify" if task.labels else "generate"].items()}
+    return {name: parse(source, task) for name, source in sources(task.kind).items()}
 
 
 def parse(source: str, task: Task, columns: Mapping[str, str] | None = None) -> Prompt:
@@ -99,7 +109,7 @@ def parse(source: str, task: Task, columns: Mapping[str, str] | None = None) -> 
     """
     roles = ("text", "text_pair") if task.paired else ("text",)
     own = {} if columns is None else {column: role for role, column in columns.items() if role in roles}
-    known = {**own, **{role: role for role in roles}, **({"labels": "labels"} if task.labels else {})}
+    known = {**own, **{role: role for role in roles}, **({"labels": "labels"} if task.names_labels else {})}
     found = list(dict.fromkeys(_PLACEHOLDER.findall(source)))
     allowed = [f"{{{name}}}" for name in known]
     faults = [unknown("placeholder", f"{{{name}}}", allowed) for name in found if name not in known]

@@ -115,6 +115,7 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
         "metric": task.metric,
         "columns": dict(session.columns),
         **({"label_separator": session.config.label_separator} if task.kind == "multi-label" else {}),
+        **({"choices": list(session.config.choices)} if task.kind == "choose" else {}),
         **({"target_behind": MARK} if target is not None and target == session.config.reasoning else {}),
         **_of_base(session.workshop(entrant).material.backbone),
         "candidate": entrant.id,

@@ -159,7 +159,7 @@ def _check_settings(config: RunConfig) -> None:
         *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),
     )
     if faults:
-        raise ConfigError(faults)
+        raise ConfigError(list(dict.fromkeys(faults)))  # a file may be read for several settings
 
 
 def _refused(*checks: Callable[[], object]) -> list[str]:
