@@ -350,6 +350,26 @@ class Thresholds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Labels are numbers of candidates that each row brings along.
+
+    A head of one row scores the text with each of them; under a template they are scored as answers.
+    """
+
+    mixes: ClassVar[bool] = True
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        return cls()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """A constant added to the logits of every row, and how sure the answers then are."""
 

@@ -131,11 +131,11 @@ class Masked(Prompted, Encoder):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row, pooled or those at the mask; where its adapter scores words, then their scores."""
-        if any(row.adapter.members is not None for row in rows):
-            return self._of_members(rows)
+        if any(row.encoding.members for row in rows):
+            return self.of_members(rows)
         if all(row.adapter.template is None for row in rows):
             return super().readings(rows)
-        words = [self._words_of(row.adapter) for row in rows]
+        words = [row.encoding.choices or self._words_of(row.adapter) for row in rows]
         return self.by_pass(rows, lambda members, weights: self._read(rows, words, members, weights))
 
     def scores(self, rows: Sequence[Row], candidates: Sequence[tuple[int, ...]]) -> Tensor:

@@ -63,6 +63,7 @@ _FLAGS = {"text": "--text", "text_pair": "--text-pair", "label": "--label", "tar
 _ROLES: Mapping[TaskKind, Mapping[str, str]] = {
     "classify": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
     "multi-label": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
+    "choose": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
     "generate": {"text": "--input", "text_pair": "--text-pair", "target": "--target"},
 }
 """Role -> the flag that names its column."""

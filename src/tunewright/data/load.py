@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.config import RunConfig
+from tunewright.data.choices import to_choices, without_choices
 from tunewright.data.columns import check_shown, find_columns
 from tunewright.data.duplicates import (
     SHOWN,
@@ -72,35 +73,42 @@ def read_rows(config: RunConfig, template: str = "") -> Given:
     source = read_source(config)
     answers = {"target": config.target} if config.task == "generate" else {"label": config.label}
     text, several = config.input if config.task == "generate" else config.text, config.task == "multi-label"
-    columns, said = find_columns(source.tables["train"], config.task, text=text, text_pair=config.text_pair, **answers)
+    asked = source.tables["train"]
+    if config.task == "choose":
+        asked = {split: without_choices(table, config.choices) for split, table in source.tables.items()}["train"]
+    columns, said = find_columns(asked, config.task, text=text, text_pair=config.text_pair, **answers)
     judged = source.tables.get("test", source.tables["train"])
     fields = check_fields(parse_rules(config.slice), judged.columns, judged.path)
     check_reasoning(source.tables["train"], config.reasoning, columns)
     taken = {*columns.values(), config.reasoning}
     further = tuple(name for name in source.tables["train"].columns if name not in taken)
-    asked = tuple(name for name in further if f"{{{name}}}" in template)
-    check_shown(source.tables.values(), asked)
+    shown = tuple(name for name in further if f"{{{name}}}" in template)
+    check_shown(source.tables.values(), shown)
     rows = {
         split: to_examples(
             table,
             columns,
             source=source.prefix(split),
-            fields=(*asked, *fields) if table is judged else asked,
+            fields=(*shown, *fields) if table is judged else shown,
             several=several,
             reasoning=config.reasoning if split == "train" or config.reasoning == columns.get("target") else None,
         )
         for split, table in source.tables.items()
     }
+    read = []
     if config.task == "generate":
         check_targets(rows["train"], config.data)
+    elif config.task == "choose":
+        found = {split: to_choices(rows[split], source.tables[split], config.choices) for split in rows}
+        rows, read = {split: made for split, (made, _) in found.items()}, [found["train"][1]]
     elif several:
         rows = {s: to_sets(found, config.label_separator, source.tables[s].path) for s, found in rows.items()}
         check_sets(rows["train"], config.data)
     else:
         _check_all_labels(rows, config.data)
         _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
-    notices = (said, *source.notices, *empty_rows(source.tables.values()))
-    return Given(name=source.name, rows=rows, columns=columns, notices=notices, further=further, asked=asked)
+    notices = (said, *read, *source.notices, *empty_rows(source.tables.values()))
+    return Given(name=source.name, rows=rows, columns=columns, notices=notices, further=further, asked=shown)
 
 
 def load_dataset(config: RunConfig, template: str = "") -> Dataset:
@@ -144,7 +152,7 @@ def to_dataset(
         DataError: So few rows that a single class is left.
         ConfigError: The label descriptions do not fit the labels.
     """
-    to_task = _generating if config.task == "generate" else _classifying
+    to_task = {"generate": _generating, "choose": _choosing}.get(config.task, _classifying)
     rows, task, noticed = to_task(given, rows, noticed, config, rng)
     noticed += slice_rows(parse_rules(config.slice), rows["test"])[1]
     return Dataset(
@@ -174,6 +182,23 @@ def _generating(
     )
     said = [*noticed, *target_notices(train, judged), *cut, *limited]
     return {"train": train, "dev": dev, "test": judged}, task, said
+
+
+def _choosing(
+    given: Given, rows: Rows, noticed: Sequence[Notice], config: RunConfig, rng: np.random.Generator
+) -> tuple[Rows, Task, list[Notice]]:
+    """A task of rows with candidates of their own, whose numbers are the labels."""
+    labels = tuple(str(number) for number, _ in enumerate(config.choices, 1))
+    train, limited = limit_train(rows["train"], config.rows, rng)
+    task = Task(
+        name=given.name,
+        labels=labels,
+        descriptions={label: label for label in labels},
+        metric=config.metric,
+        kind="choose",
+        paired="text_pair" in given.columns,
+    )
+    return {**rows, "train": train}, task, [*noticed, *limited]
 
 
 def _classifying(
@@ -344,7 +369,8 @@ def test_sha256(dataset: Dataset) -> str:
 
     Over sorted texts and labels: a file's name and the order of its rows do not change what is judged.
     """
-    rows = sorted(json.dumps((row.text, row.text_pair, row.label, *row.references)) for row in dataset.splits.test)
+    test = dataset.splits.test
+    rows = sorted(json.dumps((row.text, row.text_pair, row.label, *row.references, *row.choices)) for row in test)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
@@ -353,7 +379,7 @@ def data_sha256(rows: Rows, columns: Sequence[str] = ()) -> str:
     digest = hashlib.sha256()
     for split in WEIGHTS:
         for example in rows[split]:
-            record = (split, example.id, example.text, example.text_pair, example.label, *example.references)
-            record += tuple(example.fields[column] for column in columns)
-            digest.update(json.dumps(record).encode() + b"\n")
+            asked = (example.text, example.text_pair, example.label, *example.references, *example.choices)
+            more = (example.fields[column] for column in columns)
+            digest.update(json.dumps((split, example.id, *asked, *more)).encode() + b"\n")
     return digest.hexdigest()

@@ -88,6 +88,11 @@ PROMPTS: Mapping[TaskKind, Mapping[str, str]] = {
         "opinion": "{text}\nIt was",
         "topic": "{text}\nThis is about",
     },
+    "choose": {
+        "continuation": "{text}",
+        "answer": "{text}\nAnswer:",
+        "question-answer": "Question: {text}\nAnswer:",
+    },
     "generate": {
         "input-output": "Input: {text}\nOutput:",
         "instruction": "Write the right output for each input.\n\nInput: {text}\nOutput:",
@@ -113,9 +118,14 @@ INSTRUCTIONS: Mapping[TaskKind, tuple[str, ...]] = {
 """Kind of task -> sentences for prompts that have none."""
 
 
+def sources(kind: TaskKind) -> Mapping[str, str]:
+    """The prompts for a kind of task, as they are written."""
+    return PROMPTS.get(kind, PROMPTS["classify"])
+
+
 def built_in(task: Task) -> dict[str, Prompt]:
     """The prompts that come along for this kind of task, by name."""
-    return {name: parse(source, task) for name, source in PROMPTS["classify" if task.labels else "generate"].items()}
+    return {name: parse(source, task) for name, source in sources(task.kind).items()}
 
 
 def parse(source: str, task: Task, columns: Mapping[str, str] | None = None, further: Sequence[str] = ()) -> Prompt:
@@ -134,7 +144,7 @@ def parse(source: str, task: Task, columns: Mapping[str, str] | None = None, fur
     roles = _ROLES if task.paired else _ROLES[:1]
     role_of = {} if columns is None else {column: role for role, column in columns.items()}
     own = {column: role for column, role in role_of.items() if role in roles}
-    labels = {"labels": "labels"} if task.labels else {}
+    labels = {"labels": "labels"} if task.names_labels else {}
     known = {**own, **{name: name for name in further}, **{role: role for role in roles}, **labels}
     found = [name for name in dict.fromkeys(_BRACES.findall(source)) if name in known or _NAME.fullmatch(name)]
     faults = _unknown([name for name in found if name not in known], list(known), role_of)
