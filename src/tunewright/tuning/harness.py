@@ -22,7 +22,7 @@ import yaml
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.inference import FeatureStore
 from tunewright.backbones.kinds import find_base, open_base
-from tunewright.config import RunConfig, choose, short_name
+from tunewright.config import RunConfig, short_name
 from tunewright.data.documents import passages_sha256, read_documents
 from tunewright.data.labels import read_labelled
 from tunewright.data.load import read_rows, test_sha256
@@ -35,7 +35,7 @@ from tunewright.evaluation.named import find_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods.prompting import for_model
-from tunewright.methods.table import METHODS
+from tunewright.methods.table import chosen
 from tunewright.prompts.template import read_source
 from tunewright.runs import comparison
 from tunewright.runs.folder import open_run
@@ -137,7 +137,7 @@ def _check_settings(config: RunConfig) -> None:
     """
     faults: list[str] = []
     faults += _refused(
-        lambda: choose("method", config.methods, tuple(METHODS)),
+        lambda: chosen(config.methods),
         lambda: outside.files(config.predictions),
         lambda: find_metric(config.metric, config.task, database=config.database),
     )
@@ -146,7 +146,7 @@ def _check_settings(config: RunConfig) -> None:
     elif len({short_name(name) for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
-    faults += needs(config) if not set(config.methods) - {"all", *METHODS} else []
+    faults += [] if _refused(lambda: chosen(config.methods)) else needs(config)
     faults += _refused(
         lambda: _limit_s(config),
         lambda: parse(config.require),
