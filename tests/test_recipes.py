@@ -79,7 +79,9 @@ def test_every_recipe_runs(path: Path, tiny_folder: Callable[[str], Path], tmp_p
     if recipe.reasoning is not None:  # what a random model writes holds no cue: illegal, counted and said
         reasoned = next(c for c in run.comparison.candidates if c.id == "chain-of-thought")
         num = run.comparison.task.n_test
-        assert reasoned.remarks == (f"{num} of {num} answers were not said behind 'The answer is'",)
+        assert reasoned.remarks == (
+            f"{num} of {num} answers were not said behind 'The answer is'; they count as empty",
+        )
 
 
 def described(folder: Path) -> Path:

@@ -31,6 +31,7 @@ from tunewright.adapters.parts import (
 from tunewright.adapters.prompt_encoder import PromptEncoder
 from tunewright.adapters.reasoning import Reasoning
 from tunewright.adapters.retriever import Retriever
+from tunewright.adapters.tuner import Tuner
 
 PARTS: dict[str, type[Part]] = {
     "template": Template,
@@ -38,6 +39,7 @@ PARTS: dict[str, type[Part]] = {
     "soft_prompt": SoftPrompt,
     "prefix": Prefix,
     "lora": Lora,
+    "tuner": Tuner,
     "weights": Weights,
     "head": Head,
     "verbalizer": Verbalizer,
@@ -51,9 +53,9 @@ PARTS: dict[str, type[Part]] = {
     "copied_input": CopiedInput,
     "nearest_target": NearestTarget,
 }
-"""Field of `Adapter` -> kind of part. The first six change what the base computes, the rest turn it into answers."""
+"""Field of `Adapter` -> kind of part. The first seven change what the base computes, the rest turn it into answers."""
 
-BODY_PARTS = ("template", "retriever", "soft_prompt", "prefix", "lora", "weights")
+BODY_PARTS = ("template", "retriever", "soft_prompt", "prefix", "lora", "tuner", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,7 @@ class Adapter:
     soft_prompt: SoftPrompt | PromptEncoder | None = None
     prefix: Prefix | None = None
     lora: Lora | None = None
+    tuner: Tuner | None = None
     weights: Weights | None = None
     head: Head | None = None
     verbalizer: Verbalizer | None = None
@@ -109,6 +112,11 @@ class Adapter:
     def mixes(self) -> bool:
         """Whether its rows can share a forward pass with rows of other adapters."""
         return all(part.mixes for part in self.parts().values())
+
+    @property
+    def update(self) -> Lora | Tuner | None:
+        """What changes the outputs of the base's linear layers."""
+        return self.lora if self.tuner is None else self.tuner
 
     @property
     def has_body(self) -> bool:
@@ -184,6 +192,12 @@ class Adapter:
             return (self,)
         bare = dataclasses.replace(self, members=None)
         return tuple(dataclasses.replace(bare, **member.parts()) for member in self.members.members)  # type: ignore[arg-type]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the data that its templates show beside the text: rows must come with them."""
+        found = (each.template.columns for each in self.each if each.template is not None)
+        return tuple(dict.fromkeys(name for names in found for name in names))
 
     def answer_in(self, text: str) -> str:
         """The answer in what was written."""

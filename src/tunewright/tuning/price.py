@@ -124,8 +124,9 @@ def _tokens(adapter: Adapter, workshop: Workshop) -> tuple[int, int]:
     return sum(len(e.ids) for e in read), sum(len(material.backbone.encode_answer(choice)) for choice in choices)
 
 
-_BESIDE = ("lora", "prefix", "head")
+_BESIDE = ("lora", "tuner", "prefix", "head")
 """Parts whose values take part in the work of each token."""
+_PEFT_NAME = "tuner.base_model.model."
 
 
 def _by_token(member: Adapter, whole: Adapter, backbone: Base, *, read: float, written: float) -> tuple[float, float]:
@@ -135,7 +136,7 @@ def _by_token(member: Adapter, whole: Adapter, backbone: Base, *, read: float, w
     written += _phrase_work(member, backbone)[0]
     tokens = max(1.0, read + written)
     own = sum(
-        tensor.numel() * backbone.tokens_through(name.removeprefix("lora."), read, written)
+        tensor.numel() * backbone.tokens_through(name.removeprefix("lora.").removeprefix(_PEFT_NAME), read, written)
         for name, tensor in whole.tensors().items()
         if name.split(".")[0] in _BESIDE
     )
@@ -177,7 +178,7 @@ def extra_tokens(adapter: Adapter, backbone: Base) -> int:
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     if adapter.pairs_choices and backbone.kept_values == 0:
         prompt *= len(adapter.labels)
-    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
+    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill({}))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
 
 
