@@ -111,7 +111,8 @@ class RunConfig(BaseModel):
     )
     methods: Names = Field(default=("all",), min_length=1, description="methods to compare, comma separated, or all")
     template: str | None = Field(
-        default=None, description="text file with your present prompt, {text} in it: a candidate of its own on decoders"
+        default=None,
+        description="text file with your present prompt, {text} or any {COLUMN} in it: a candidate of its own",
     )
     documents: str | None = Field(
         default=None, description="folder of text files, from whose passages method retrieve answers"

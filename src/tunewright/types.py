@@ -46,7 +46,7 @@ class Example:
     choices: tuple[str, ...] = ()
     """The row's own candidates; the label is then the number of the right one, from 1 on."""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Column -> cell, of the columns that slices ask for; no method reads them."""
+    """Column -> cell, of the columns that slices or the user's template ask for; methods see those of the template."""
 
 
 def label_set(answer: str) -> tuple[str, ...]:
@@ -129,6 +129,8 @@ class Dataset:
     notices: tuple[Notice, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (`text`, `text_pair`, `label`, `target`) -> the column's name in the source."""
+    further: tuple[str, ...] = ()
+    """The other columns, which a template may show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -78,7 +78,7 @@ def naive(kind: str, base: Backbone, folder: Path, row: Example, choice: str) ->
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     adapter = asked(base)
     assert adapter.template is not None
-    said = adapter.template.fill(row.text, row.text_pair)
+    said = adapter.template.show(row)
     ids = list(base.encode_answer(choice, after=adapter.template.row))
     with torch.no_grad():
         if base.fills_masks:

@@ -193,6 +193,12 @@ class Adapter:
         bare = dataclasses.replace(self, members=None)
         return tuple(dataclasses.replace(bare, **member.parts()) for member in self.members.members)  # type: ignore[arg-type]
 
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the data that its templates show beside the text: rows must come with them."""
+        found = (each.template.columns for each in self.each if each.template is not None)
+        return tuple(dict.fromkeys(name for names in found for name in names))
+
     def answer_in(self, text: str) -> str:
         """The answer in what was written."""
         return text.strip() if self.reasoning is None else self.reasoning.answer(text)

@@ -102,7 +102,7 @@ class Masked(Prompted, Encoder):
             said=self._without_masks(template.fixed),
             begin_ids=self._begin_ids,
             end_ids=self._end_ids,
-            template=Template(fixed="", row=template.row.replace(MASK, self._mask)),
+            template=Template.of(replace(template, fixed="", row=template.row.replace(MASK, self._mask))),
         )
 
     def _retrieved(
@@ -222,7 +222,8 @@ class Masked(Prompted, Encoder):
     def _plain(self, example: Example) -> Example:
         pair = example.text_pair
         second = None if pair is None else self._without_masks(pair)
-        return replace(example, text=self._without_masks(example.text), text_pair=second)
+        fields = {name: self._without_masks(cell) for name, cell in example.fields.items()}
+        return replace(example, text=self._without_masks(example.text), text_pair=second, fields=fields)
 
 
 def _sizes(adapter: Adapter, words: Words) -> list[int]:

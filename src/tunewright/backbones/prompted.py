@@ -70,7 +70,7 @@ class Prompted(Backbone):
             self._check_room(room, fixed=before, frame=0, answer=answer)
             return self.encode(examples, min(wanted, room))
         ends = len(frame.begin_ids) + len(frame.end_ids)
-        around = ends + len(self.token_ids(frame.said + template.fill("", None)))
+        around = ends + len(self.token_ids(frame.said + template.fill({})))
         self._check_room(room - around, fixed=before, frame=around, answer=answer)
         shown = [frame.said] * len(examples)
         if adapter.retriever is not None:

@@ -28,7 +28,8 @@ def predict(
     from tunewright.serve.predictor import Predictor  # torch
 
     predictor = Predictor.load(adapter, model=model)
-    table, examples = read_examples(rows, predictor.adapter.about, {"text": text, "text_pair": text_pair})
+    own = predictor.adapter
+    table, examples = read_examples(rows, own.about, {"text": text, "text_pair": text_pair}, own.columns)
     num_cut = predictor.num_cut(examples)
     if num_cut:
         print(

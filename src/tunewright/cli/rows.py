@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tunewright.data.choices import to_choices, without_choices
-from tunewright.data.columns import match_columns
+from tunewright.data.columns import check_shown, match_columns
 from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
 from tunewright.data.sets import strata, to_sets
@@ -23,7 +23,7 @@ _FORMATS = (".csv", ".tsv", ".jsonl")
 
 
 def read_examples(
-    path: str, about: Mapping[str, object], given: Mapping[str, str | None]
+    path: str, about: Mapping[str, object], given: Mapping[str, str | None], shown: Sequence[str] = ()
 ) -> tuple[Table, tuple[Example, ...]]:
     """The rows of a file, by the columns the adapter was trained on; others are said on stderr.
 
@@ -31,6 +31,7 @@ def read_examples(
         path: The file.
         about: The adapter's provenance.
         given: Role -> column of this file, None for the adapter's own. Roles that are not in it are not read.
+        shown: Further columns, which the adapter's template shows.
 
     Raises:
         DataError: The file cannot be used.
@@ -40,6 +41,7 @@ def read_examples(
     if not isinstance(columns, dict):
         raise AdapterError("the adapter does not say which columns it reads. Train it with `tunewright compare`.")
     table = read_table(path)
+    check_shown([table], shown)
     for notice in empty_rows([table]):
         print(f"note: {notice.message}", file=sys.stderr)
     own = {role: str(column) for role, column in columns.items() if role in given}
@@ -51,7 +53,7 @@ def read_examples(
     several, mark = "label_separator" in about, about.get("target_behind")
     target = found.get("target")
     is_parted = mark is not None and target is not None and any(str(mark) in str(row[target]) for row in table.rows)
-    examples = to_examples(table, found, several=several, reasoning=target if is_parted else None)
+    examples = to_examples(table, found, several=several, reasoning=target if is_parted else None, fields=shown)
     if choices:
         examples, read = to_choices(examples, table, choices)
         if "label" in found:

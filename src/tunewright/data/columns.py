@@ -161,6 +161,20 @@ def check_columns(table: Table, roles: Mapping[str, str], flags: Mapping[str, st
         raise DataError(f"{table.path}: one column for two roles: {said}. Each must be another column. Change a flag.")
 
 
+def check_shown(tables: Iterable[Table], columns: Sequence[str]) -> None:
+    """Refuses tables without a column that a template shows.
+
+    Raises:
+        DataError: With the nearest name.
+    """
+    for table in tables:
+        for name in columns:
+            if name not in table.columns:
+                shown = [clip(column) for column in table.columns]
+                todo = "The template shows it: each file needs it."
+                raise DataError(f"{table.path}: {unknown('column', name, shown, todo=todo)}")
+
+
 def _free(table: Table, chosen: Mapping[str, Choice]) -> list[str]:
     taken = {choice.column for choice in chosen.values()}
     return [column for column in table.columns if column not in taken]

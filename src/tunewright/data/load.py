@@ -10,7 +10,7 @@ import numpy as np
 
 from tunewright.config import RunConfig
 from tunewright.data.choices import to_choices, without_choices
-from tunewright.data.columns import find_columns
+from tunewright.data.columns import check_shown, find_columns
 from tunewright.data.duplicates import (
     SHOWN,
     conflicting_labels,
@@ -54,10 +54,18 @@ class Given:
     """`train`, and `dev` and `test` where they are given."""
     columns: Mapping[str, str]
     notices: tuple[Notice, ...]
+    further: tuple[str, ...] = ()
+    """The other columns, which a template may show."""
+    asked: tuple[str, ...] = ()
+    """Of these the ones that it does show."""
 
 
-def read_rows(config: RunConfig) -> Given:
+def read_rows(config: RunConfig, template: str = "") -> Given:
     """Reads the files, chooses columns and checks.
+
+    Args:
+        config: The settings.
+        template: The user's, whose columns come with the rows.
 
     Raises:
         DataError: The file, its columns, its texts or its labels cannot be used.
@@ -72,12 +80,16 @@ def read_rows(config: RunConfig) -> Given:
     judged = source.tables.get("test", source.tables["train"])
     fields = check_fields(parse_rules(config.slice), judged.columns, judged.path)
     check_reasoning(source.tables["train"], config.reasoning, columns)
+    taken = {*columns.values(), config.reasoning}
+    further = tuple(name for name in source.tables["train"].columns if name not in taken)
+    shown = tuple(name for name in further if f"{{{name}}}" in template)
+    check_shown(source.tables.values(), shown)
     rows = {
         split: to_examples(
             table,
             columns,
             source=source.prefix(split),
-            fields=fields if table is judged else (),
+            fields=(*shown, *fields) if table is judged else shown,
             several=several,
             reasoning=config.reasoning if split == "train" or config.reasoning == columns.get("target") else None,
         )
@@ -96,17 +108,17 @@ def read_rows(config: RunConfig) -> Given:
         _check_all_labels(rows, config.data)
         _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
     notices = (said, *read, *source.notices, *empty_rows(source.tables.values()))
-    return Given(name=source.name, rows=rows, columns=columns, notices=notices)
+    return Given(name=source.name, rows=rows, columns=columns, notices=notices, further=further, asked=shown)
 
 
-def load_dataset(config: RunConfig) -> Dataset:
-    """The task and its three splits; see `split_once`.
+def load_dataset(config: RunConfig, template: str = "") -> Dataset:
+    """The task and its three splits; see `read_rows` and `split_once`.
 
     Raises:
         DataError: The file, its columns, its texts or its labels cannot be used.
         ConfigError: Descriptions or costs do not fit the labels; slices or swapped terms do not fit the rows.
     """
-    return split_once(read_rows(config), config)
+    return split_once(read_rows(config, template), config)
 
 
 def split_once(given: Given, config: RunConfig) -> Dataset:
@@ -146,9 +158,10 @@ def to_dataset(
     return Dataset(
         task=task,
         splits=Splits(train=rows["train"], dev=rows["dev"], test=rows["test"]),
-        sha256=data_sha256(rows),
+        sha256=data_sha256(rows, given.asked),
         notices=(*given.notices, *noticed),
         columns=given.columns,
+        further=given.further,
     )
 
 
@@ -157,8 +170,8 @@ def _generating(
 ) -> tuple[Rows, Task, list[Notice]]:
     """A task of texts: every row trains, every input is judged once, against all that is right for it."""
     train, limited = limit_train(rows["train"], config.rows, rng)
-    dev, cut = limit_dev(by_input(rows["dev"]))
-    judged = by_input(rows["test"])
+    dev, cut = limit_dev(by_input(rows["dev"], given.asked))
+    judged = by_input(rows["test"], given.asked)
     task = Task(
         name=given.name,
         labels=(),
@@ -361,11 +374,12 @@ def test_sha256(dataset: Dataset) -> str:
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def data_sha256(rows: Rows) -> str:
-    """Hash over ids, texts and labels of all splits, in the order train, dev, test."""
+def data_sha256(rows: Rows, columns: Sequence[str] = ()) -> str:
+    """Hash over ids, texts, labels and further columns of all splits, in the order train, dev, test."""
     digest = hashlib.sha256()
     for split in WEIGHTS:
         for example in rows[split]:
             asked = (example.text, example.text_pair, example.label, *example.references, *example.choices)
-            digest.update(json.dumps((split, example.id, *asked)).encode() + b"\n")
+            more = (example.fields[column] for column in columns)
+            digest.update(json.dumps((split, example.id, *asked, *more)).encode() + b"\n")
     return digest.hexdigest()

@@ -72,7 +72,7 @@ def asking(material: Material, prompt: Prompt, words: str = "name") -> dict[str,
         prompt: The prompt.
         words: Of the labels, as in `label_phrases`.
     """
-    template = Template(fixed=prompt.fixed, row=prompt.row)
+    template = Template.of(prompt)
     if material.task.kind == "generate":
         return {"template": template, "decoding": decoding(material)}
     if material.task.kind == "choose":
@@ -100,7 +100,7 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
     if how == "none":
         return adapter
     if how == "contextual":
-        empty = [Example(id=text, text=text) for text in NOTHING_SAID]
+        empty = [Example(id=text, text=text, fields=dict.fromkeys(adapter.columns, text)) for text in NOTHING_SAID]
         said_KC = predict(adapter, material.backbone.encode_for(empty, adapter), material.store)
         # Where each label has a probability of its own, there is none to be shared out.
         apart = material.rows.sets_NC is not None
@@ -108,7 +108,7 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
     elif how == "pmi":
         assert adapter.template is not None, "of prompts alone"
         words = premise(adapter.template)
-        bare = replace(adapter, template=Template(fixed=words.fixed, row=words.row), retriever=None)
+        bare = replace(adapter, template=Template.of(words), retriever=None)
         nothing = material.backbone.encode_for([Example(id="", text="")], bare)
         bias_C = domain_points(predict(bare, nothing, material.store)[0])
     else:
@@ -248,5 +248,5 @@ def demonstrated(prompt: Prompt, example: Example) -> str:
     words = [chosen_text(example, label) if example.choices else in_words(label) for label in strata(example)]
     answer = ", ".join(words) if example.target is None else example.target
     if MASK in prompt.row:
-        return f"{prompt.fill(example.text, example.text_pair, answer)}\n\n"
-    return demonstration(prompt.fill(example.text, example.text_pair), answer)
+        return f"{prompt.show(example, answer)}\n\n"
+    return demonstration(prompt.show(example), answer)

@@ -65,7 +65,8 @@ class Predictor:
             rows: Texts, or examples where there are pairs.
 
         Raises:
-            DataError: A text is empty, pairs are missing or not wanted, or one text stands where a list of them should.
+            DataError: A text is empty, pairs are missing or not wanted, a column that the template shows is missing, or
+                one text stands where a list of them should.
         """
         if isinstance(rows, str):
             raise DataError(f"`rows` must be a list of texts. Got one text, {rows[:40]!r}. Write predict([text]).")
@@ -74,6 +75,9 @@ class Predictor:
         if empty:
             raise DataError(f"row {empty[0]} has an empty text ({len(empty)} in all). Every row needs one.")
         self._check_pairs(examples)
+        for template in (each.template for each in self.adapter.each if each.template is not None):
+            for example in examples:
+                template.words(example)
         self._check_choices(examples)
         return answer(self.adapter, examples, self._store)
 

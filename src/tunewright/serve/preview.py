@@ -67,9 +67,9 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
         ConfigError: The prompt names no such column; the model writes no text, or the prompt leaves a text no room.
         DataError: The file, its columns, its texts or its labels cannot be used.
     """
-    dataset = load_dataset(config)
+    dataset = load_dataset(config, source)
     task, train = dataset.task, dataset.splits.train
-    parsed = parse(source, task, dataset.columns)
+    parsed = parse(source, task, dataset.columns, dataset.further)
     base = open_base(find_base(config.model[0]), dtype=fast_dtype(), device=device())
     if task.kind == "choose" and not base.is_here:
         raise ConfigError(

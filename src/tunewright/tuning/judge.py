@@ -47,7 +47,7 @@ class Judge:
             base=base.identity,
             labels=("A", "B"),
             max_tokens=base.max_tokens,
-            template=Template(fixed=prompt.fixed, row=prompt.row),
+            template=Template.of(prompt),
             verbalizer=Verbalizer(phrases=(("A",), ("B",)), scale=1.0),
         )
 

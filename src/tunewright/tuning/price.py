@@ -178,7 +178,7 @@ def extra_tokens(adapter: Adapter, backbone: Base) -> int:
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
     if adapter.pairs_choices and backbone.kept_values == 0:
         prompt *= len(adapter.labels)
-    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
+    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill({}))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
 
 

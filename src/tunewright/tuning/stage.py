@@ -167,15 +167,28 @@ def needs(config: RunConfig) -> list[str]:
     return faults
 
 
-def read_own(config: RunConfig, dataset: Dataset) -> Own:
-    """The user's own prompt and documents, read once: what is hashed is what every base and fold gets.
+def user_source(config: RunConfig) -> str:
+    """The user's own prompt as it stands in its file, empty where there is none.
 
     Raises:
-        ConfigError: An unreadable template or one that names no such column; a folder that is empty, too large or not
-            of texts.
+        ConfigError: An unreadable file, or an empty one.
+    """
+    return "" if config.template is None else read_source(config.template)
+
+
+def read_own(config: RunConfig, source: str, dataset: Dataset) -> Own:
+    """The user's own prompt and documents, read once: what is hashed is what every base and fold gets.
+
+    Args:
+        config: The settings.
+        source: The prompt, as in `user_source`.
+        dataset: The rows.
+
+    Raises:
+        ConfigError: A template that names no such column; a folder that is empty, too large or not of texts.
         DataError: Dev or test rows stand in the documents.
     """
-    prompt = None if config.template is None else parse(read_source(config.template), dataset.task, dataset.columns)
+    prompt = parse(source, dataset.task, dataset.columns, dataset.further) if source else None
     if config.documents is None:
         return Own(prompt=prompt, documents=())
     documents = read_documents(config.documents)
