@@ -20,9 +20,9 @@ from tunewright.types import Params
 
 _GENERAL = (1e-4, 1e-2, 1e-3)
 _RATES = {
-    "dora": (1e-4, 2e-3, 7e-4),  # that of LoRA, with which it shares its settings (Liu et al. 2024, appendix A)
-    "ia3": (1e-3, 3e-2, 5e-3),  # around 3e-3 (Liu et al. 2022, section 3.3)
-    "vera": (1e-3, 3e-2, 5e-3),  # vectors learn at ten times the rate of LoRA and more (Kopiczko et al. 2024)
+    "dora": (1e-4, 2e-3, 7e-4),  # that of `lora`, of which it is a variant (Liu et al. 2024)
+    "ia3": (1e-3, 3e-2, 5e-3),  # around the 3e-3 of T-Few (Liu et al. 2022)
+    "vera": (1e-3, 3e-2, 5e-3),  # vectors alone learn, as in IA3 (Kopiczko et al. 2024)
 }
 """Type -> lowest, highest and first rate, where its source tells of another than the general range."""
 
