@@ -433,11 +433,11 @@ def test_folder_that_is_no_model(model_refused: Callable[[Path], str], tmp_path:
 def test_model_of_the_wrong_kind(
     model_refused: Callable[[Path], str], tiny_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    shutil.copytree(tiny_folder("bert"), tmp_path / "t5")
-    config = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}
-    (tmp_path / "t5" / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    said = model_refused(tmp_path / "t5")
-    assert "is of type t5" in said
+    shutil.copytree(tiny_folder("bert"), tmp_path / "vit")
+    config = {"model_type": "vit", "architectures": ["ViTForImageClassification"]}
+    (tmp_path / "vit" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    said = model_refused(tmp_path / "vit")
+    assert "is of type vit" in said
     assert "Allowed: bert, roberta" in said
     assert "Choose an encoder model" in said
 
@@ -538,6 +538,15 @@ def test_resume_with_other_settings(call: Call, small: list[str], tmp_path: Path
     said = refused(call, *small, "--out", tmp_path / "run", "--resume", "--seed", "7", where=tmp_path)
     assert "cannot resume with other settings: `seed` was 0, now 7" in said
     assert "Repeat them or choose another --out" in said
+
+
+def test_resume_does_not_import_what_a_folder_names(call: Call, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.yaml").write_text("data: d.csv\nmetric: antigravity:fly\n", encoding="utf-8")
+    said = refused(call, "compare", "--out", run, "--resume", where=tmp_path)
+    assert "judged by code, antigravity:fly" in said
+    assert "--metric antigravity:fly" in said
 
 
 def test_resume_with_other_data(call: Call, small: list[str], tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def hears(monkeypatch: pytest.MonkeyPatch) -> Hears:
 def test_halving(kind: str, tiny_decoder: GetDecoder, hears: Hears) -> None:
     """8, 4 and 2 prompts on 2, 5 and 10 of 20 rows; those left are the best so far; judges are shown by none."""
     made = material(tiny_decoder("llama"), tiny.task() if kind == "classify" else WRITE)
-    best = search(made, 8, np.random.default_rng(4))
+    best = search(made, 8, np.random.default_rng(1))
     sizes = [len(rows) for _, rows, _ in hears.heard]
     assert sizes == [2] * 8 + [5] * 4 + [10] * 2
     rounds = [hears.heard[:8], hears.heard[8:12], hears.heard[12:]]

@@ -12,6 +12,7 @@ from tunewright.errors import RegistryError
 from tunewright.evaluation.gate import Outcome
 from tunewright.files import read_json, read_lines, write_json, write_text
 from tunewright.releases import promotion
+from tunewright.releases.entries import Feedback, ShadowPair
 from tunewright.releases.state import State
 from tunewright.runs.folder import adapter_folder
 from tunewright.runs.shipped import recommended
@@ -120,6 +121,25 @@ def test_without_a_comparison(registry: Registry) -> None:
     registry.state.add("topics", recommended(registry.challenger("new", num_wrong=0)))
     with pytest.raises(RegistryError, match="topics@2 comes from no comparison"):  # now the live one
         promotion.promote(registry.state, "topics", 3)
+
+
+def test_what_is_shown_in_shadow_may_lose_as_much_as_the_rows(registry: Registry) -> None:
+    """Always worse in shadow, which a margin of 1 refuses and one of 99 lets pass, that of the challenger's run."""
+    run = registry.challenger("wider", num_wrong=0)
+    comparison = read_json(run / "comparison.json")
+    comparison["decision"]["margin"] = 99.0
+    write_json(run / "comparison.json", comparison)
+    registry.state.add("topics", recommended(run))
+    pairs = [
+        ShadowPair(request_id=str(k), task="topics", version=1, shadow=2, answer="a", shadow_answer="b")
+        for k in range(60)
+    ]
+    registry.state.add_shadow_pairs(pairs)
+    for pair in pairs:
+        registry.state.add_feedback(Feedback(request_id=pair.request_id, task="topics", version=1, verdict="right"))
+    with pytest.raises(RegistryError, match=r"in shadow right 100\.0 points less often"):
+        promotion.promote(registry.state, "topics", 2, margin=1.0)
+    assert not promotion.promote(registry.state, "topics", 2).forced
 
 
 def test_an_adapter_found_in_the_run_that_is_named(registry: Registry) -> None:

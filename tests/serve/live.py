@@ -15,6 +15,7 @@ from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, DemonstrationPool, Part, Verbalizer
 from tunewright.backbones.backbone import Backbone
+from tunewright.files import read_json, write_json
 from tunewright.releases.state import State
 from tunewright.serve.app import create_app
 from tunewright.serve.gate import Limits
@@ -130,3 +131,9 @@ def save_tasks(base: Backbone, parent: Path, rounds: int = 4) -> list[str]:
             folder.save(make().with_about(ABOUT), path)
             given.append(str(path))
     return given
+
+
+def rename_base(path: Path, name: str) -> None:
+    """Another base by its name, which no hash is about."""
+    record = read_json(path / "adapter.json")
+    write_json(path / "adapter.json", record | {"base": record["base"] | {"name": name}})

@@ -2,13 +2,19 @@
 
 import asyncio
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests import tiny
-from tests.serve.live import Live
+from tests.parity.test_masked import SPLIT, WORDS, asking
+from tests.serve.live import ABOUT, Live, serving
+from tunewright.adapters import folder
+from tunewright.backbones.base import Row
+from tunewright.backbones.masked import Masked
 from tunewright.serve.predictor import Predictor
 from tunewright.types import Example
 
@@ -18,11 +24,11 @@ TEXTS = [example.text for example in tiny.examples(12, seed=5)] + ["bread " * 30
 def expected(folders: list[str], model: str) -> dict[tuple[str, str], tuple[str, tuple[float, ...]]]:
     """Task and text -> label and probabilities, each row predicted alone."""
     found = {}
-    for folder in folders:
-        predictor = Predictor.load(Path(folder), model=model)
+    for path in folders:
+        predictor = Predictor.load(Path(path), model=model)
         for text in TEXTS:
             (answer,) = predictor.predict([Example(id="1", text=text)])
-            found[Path(folder).name, text] = (answer.answer, answer.probabilities)
+            found[Path(path).name, text] = (answer.answer, answer.probabilities)
     return found
 
 
@@ -62,3 +68,38 @@ def test_many_rows_come_back_in_their_order(live: Live) -> None:
         assert one["label"] == other["label"]
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
     assert len({tuple(each["probabilities"].values()) for each in together}) == len(rows), "rows must differ"
+
+
+def test_prompted_tasks_of_a_masked_model_answer_as_predict(
+    tiny_masked: Callable[[str], Masked], tmp_path: Path
+) -> None:
+    """Words around each row, one of several masks, beside a bare head; and a template that leaves no room."""
+    base = tiny_masked("masked-electra")
+    adapters = {
+        "words": asking(base, WORDS),
+        "split": asking(base, SPLIT, fixed="soup food\n"),
+        "head": replace(tiny.adapter(base), max_tokens=12),
+    }
+    for name, adapter in (adapters | {"full": asking(base, WORDS, fixed="soup " * 100)}).items():
+        folder.save(adapter.with_about(ABOUT), tmp_path / name)
+    texts = [text.replace("\u2014", "-") for text in TEXTS[:5]]
+    with serving([str(tmp_path / name) for name in (*adapters, "full")]) as live, live.client() as client:
+        for name, adapter in adapters.items():
+            reply = client.post(f"/v1/tasks/{name}/predict", json={"rows": [{"text": text} for text in texts]})
+            assert reply.status_code == 200, reply.text
+            for answer, wanted in zip(reply.json()["answers"], Predictor(adapter, base).predict(texts), strict=True):
+                assert answer["label"] == wanted.label
+                assert list(answer["probabilities"].values()) == pytest.approx(wanted.probabilities, abs=1e-5)
+        (row,) = tiny.rows(adapters["words"], base.encode_for(tiny.as_examples(texts[:1]), adapters["words"]))
+        seen = client.post("/v1/embeddings", json={"model": "words", "input": texts[0]}).json()["data"][0]["embedding"]
+        assert seen == pytest.approx(at_mask(base, row), abs=1e-5)
+        refused = client.post("/v1/tasks/full/predict", json={"text": "soup"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
+        assert "task full has no room: the template leaves no room for a text" in refused.text
+
+
+def at_mask(base: Masked, row: Row) -> list[float]:
+    """Features of a row under a template, as words are compared with them."""
+    bare = replace(row.adapter, verbalizer=None, head=tiny.head(base, 0))
+    values: list[float] = base.readings([replace(row, adapter=bare)])[0].tolist()
+    return values

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 
 from tests import tiny
 from tests.commands import COMMAND, environment
-from tests.serve.live import ABOUT, serving, wait_until_ready
+from tests.serve.live import ABOUT, rename_base, serving, wait_until_ready
 from tunewright.adapters import folder
 from tunewright.releases.state import State
 from tunewright.serve.ask import Ask, Label, Usage
@@ -333,11 +334,15 @@ def test_acknowledged_feedback_survives_a_kill(state: State, tmp_path: Path) -> 
         (["{task}", "--prefix-cache", "much"], "`--prefix-cache` must be a size"),
         (["{task}", "--host", "0.0.0.0"], "it needs --api-keys FILE"),
         (["{task}", "--api-keys", "none.json"], "cannot read none.json"),
+        (["{remote}"], "asks openai:big@https://example.org/v1, which answers elsewhere, which is not served"),
     ],
 )
 def test_mistakes_of_a_command_line(arguments: list[str], said: str, task_folders: list[str], tmp_path: Path) -> None:
     """One line, exit code 2, before anything is loaded."""
-    given = [argument.replace("{task}", task_folders[0]) for argument in arguments]
+    rename_base(
+        copy := Path(shutil.copytree(task_folders[0], tmp_path / "remote")), "openai:big@https://example.org/v1"
+    )
+    given = [argument.replace("{task}", task_folders[0]).replace("{remote}", str(copy)) for argument in arguments]
     code = "import sys; from tunewright.cli.main import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, "serve", *given],

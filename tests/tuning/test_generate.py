@@ -181,7 +181,7 @@ FAULTS: dict[str, tuple[list[str], list[str]]] = {
     ),
     "settings of texts": (["--target", "ref"], ["`target` has no use with --task classify", "Or add --task generate"]),
     "a metric of labels": (["--task", "generate", "--metric", "accuracy"], ["accuracy", "rouge-l, bleu, chrf"]),
-    "no such task": (["--task", "translate"], ["`task` must be 'classify' or 'generate'", "'translate'"]),
+    "no such task": (["--task", "translate"], ["`task` must be 'classify'", "'generate'", "'translate'"]),
     "no such column": (["--task", "generate", "--target", "reff"], ["'reff'", "Did you mean 'ref'"]),
 }
 

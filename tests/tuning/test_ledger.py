@@ -126,7 +126,7 @@ def test_who_fails_a_requirement_is_out_and_still_shown(settings: dict[str, Any]
     assert decision.recommended in (None, "zero-shot")
     assert {frozenset((p.a, p.b)) for p in found.pairs} == {frozenset(("majority", "zero-shot"))}
     if decision.recommended is None:
-        assert decision.reason.startswith("Nothing is recommended: of the candidates that meet the requirements none")
+        assert decision.reason.startswith("Nothing is recommended: majority, the floor, fails the requirements itself")
     else:
         assert "Not meeting the requirements: linear-probe, majority." in decision.reason
 

@@ -229,9 +229,19 @@ def test_predict_evaluate_and_try(
     found = run(home, vendor, methods=["majority", "template"])
     call = Call(monkeypatch=monkeypatch, capsys=capsys)
     adapter = found.adapter_folder("template")
-    done = call("predict", adapter, home / "topics.csv")
+    name = f"openai:big@{vendor.url}"
+    tries = vendor.tries
+    for verb in ("predict", "evaluate"):
+        done = call(verb, adapter, home / "topics.csv")
+        assert (done.code, done.err.count("\n"), vendor.tries) == (2, 1, tries), (
+            "a folder does not say who gets the key"
+        )
+        assert f"to which your OPENAI_API_KEY would be sent: {vendor.url}. If you know it, repeat it" in done.err
+        assert f"with --model {name}" in done.err
+    done = call("predict", adapter, home / "topics.csv", "--model", name)
     assert done.code == 0
     assert len(done.out.splitlines()) == 61
+    monkeypatch.setenv("OPENAI_BASE_URL", vendor.url)
     done = call("evaluate", adapter, home / "topics.csv")
     assert "accuracy 0." in done.out
     done = call("try", home / "prompt.txt", home / "topics.csv", "--rows", "1", "--model", f"openai:big@{vendor.url}")

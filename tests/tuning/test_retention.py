@@ -103,7 +103,7 @@ def test_an_encoder_is_not_measured(tiny_encoder: Callable[[str], Encoder], cloc
     found = retention(tiny.adapter(base), TEXT, base, clock)
     assert found.base is None
     assert found.attached is None
-    assert "writes no text" in str(found.reason)
+    assert "is no decoder that writes" in str(found.reason)
 
 
 def test_a_run_tells(folder: Path, tmp_path: Path) -> None:

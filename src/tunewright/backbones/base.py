@@ -8,6 +8,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Literal
 
 import torch
@@ -29,7 +30,9 @@ class Encoding:
     num_cut: int = 0
     """Tokens of the text that did not fit."""
     members: "tuple[Encoding, ...]" = ()
-    """The input as each member of an adapter has it, of which the ids are all in a row; none without members."""
+    """The input as each member of an adapter has it, or with each of the row's candidates, all in a row above."""
+    choices: tuple[tuple[int, ...], ...] = ()
+    """Tokens of the row's own candidates, where they are scored as its answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +50,7 @@ def row_generator(encoding: Encoding, seed: int = 0) -> torch.Generator:
 
 
 def together(columns: Sequence[Sequence[Encoding]]) -> list[Encoding]:
-    """Inputs as several members have them, member by member, as inputs of the whole."""
+    """Inputs as several members have them, or with several candidates, one after the other, as inputs of the whole."""
     return [
         Encoding(
             ids=tuple(i for each in members for i in each.ids),
@@ -60,10 +63,10 @@ def together(columns: Sequence[Sequence[Encoding]]) -> list[Encoding]:
 
 
 def member_rows(row: Row) -> list[Row]:
-    """The row of each member of its adapter; itself where it has none."""
-    if row.adapter.members is None:
+    """The row of each member of its adapter, or with each of its candidates; itself where it has none."""
+    if not row.encoding.members:
         return [row]
-    pairs = zip(row.encoding.members, row.adapter.each, strict=True)
+    pairs = zip(row.encoding.members, cycle(row.adapter.each), strict=False)
     return [Row(encoding=encoding, adapter=adapter) for encoding, adapter in pairs]
 
 
@@ -293,14 +296,19 @@ class Base(ABC):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """What each row's answer is made of, fp32 [E]: its features, and of some adapters scores of phrases."""
-        return list(self.features(rows))
+        return self.of_members(rows) if any(row.encoding.members for row in rows) else list(self.features(rows))
+
+    def of_members(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Readings of rows of which some have several members or candidates: all that these read, in their order."""
+        groups = [member_rows(row) for row in rows]
+        found = iter(self.readings([each for group in groups for each in group]))
+        return [torch.cat(list(islice(found, len(group)))) for group in groups]
 
     def reading_width(self, adapter: Adapter) -> int:
-        """E, of the readings of its rows: of several members all that they read."""
+        """E, of the readings of its rows: of several members, or with several candidates, all that they read."""
         if adapter.members is not None:
             return sum(self.reading_width(each) for each in adapter.each)
-        phrases = adapter.verbalizer.phrases if adapter.scores_phrases and adapter.verbalizer is not None else ()
-        return self.feature_width(adapter) + sum(map(len, phrases))
+        return self.feature_width(adapter) * (len(adapter.labels) if adapter.pairs_choices else 1) + adapter.num_phrases
 
     def feature_width(self, adapter: Adapter) -> int:  # noqa: ARG002
         """D, of the features of an adapter's rows."""

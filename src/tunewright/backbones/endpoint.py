@@ -30,7 +30,7 @@ from tunewright.config import REMOTE
 from tunewright.errors import EndpointError, ModelError
 
 KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
-_OPENAI = "https://api.openai.com/v1"
+OPENAI = "https://api.openai.com/v1"
 _NAME = re.compile(rf"{REMOTE}(?P<model>.+?)(?:@(?P<url>https?://.+))?")
 
 _ANEW = 2
@@ -123,7 +123,7 @@ def parse_name(name: str) -> tuple[str, str]:
     form = "Write openai:MODEL@https://HOST/v1, or openai:MODEL with OPENAI_BASE_URL set."
     if found is None:
         raise ModelError(f"no model behind an endpoint: {name!r}. {form}")
-    url = (found["url"] or os.environ.get(URL) or _OPENAI).rstrip("/")
+    url = (found["url"] or os.environ.get(URL) or OPENAI).rstrip("/")
     try:
         parts = urlsplit(url)
     except ValueError:

@@ -52,7 +52,9 @@ class FeatureStore:
         return by_length(lengths) if most is None else by_length(lengths, most)
 
     def __call__(self, encodings: Sequence[Encoding]) -> Tensor:
-        """Features, fp32 [N, D]."""
+        """Features, fp32 [N, D]; [N, C D] of rows with C candidates each."""
+        if encodings and encodings[0].members:
+            return self([each for e in encodings for each in e.members]).reshape(len(encodings), -1)
         known = self._known if self._keeps else {}
         missing = list(dict.fromkeys(e for e in encodings if e not in known))
         rows = [Row(encoding=e, adapter=self._bare) for e in missing]

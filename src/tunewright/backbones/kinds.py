@@ -44,21 +44,27 @@ def open_backbone(
     return BACKBONES[checkpoint.identity.kind](checkpoint, dtype=dtype, device=device)
 
 
-def find_base(name: str) -> "Checkpoint | Endpoint":
+def find_base(name: str, *, is_given: bool = True) -> "Checkpoint | Endpoint":
     """A base that is here, loaded, or an endpoint that has answered.
 
     Args:
         name: As of `load_checkpoint`, or `openai:MODEL@URL`.
+        is_given: Whether the user named it. A file that came from somebody else may name any endpoint, and must not
+            say where the user's key is sent.
 
     Raises:
-        ModelError: No such model, a broken one, or an endpoint that does not answer.
+        ModelError: No such model, a broken one, or an endpoint that does not answer or that only a file names.
     """
     if not name.startswith(REMOTE):
         return load_checkpoint(name)
     try:
-        from tunewright.backbones.endpoint import Endpoint  # its client is an extra
+        from tunewright.backbones.endpoint import KEY, OPENAI, Endpoint, parse_name  # its client is an extra
     except ImportError:
         raise ModelError(f"{name} needs the openai client. Run: pip install 'tunewright[remote]'.") from None
+    model, url = parse_name(name)
+    if not is_given and url not in (OPENAI, parse_name(f"{REMOTE}{model}")[1]):
+        todo = f"If you know it, repeat it with --model {name} (in Python: Predictor.load(..., model=...))."
+        raise ModelError(f"the adapter names an endpoint to which your {KEY} would be sent: {url}. {todo}")
     return Endpoint(name).connect()
 
 

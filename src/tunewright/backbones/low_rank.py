@@ -15,7 +15,7 @@ from tunewright.adapters.parts import Lora
 
 @contextlib.contextmanager
 def low_rank_updates(
-    linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None], tokens_of: "_TokensOf | None" = None
+    linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None], tokens_of: "TokensOf | None" = None
 ) -> Iterator[None]:
     """Within the context, the layers add the updates of the rows.
 
@@ -41,7 +41,7 @@ def low_rank_updates(
 _MOST_LOOPED = 4
 """LoRAs of a packed batch that are looped over; more are padded and multiplied together."""
 
-_TokensOf = Callable[[Sequence[int]], Tensor]
+TokensOf = Callable[[Sequence[int]], Tensor]
 
 _Update = Callable[[Tensor, Tensor], Tensor]
 """(input [B, T, I], output [B, T, O] of the base's layer) -> the output with the update."""
@@ -55,7 +55,7 @@ def _update(
     name: str,
     distinct: Sequence[Lora],
     loras: Sequence[Lora | None],
-    tokens_of: _TokensOf | None,
+    tokens_of: TokensOf | None,
     layouts: "dict[int, _Layout]",
     device: torch.device,
 ) -> _Update:
@@ -94,19 +94,17 @@ def _stacked(
 ) -> "_StackedUpdate":
     """All factors, with zeros for a smaller rank and, where there are such, for rows without LoRA."""
     having = [lora for lora in distinct if name in lora.down]
-    rank = max(lora.rank for lora in having)
-    down = [_widened(lora.down[name], 0, rank) for lora in having]
-    up = [_widened(lora.up[name], 1, rank) for lora in having]
+    rank, pairs = max(lora.rank for lora in having), [_factors(lora, name, device) for lora in having]
+    down = [_widened(down_rI, 0, rank) for down_rI, _ in pairs]
+    up = [_widened(up_Or, 1, rank) for _, up_Or in pairs]
     place = {id(lora): k for k, lora in enumerate(having)}
     which = [place.get(id(lora), len(having)) for lora in loras]
     if len(having) in which:
         down.append(torch.zeros_like(down[0]))
         up.append(torch.zeros_like(up[0]))
-    scaling = torch.tensor([*(lora.scaling for lora in having), 0.0])
     return _StackedUpdate(
-        down_KrI=torch.stack(down).to(device),
-        up_KOr=torch.stack(up).to(device),
-        scaling_B=scaling[which].to(device),
+        down_KrI=torch.stack(down),
+        up_KOr=torch.stack(up),
         which_B=None if which == list(range(len(down))) else torch.tensor(which, device=device),
     )
 
@@ -122,14 +120,13 @@ class _StackedUpdate:
 
     down_KrI: Tensor
     up_KOr: Tensor
-    scaling_B: Tensor
     which_B: Tensor | None
     """None where each row has its own, in order."""
 
     def __call__(self, input_BTI: Tensor, output_BTO: Tensor | None) -> Tensor:
         """The output with the update; None: the update alone."""
         down_BrI, up_BOr = (self._of_rows(factor.to(input_BTI.dtype)) for factor in (self.down_KrI, self.up_KOr))
-        inner_BTr = torch.bmm(input_BTI, down_BrI.transpose(1, 2)) * self.scaling_B[:, None, None].to(input_BTI.dtype)
+        inner_BTr = torch.bmm(input_BTI, down_BrI.transpose(1, 2))
         if output_BTO is None:
             return torch.bmm(inner_BTr, up_BOr.transpose(1, 2))
         return torch.baddbmm(output_BTO, inner_BTr, up_BOr.transpose(1, 2))
@@ -152,7 +149,7 @@ class _Layout:
     """Whether these are all tokens, in their order."""
 
 
-def _layout(loras: Sequence[Lora | None], tokens_of: _TokensOf, num_tokens: int) -> _Layout:
+def _layout(loras: Sequence[Lora | None], tokens_of: TokensOf, num_tokens: int) -> _Layout:
     tokens = [tokens_of([] if lora is None else [k]) for k, lora in enumerate(loras)]
     source_BT = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
     longest = source_BT.shape[1]
@@ -168,7 +165,7 @@ class _PaddedUpdate:
 
     stacked: _StackedUpdate
     loras: Sequence[Lora | None]
-    tokens_of: _TokensOf
+    tokens_of: TokensOf
     layouts: dict[int, _Layout]
     """Of as many tokens as a layer sees: all that it is given, or those that are read."""
 
@@ -185,7 +182,7 @@ class _PaddedUpdate:
 
 
 def _packed_update(
-    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], tokens_of: _TokensOf, device: torch.device
+    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], tokens_of: TokensOf, device: torch.device
 ) -> "_PackedUpdate":
     """One update for each LoRA, of the tokens of its rows."""
     having = [lora for lora in distinct if name in lora.down]
@@ -201,7 +198,7 @@ class _PackedUpdate:
 
     updates: tuple[_SharedUpdate, ...]
     members: tuple[list[int], ...]
-    tokens_of: _TokensOf
+    tokens_of: TokensOf
 
     def __call__(self, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002
         input_NI, output_NO = input.flatten(0, -2), output.flatten(0, -2)

@@ -84,9 +84,9 @@ def _tasks(folders: list[str] | None, where: str, keep_texts: bool) -> "tuple[Ta
 
     Raises:
         ConfigError: Both, or `--keep-texts` where nothing is stored.
-        StateError: The registry cannot be read, or has no live task.
+        StateError: The registry cannot be read, or has no live task that is served.
     """
-    from tunewright.serve.tasks import Folders
+    from tunewright.serve.tasks import Folders, unserved_at
 
     if folders:
         faults = [f"`--state {where}` has tasks of its own: leave it or the folders out."] * (where != DEFAULT_STATE)
@@ -103,6 +103,9 @@ def _tasks(folders: list[str] | None, where: str, keep_texts: bool) -> "tuple[Ta
     tasks = Registered(state)
     if not tasks.names():
         raise StateError(f"{state.name} has no live task. Make one live: tunewright registry promote TASK VERSION")
+    whys = [unserved_at(Path(served.folder)) for name in tasks.names() if (served := tasks.live(name)) is not None]
+    if None not in whys:
+        raise StateError(f"{state.name} has no task that is served: {whys[0]}")
     return tasks, state
 
 

@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def try_prompt(
-    template: Annotated[str, typer.Argument(help="the prompt, with {text} in it; or a text file that holds it")],
+    template: Annotated[
+        str, typer.Argument(help="the prompt, with {text} or any {COLUMN} in it; or a text file that holds it")
+    ],
     data: Annotated[str, typer.Argument(help=_about("data"), metavar="DATA")],
     rows: Annotated[int, typer.Option(help="training rows to show", metavar="N")] = 5,
     model: Annotated[str | None, typer.Option(help="the decoder: name, folder or openai:MODEL@URL")] = None,
@@ -36,6 +38,7 @@ def try_prompt(
     text: Annotated[str | None, typer.Option(help=_about("text"))] = None,
     text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
     label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
+    choices: Annotated[str | None, typer.Option(help=_about("choices"))] = None,
     input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
     target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
     max_tokens: Annotated[str | None, typer.Option(help=_about("max_tokens"), metavar="N")] = None,

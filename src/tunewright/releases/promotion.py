@@ -72,7 +72,7 @@ def _with_shadow(
     """
     if live is None or not state.shadow_pairs(live.task, live.version, challenger.version):
         return ruling
-    seen, points = shadow.evidence(state, live, challenger), 0.0 if margin is None else margin
+    seen, points = shadow.evidence(state, live, challenger), _points(challenger, margin)
     found = seen.difference
     # Where nobody said what is right it may have been right: that counts for it here.
     if found is None or (high := found.high + seen.num_unclear / found.n) >= -points / 100:
@@ -125,8 +125,8 @@ def _comparable(challenger: Version, live: Version) -> tuple[Measured, Measured]
 def _paired(new: Measured, old: Measured, margin: float | None) -> Ruling:
     """Raises RunError where a run folder is gone or has changed."""
     challenger, live = _read(new), _read(old)
-    task, decision = challenger.comparison.task, challenger.comparison.decision
-    points = margin if margin is not None else 0.0 if decision is None else decision.margin
+    task = challenger.comparison.task
+    points = _own_points(challenger) if margin is None else margin
     scorer = row_scorer(stored_metric(new.metric), task.labels, challenger.rows)
     new_NM = scorer.stats(challenger.given(new.candidate))
     old_NM = scorer.stats(live.given(old.candidate, challenger))
@@ -134,6 +134,21 @@ def _paired(new: Measured, old: Measured, margin: float | None) -> Ruling:
     ruling = gate.not_worse(scorer, new_NM, old_NM, points / 100, rng)
     pair = f"{new.candidate} of {Path(new.run).name} against {old.candidate} of {Path(old.run).name}"
     return Ruling(outcome=ruling.outcome, reason=f"{ruling.reason} ({pair}, test {new.test_sha256[:12]})")
+
+
+def _points(challenger: Version, margin: float | None) -> float:
+    """The margin, in points out of 100: of the challenger's run when absent, 0 where it has none to be read."""
+    if margin is not None or challenger.measured is None:
+        return 0.0 if margin is None else margin
+    try:
+        return _own_points(_read(challenger.measured))
+    except RunError:
+        return 0.0
+
+
+def _own_points(run: RunRecord) -> float:
+    decision = run.comparison.decision
+    return 0.0 if decision is None else decision.margin
 
 
 def _read(measured: Measured) -> RunRecord:

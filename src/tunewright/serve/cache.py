@@ -16,7 +16,7 @@ from tunewright.backbones.kinds import open_backbone
 from tunewright.errors import AdapterError, TunewrightError
 from tunewright.runtime import device
 from tunewright.serve.predictor import dtype_of
-from tunewright.serve.tasks import Served
+from tunewright.serve.tasks import Served, unserved
 
 _REMEMBERED_S = 5.0
 """For so long a version that could not be loaded is not tried again."""
@@ -119,14 +119,15 @@ class Cache:
         """Reads an adapter, checks it and puts it beside its base; only ever on the loading thread.
 
         Raises:
-            AdapterError: Broken, changed, of another base, or more bases than may be held.
+            AdapterError: Broken, changed, of another base, not served, or more bases than may be held.
             ModelError: Its base cannot be loaded.
         """
         adapter = folder.load(Path(served.folder))
         if served.sha256 is not None and adapter.sha256() != served.sha256:
             raise AdapterError(f"{served.folder} is not what was registered: its hash is another. Add it again.")
-        if adapter.answers_sets:
-            raise AdapterError(f"{served.folder} answers with several labels, which is not served. Use predict.")
+        fault = unserved(served.folder, adapter.base.name, adapter.parts())
+        if fault is not None:
+            raise AdapterError(fault)
         if not adapter.mixes and self._max_bases < 2:
             raise AdapterError(f"{served.folder} has weights of its own: it needs --max-bases 2 or more.")
         backbone = self._base_of(adapter, Path(served.folder))

@@ -175,7 +175,8 @@ def _answers(work: Sequence[Work]) -> list[tuple[Ask, Event]]:
         groups: dict[int, list[int]] = {}
         for k, w in enumerate(work):
             if w.ask.wants == "features":
-                events[k] = _features(readings[k][: backbone.width], w)
+                width = backbone.feature_width(w.row.adapter.each[0])
+                events[k] = _features(readings[k][:width], w)
             else:
                 groups.setdefault(id(w.row.adapter), []).append(k)
         for members in groups.values():

@@ -1,12 +1,14 @@
 """Which adapter answers for a task: what the server asks of a registry, and the folders of a command line as one."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from tunewright.config import REMOTE
 from tunewright.errors import ConfigError, RunError
+from tunewright.files import read_json
 from tunewright.releases.entries import NAME
 from tunewright.runs import comparison
 from tunewright.runs.shipped import home_of, recommended
@@ -21,6 +23,37 @@ class Served:
     folder: str
     sha256: str | None = None
     """Of the adapter, where a registry knows it; another one in the folder is refused."""
+
+
+_UNSERVED = {
+    "thresholds": "answers with several labels",
+    # Every row would write all of its reasoning within one pass, while the rows of all other tasks wait.
+    "reasoning": "reasons before it answers",
+    "candidates": "chooses among texts of each row",
+}
+"""Part of an adapter -> why it is left to `predict`."""
+
+
+def unserved(folder: str, base: str, parts: Collection[str]) -> str | None:
+    """Why an adapter is not served; None where it is.
+
+    Args:
+        folder: Where it is.
+        base: Name of its base.
+        parts: Names of its parts.
+    """
+    whys = [why for part, why in _UNSERVED.items() if part in parts]
+    whys += [f"asks {base}, which answers elsewhere"] * base.startswith(REMOTE)
+    return f"{folder} {whys[0]}, which is not served. Use predict." if whys else None
+
+
+def unserved_at(path: Path) -> str | None:
+    """The same by the record of an adapter folder alone: a wrong command line is told before torch is loaded."""
+    try:
+        record = read_json(path / "adapter.json")
+        return unserved(str(path), str(record["base"]["name"]), record["parts"])
+    except (RunError, KeyError, TypeError):
+        return None  # broken: whoever loads it has more to say of that
 
 
 class Tasks(Protocol):
@@ -54,7 +87,8 @@ class Folders:
         given: `FOLDER` or `NAME=FOLDER`. A run's folder stands for its recommended candidate.
 
     Raises:
-        ConfigError: A name that cannot stand in a URL, or two tasks of one name; every fault at once.
+        ConfigError: A name that cannot stand in a URL, two tasks of one name, or an adapter that is not served; every
+            fault at once.
         RunError: A folder that is neither a run's nor an adapter's, or a run that recommends nothing.
     """
 
@@ -68,6 +102,7 @@ class Folders:
             for name in names
             if not NAME.fullmatch(name)
         ]
+        faults += [fault for _, path in found if (fault := unserved_at(path)) is not None]
         if faults:
             raise ConfigError(faults)
         self._served = {name: Served(task=name, version=1, folder=str(path)) for name, path in sorted(found)}

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
-from tunewright.backbones.prefixed import Prefixed, fixed_text
-from tunewright.backbones.writer import Writer
+from tunewright.backbones.prefixed import fixed_text
 from tunewright.errors import ConfigError, DataError
 from tunewright.serve.ask import Ask, Event, Usage
 from tunewright.serve.faults import Fault
@@ -24,7 +23,7 @@ class Work:
     @property
     def is_packed(self) -> bool:
         """Whether rows of its base run without padding, behind prefixes that are kept."""
-        return isinstance(self.backbone, Prefixed)
+        return self.backbone.kept_values > 0
 
     @property
     def num_tokens(self) -> int:
@@ -40,16 +39,15 @@ def writes(ask: Ask, adapter: Adapter) -> bool:
 def usage_of(work: Work) -> Usage:
     """Its tokens."""
     adapter, encoding = work.row.adapter, work.row.encoding
-    prefix, kept = adapter.prefix_tokens, 0
-    if isinstance(work.backbone, Prefixed):
-        prefix += len(work.backbone.fixed_ids(fixed_text(adapter)))
-        kept = prefix
+    prefix = adapter.prefix_tokens + len(work.backbone.fixed_ids(fixed_text(adapter)))
+    kept = prefix if work.is_packed else 0
     return Usage(text_tokens=len(encoding.ids), prefix_tokens=prefix, num_cut=encoding.num_cut, kept_tokens=kept)
 
 
 def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list[tuple[Ask, Event]]) -> list[Work]:
     """The rows, tokenised together; those that do not fit their task are told at once."""
     work: list[Work] = []
+    asked = [(ask, adapter) for ask, adapter in asked if _comes_whole(ask, adapter, told)]
     for paired in (False, True):
         some = [(ask, adapter) for ask, adapter in asked if (ask.example.text_pair is not None) == paired]
         for (ask, adapter), encoding in zip(some, _encodings(backbone, some), strict=True):
@@ -63,24 +61,39 @@ def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list
     return work
 
 
+def _comes_whole(ask: Ask, adapter: Adapter, told: list[tuple[Ask, Event]]) -> bool:
+    """Whether a row has just the columns that its task's template shows; told where it has not."""
+    wanted, got = sorted(adapter.columns), sorted(ask.example.fields)
+    if wanted == got:
+        return True
+    names = ", ".join(f"`{name}`" for name in wanted)
+    needs = f"shows {names} beside the text: give just these in `fields`" if wanted else "takes no `fields`"
+    message = f"task {ask.served.task} {needs}. Got {', '.join(got) or 'none'}."
+    told.append((ask, Fault(400, "wrong_fields", message, param="fields")))
+    return False
+
+
 def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | ConfigError]:
-    if isinstance(backbone, Writer):
-        return [_framed(backbone, ask, adapter) for ask, adapter in asked]
-    # Most texts are short: all are tokenised at once, and again those that are longer than their task takes.
+    # Most texts are short, and bare: all are tokenised at once, and again those of which more is to be said.
     found = backbone.encode([ask.example for ask, _ in asked], backbone.max_tokens)
     return [
         encoding
-        if len(encoding.ids) <= adapter.max_tokens - adapter.prefix_tokens
-        else backbone.encode_for([ask.example], adapter)[0]
+        if not _is_framed(adapter) and len(encoding.ids) <= adapter.max_tokens - adapter.prefix_tokens
+        else _framed(backbone, ask, adapter)
         for (ask, adapter), encoding in zip(asked, found, strict=True)
     ]
 
 
-def _framed(backbone: Writer, ask: Ask, adapter: Adapter) -> Encoding | ConfigError:
-    """Room for the answer is left where the request says how long it may be."""
-    asked = None if ask.sampling is None else ask.sampling.max_new_tokens
+def _is_framed(adapter: Adapter) -> bool:
+    """Whether its texts share their room: with words around them, or with an answer."""
+    return adapter.frames_rows or adapter.writes_text
+
+
+def _framed(backbone: Backbone, ask: Ask, adapter: Adapter) -> Encoding | ConfigError:
+    """Room for an answer in text is left where the request says how long it may be."""
+    said = None if ask.sampling is None or not writes(ask, adapter) else ask.sampling.max_new_tokens
     try:
-        return backbone.encode_for([ask.example], adapter, 0 if asked is None else asked)[0]
+        return backbone.encode_for([ask.example], adapter, 0 if said is None else said)[0]
     except ConfigError as error:
         return error
 
