@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding
@@ -44,27 +44,6 @@ def row_generator(encoding: Encoding, seed: int = 0) -> torch.Generator:
     """Draws the tokens of a row: by what it says alone, wherever it stands in a file or a request."""
     said = hashlib.sha256(f"{seed} {encoding.ids}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(said[:8], "big", signed=True))
-
-
-def together(columns: Sequence[Sequence[Encoding]]) -> list[Encoding]:
-    """Inputs as several members have them, member by member, as inputs of the whole."""
-    return [
-        Encoding(
-            ids=tuple(i for each in members for i in each.ids),
-            type_ids=tuple(i for each in members for i in each.type_ids),
-            num_cut=max(each.num_cut for each in members),
-            members=tuple(members),
-        )
-        for members in zip(*columns, strict=True)
-    ]
-
-
-def member_rows(row: Row) -> list[Row]:
-    """The row of each member of its adapter; itself where it has none."""
-    if row.adapter.members is None:
-        return [row]
-    pairs = zip(row.encoding.members, row.adapter.each, strict=True)
-    return [Row(encoding=encoding, adapter=adapter) for encoding, adapter in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +173,11 @@ class Base(ABC):
     def is_here(self) -> bool:
         """Whether its weights are: only then can adapters change it, features be seen and given texts be scored."""
         return True
+
+    @property
+    def linears(self) -> Mapping[str, nn.Linear]:
+        """The linear layers a LoRA may change, by name; none of a base whose weights are elsewhere."""
+        return {}
 
     @property
     def num_parameters(self) -> int | None:
@@ -327,6 +311,16 @@ class Base(ABC):
 
     def fixed_ids(self, text: str) -> tuple[int, ...]:  # noqa: ARG002
         """Tokens of a text that stands before all rows and runs once; none where it runs with each row."""
+        return ()
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether a token is read by those before it alone, so that any text has a likelihood where it writes too."""
+        return False
+
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts before every text."""
         return ()
 
     @property

@@ -12,7 +12,8 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Thresholds
 from tunewright.adapters.reasoning import voted
-from tunewright.backbones.base import Base, Encoding, Row, member_rows, row_generator
+from tunewright.backbones.base import Base, Encoding, Row, row_generator
+from tunewright.backbones.prompted import member_rows
 from tunewright.backbones.tokens import by_length
 from tunewright.types import BETWEEN_LABELS, Example, Prediction, whole_text
 

@@ -16,10 +16,31 @@ from tunewright.adapters.parts import Template
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Row, member_rows, together
+from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.tokens import by_length, encode_framed, fitting
 from tunewright.errors import ConfigError
 from tunewright.types import Example, whole_text
+
+
+def together(columns: Sequence[Sequence[Encoding]]) -> list[Encoding]:
+    """Inputs as several members have them, member by member, as inputs of the whole."""
+    return [
+        Encoding(
+            ids=tuple(i for each in members for i in each.ids),
+            type_ids=tuple(i for each in members for i in each.type_ids),
+            num_cut=max(each.num_cut for each in members),
+            members=tuple(members),
+        )
+        for members in zip(*columns, strict=True)
+    ]
+
+
+def member_rows(row: Row) -> list[Row]:
+    """The row of each member of its adapter; itself where it has none."""
+    if row.adapter.members is None:
+        return [row]
+    pairs = zip(row.encoding.members, row.adapter.each, strict=True)
+    return [Row(encoding=encoding, adapter=adapter) for encoding, adapter in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)
