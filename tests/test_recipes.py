@@ -39,6 +39,10 @@ def rows_for(config: RunConfig, path: Path) -> str:
     if config.task == "generate":
         columns = (column_of(config, "input", "input"), column_of(config, "target", "target"))
         answers = [f"so #### {k % 7}" if config.reasoning else f"select {k % 7}" for k in range(len(texts))]
+    elif config.choices:
+        names = (str(config.text), str(config.text_pair), *config.choices, str(config.label))
+        rows = [(text, "effect", f"{text} a", f"b {text}", str(k % 2)) for k, text in enumerate(texts)]
+        return str(write_table(path, names, rows))
     else:
         columns = (column_of(config, "text", "text"), column_of(config, "label", "label"))
         answers = [str(tuple(tiny.GROUPS)[k // 16]) for k in range(len(texts))]
@@ -75,7 +79,9 @@ def test_every_recipe_runs(path: Path, tiny_folder: Callable[[str], Path], tmp_p
     if recipe.reasoning is not None:  # what a random model writes holds no cue: illegal, counted and said
         reasoned = next(c for c in run.comparison.candidates if c.id == "chain-of-thought")
         num = run.comparison.task.n_test
-        assert reasoned.remarks == (f"{num} of {num} answers were not said behind 'The answer is'",)
+        assert reasoned.remarks == (
+            f"{num} of {num} answers were not said behind 'The answer is'; they count as empty",
+        )
 
 
 def described(folder: Path) -> Path:

@@ -23,6 +23,7 @@ REMOTE = "openai:"
 DEFAULT_METRICS: Mapping[TaskKind, str] = {
     "classify": "accuracy",
     "multi-label": "multi-label-micro-f1",
+    "choose": "accuracy",
     "generate": "rouge-l",
 }
 
@@ -74,7 +75,8 @@ class RunConfig(BaseModel):
     test: str | None = Field(default=None, description="file with the rows to judge on; split off the data when absent")
     task: TaskKind = Field(
         default="classify",
-        description="classify: choose a label; multi-label: all that fit; generate: a text",
+        description="classify: choose a label; multi-label: all that fit; choose: one of the row's own texts;"
+        " generate: a text",
     )
     text: str | None = Field(default=None, description="column of the text; found by name or by rule when absent")
     text_pair: str | None = Field(default=None, description="column of a second text, for pairs")
@@ -83,6 +85,9 @@ class RunConfig(BaseModel):
         default=None,
         min_length=1,
         description="what stands between the labels of a row of --task multi-label (default: comma); lists are lists",
+    )
+    choices: Names = Field(
+        default=(), description="columns of the candidates of each row of --task choose, such as choice1,choice2"
     )
     input: str | None = Field(
         default=None, description="column of the input of --task generate; found by name or by rule when absent"
@@ -106,7 +111,8 @@ class RunConfig(BaseModel):
     )
     methods: Names = Field(default=("all",), min_length=1, description="methods to compare, comma separated, or all")
     template: str | None = Field(
-        default=None, description="text file with your present prompt, {text} in it: a candidate of its own on decoders"
+        default=None,
+        description="text file with your present prompt, {text} or any {COLUMN} in it: a candidate of its own",
     )
     documents: str | None = Field(
         default=None, description="folder of text files, from whose passages method retrieve answers"

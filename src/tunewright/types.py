@@ -14,8 +14,8 @@ Family = Literal["no training", "soft prompts", "fine-tuning", "outside"]
 FAMILIES: tuple[Family, ...] = ("no training", "soft prompts", "fine-tuning")
 """Of methods."""
 
-TaskKind = Literal["classify", "multi-label", "generate"]
-"""Choose one of some labels, all that fit of some labels, or answer a text with a text."""
+TaskKind = Literal["classify", "multi-label", "choose", "generate"]
+"""Choose one of some labels, all that fit of some labels, one of the row's own texts, or answer a text with a text."""
 
 BETWEEN_LABELS = "|"
 """Stands between the labels of a set where it is one string, in the order of `data.labels.label_order`."""
@@ -43,8 +43,10 @@ class Example:
     """All texts that are right, of which the target is the first; the answer is judged by the nearest of them."""
     reasoning: str | None = None
     """How one comes to the answer, where the data says it; of training rows alone, to be shown with the answer."""
+    choices: tuple[str, ...] = ()
+    """The row's own candidates; the label is then the number of the right one, from 1 on."""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Column -> cell, of the columns that slices ask for; no method reads them."""
+    """Column -> cell, of the columns that slices or the user's template ask for; methods see those of the template."""
 
 
 def label_set(answer: str) -> tuple[str, ...]:
@@ -62,19 +64,36 @@ def whole_text(example: Example) -> str:
     return example.text if example.text_pair is None else f"{example.text}\n{example.text_pair}"
 
 
+def chosen_text(example: Example, answer: str) -> str:
+    """An answer as one reads it: of a row with candidates the text of the one with that number."""
+    numbers = {str(number): text for number, text in enumerate(example.choices, 1)}
+    return numbers.get(answer, answer)
+
+
+def with_choice(example: Example, choice: str) -> Example:
+    """The row as a pair with one of its candidates, or with an answer in that place."""
+    return Example(id=example.id, text=whole_text(example), text_pair=choice)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """What is asked. Holds no rows: whoever has a task has not seen any split."""
 
     name: str
     labels: tuple[str, ...]
-    """Class names, in the order of every probability vector; none where texts are generated."""
+    """Class names, in the order of every probability vector; numbers where rows have their own candidates; none where
+    texts are generated."""
     descriptions: Mapping[str, str]
     """Label -> a few words saying what it means; the label's own name in words by default."""
     metric: str = "accuracy"
     kind: TaskKind = "classify"
     paired: bool = False
     """True where every example has a `text_pair`."""
+
+    @property
+    def names_labels(self) -> bool:
+        """Whether its labels have words that mean something: the numbers of a row's own candidates have none."""
+        return bool(self.labels) and self.kind != "choose"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +129,8 @@ class Dataset:
     notices: tuple[Notice, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     """Role (`text`, `text_pair`, `label`, `target`) -> the column's name in the source."""
+    further: tuple[str, ...] = ()
+    """The other columns, which a template may show."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

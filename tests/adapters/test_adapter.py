@@ -17,8 +17,20 @@ def whole(tiny_decoder: Callable[[str], Decoder]) -> Adapter:
 
 
 def test_every_part_is_there(whole: Adapter) -> None:
-    assert list(whole.parts()) == [name for name in PARTS if name != "members"]  # who stand in place of others
-    texts = {"template", "verbalizer", "decoding", "reasoning", "copied_input", "nearest_target", "members"}
+    assert list(whole.parts()) == [
+        name for name in PARTS if name not in ("members", "candidates", "tuner")
+    ]  # in place of others
+    texts = {
+        "template",
+        "verbalizer",
+        "decoding",
+        "reasoning",
+        "copied_input",
+        "nearest_target",
+        "members",
+        "tuner",
+        "candidates",
+    }
     assert {name.split(".")[0] for name in whole.tensors()} == set(PARTS) - texts
     assert whole.prefix_tokens == 9
     assert not whole.mixes

@@ -62,5 +62,5 @@ def test_lengths_and_scaling() -> None:
     assert (lora.rank, lora.scaling) == (3, 2.0)
 
 
-def test_only_whole_weights_do_not_mix() -> None:
-    assert [name for name, kind in PARTS.items() if not kind.mixes] == ["weights"]
+def test_weights_and_tuners_do_not_mix() -> None:
+    assert [name for name, kind in PARTS.items() if not kind.mixes] == ["tuner", "weights"]

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,11 @@ def test_a_model_is_asked_in_both_orders(run: Path, call: Call, tmp_path: Path) 
         assert each.choice == ("A" if scores[0] > scores[1] else "B"), (scores, json.dumps(text))
     assert call("judge", run, "--candidates", ",".join(PAIR), "--judge", model, "--pairs", "4").code == 0
     assert len(read_all(run)) == 8
+    (file,) = (run / "judgements").iterdir()
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]), encoding="utf-8")  # ended between the two orders of the last row
+    assert call("judge", run, "--candidates", ",".join(PAIR), "--judge", model, "--pairs", "4").code == 0
+    assert file.read_text(encoding="utf-8").splitlines(keepends=True) == lines
 
 
 def likelihood(reader: transformers.PreTrainedModel, ids: list[int], answer: list[int]) -> float:
@@ -114,10 +120,14 @@ def likelihood(reader: transformers.PreTrainedModel, ids: list[int], answer: lis
     return sum(float(logits[len(ids) - 1 + k, token]) for k, token in enumerate(answer)) / len(answer)
 
 
-def test_mistakes_are_one_line(run: Path, call: Call) -> None:
+def test_mistakes_are_one_line(run: Path, call: Call, tiny_folder: Callable[[str], Path]) -> None:
     assert "unknown candidate 'lore'" in refused(call, "judge", run, "--candidates", "lore,majority", where=run)
     assert "must name two" in refused(call, "judge", run, "--candidates", "majority", where=run)
     assert "`pairs` must be at least 1" in refused(call, "judge", run, "--pairs", "0", where=run)
+    for model in (tiny_folder("masked-roberta"), tiny_folder("bert"), "openai:judge@http://localhost:1/v1"):
+        done = call("judge", run, "--candidates", ",".join(PAIR), "--judge", model)
+        assert done.code == 2
+        assert "`judge` must be a model here that writes text" in done.err
     file = judgements_file(run, PAIR, HUMAN)
     file.parent.mkdir()
     file.write_text('{"row": "x", "judge": "j", "shown": ["a", "b"], "choice": "C"}\n')

@@ -50,6 +50,7 @@ def test_a_model_that_contradicts_itself_has_not_decided() -> None:
         [("r", "ab", "A"), ("r", "ba", "B"), ("s", "ab", "A"), ("s", "ba", "A"), ("t", "ab", "B"), ("t", "ba", "A"),
          ("u", "ab", "tie"), ("u", "ba", "tie")], "m",
     )  # fmt: skip
+    assert preferences([made[0], *made]) == preferences(made)  # the same look twice is one
     found = only(preferences(made))
     assert (found.wins, found.losses, found.ties) == (1, 1, 2)
     assert found.agreement is not None

@@ -2,6 +2,7 @@
 
 import hashlib
 import sqlite3
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def right(metric: Metric, given: str, reference: str) -> bool:
     return bool(scorer.stats([given])[0, 0])
 
 
+def many(num_rows: int, num_bytes: int) -> str:
+    """Rows of blobs."""
+    numbers = f"SELECT 1 UNION ALL SELECT k + 1 FROM n LIMIT {num_rows}"
+    return f"WITH RECURSIVE n(k) AS ({numbers}) SELECT zeroblob({num_bytes} + 0 * k) FROM n"
+
+
 SAME = [
     ("SELECT name FROM state WHERE people = 3", "select name from state where name in ('utah', 'iowa')", True),
     ("SELECT name FROM state", "SELECT name FROM state WHERE people > 0", False),
@@ -55,6 +62,11 @@ SAME = [
     ("SELECT '3'", "SELECT 3", False),
     ("SELECT NULL", "SELECT area FROM state WHERE name = 'guam'", True),
     ("SELECT name FROM nothing", "SELECT name FROM state", False),
+    ("SELECT 1e400, -0.0, 1e17", "SELECT 2e400, 0, 100000000000000000", True),
+    ("SELECT 12345678901", "SELECT 12345678902", False),
+    ("SELECT x'33'", "SELECT '3'", False),
+    ("SELECT 'a', 'b'", "SELECT 'a'', ''b'", False),
+    ("SELECT name FROM state", "SELECT name FROM state ORDER BY name DESC", False),
     ("", "SELECT name FROM state WHERE people > 99", False),
     ("-- only said", "SELECT name FROM state WHERE people > 99", False),
     ("no query at all", "also none", False),
@@ -98,6 +110,8 @@ def test_only_reading_is_allowed(states: Path, tmp_path: Path, query: str) -> No
     [
         (ENDLESS, "did not end in time"),
         ("WITH RECURSIVE n(k) AS (SELECT 1 UNION ALL SELECT k + 1 FROM n) SELECT k FROM n", f"than {MOST_ROWS} rows"),
+        (many(40, 900_000), "found more than 16 MiB"),
+        (f"SELECT {', '.join(['zeroblob(900000)'] * 400)}", "could not be run"),
         ("SELECT 1; SELECT 2", "could not be run"),
         ("SELECT zeroblob(2000000000)", "could not be run"),
         ("SELECT '\ud800'", "could not be run"),
@@ -108,6 +122,19 @@ def test_what_ends_badly_is_refused_and_the_next_is_answered(states: Path, query
     with pytest.raises(Refused, match=why):
         database.rows(query)
     assert database.rows("SELECT count(*) FROM state") == ((4,),)
+
+
+def test_what_queries_find_is_not_kept(metric: Metric) -> None:
+    """Eight queries of 9 MB each, which are asked once and remembered."""
+    asked = [many(10, 900_000 + k) for k in range(8)]
+    tracemalloc.start()
+    try:
+        assert [right(metric, each, each) for each in asked] == [True] * 8
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2e6
+    assert 9e6 < most < 60e6
 
 
 def test_bad_queries_are_counted(metric: Metric) -> None:

@@ -120,14 +120,11 @@ def test_pads_between_prompt_and_text(tiny_decoder: GetDecoder, tiny_folder: Get
 
 
 REFUSED: Mapping[str, Callable[[], peft.PeftConfig]] = {
-    "IA3": lambda: peft.IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj"], feedforward_modules=[]),
     "MULTITASK_PROMPT_TUNING": lambda: peft.MultitaskPromptTuningConfig(**PROMPT, num_tasks=2),
     "CPT": lambda: peft.CPTConfig(
         task_type="CAUSAL_LM", cpt_token_ids=[1, 2], cpt_mask=[1, 1], cpt_tokens_type_mask=[1, 2]
     ),
-    "VERA": lambda: peft.VeraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]),
     "prefix_projection": lambda: peft.PrefixTuningConfig(**PROMPT, prefix_projection=True, encoder_hidden_size=8),
-    "use_dora": lambda: replace(peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]), use_dora=True),
     "init_lora_weights=pissa": lambda: peft.LoraConfig(
         task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], init_lora_weights="pissa"
     ),

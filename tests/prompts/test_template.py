@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import tiny
-from tunewright.errors import ConfigError
+from tunewright.errors import ConfigError, DataError
 from tunewright.prompts.template import (
     PROMPTS,
     Prompt,
@@ -25,6 +25,7 @@ from tunewright.prompts.template import (
     with_demonstrations,
     with_mask,
 )
+from tunewright.types import Example
 
 TASK = tiny.task()
 PAIRS = replace(TASK, paired=True)
@@ -49,8 +50,8 @@ def test_split(source: str, fixed: str, row: str) -> None:
 def test_pairs() -> None:
     prompt = parse("So:\n{premise}\n{hypothesis}?", PAIRS, {"text": "premise", "text_pair": "hypothesis"})
     assert prompt == Prompt(fixed="So:\n", row="{text}\n{text_pair}?")
-    assert prompt.fill("{text_pair}", "{text}") == "{text_pair}\n{text}?"
-    assert parse("{text}?", PAIRS).fill("a", "b") == "a\nb?"
+    assert prompt.fill({"text": "{text_pair}", "text_pair": "{text}"}) == "{text_pair}\n{text}?"
+    assert parse("{text}?", PAIRS).fill({"text": "a", "text_pair": "b"}) == "a\nb?"
 
 
 def test_faults_are_told_at_once() -> None:
@@ -68,7 +69,7 @@ def test_faults_are_told_at_once() -> None:
 def test_a_labels_name_is_no_place() -> None:
     odd = replace(TASK, labels=("{text}", "b"), descriptions={"{text}": "a", "b": "b"})
     prompt = parse("{labels}\n{text} {labels}", odd)
-    assert prompt.fill("soup") == "soup (text), b"
+    assert prompt.fill({"text": "soup"}) == "soup (text), b"
     assert prompt.fixed == "{text}, b\n"
 
 
@@ -94,7 +95,7 @@ def test_files(tmp_path: Path) -> None:
 def test_demonstrations() -> None:
     """A space before the answer unless there is white space."""
     prompt = Prompt(fixed="Say.\n\n", row="{text}\nLabel:")
-    shown = [demonstration(prompt.fill("soup"), "food"), demonstration("a train\n", "travel")]
+    shown = [demonstration(prompt.fill({"text": "soup"}), "food"), demonstration("a train\n", "travel")]
     found = with_demonstrations(prompt, shown)
     assert found == Prompt(fixed="Say.\n\nsoup\nLabel: food\n\na train\ntravel\n\n", row=prompt.row)
 
@@ -127,8 +128,8 @@ def test_premise(row: str, expected: str) -> None:
 
 def test_a_mask_is_a_place_for_the_answer() -> None:
     prompt = Prompt(fixed="", row="{text} It was [MASK], so.")
-    assert prompt.fill("[MASK] {text_pair}", None) == "[MASK] {text_pair} It was [MASK], so."
-    assert prompt.fill("[MASK]", None, "good") == "[MASK] It was good, so."
+    assert prompt.fill({"text": "[MASK] {text_pair}"}) == "[MASK] {text_pair} It was [MASK], so."
+    assert prompt.fill({"text": "[MASK]"}, "good") == "[MASK] It was good, so."
     assert with_mask(prompt) is prompt
     assert with_mask(Prompt(fixed="so\n", row="{text}\nLabel:")) == Prompt(fixed="so\n", row="{text}\nLabel: [MASK].")
     assert one_mask(prompt, "m") is prompt
@@ -153,3 +154,31 @@ def test_a_mask_for_a_model_that_goes_on() -> None:
 def test_the_line_of_a_mask_is_part_of_the_row() -> None:
     found = parse("Choose.\n[MASK] is the topic of\n{text}", TASK)
     assert found == Prompt(fixed="Choose.\n", row="[MASK] is the topic of\n{text}")
+
+
+def test_columns_have_places() -> None:
+    """A column of the text's role stands for the text, any other for its cell; the text itself may be left out."""
+    roles = {"text": "question", "label": "stars"}
+    source = 'Say it.\nQ: {question}\nC: {context} {"a": 1} {Other name}\nA:'
+    prompt = parse(source, TASK, roles, ("context", "Other name"))
+    assert (prompt.fixed, prompt.columns) == ("Say it.\n", ("context", "Other name"))
+    row = Example(id="a", text="{context}?", fields={"context": "{text}", "Other name": "so", "more": "x"})
+    assert prompt.show(row) == 'Q: {context}?\nC: {text} {"a": 1} so\nA:'
+    assert prompt.fill({}) == 'Q: \nC:  {"a": 1} \nA:'
+    assert premise(prompt) == Prompt(fixed="", row="{text}\nA:")
+    alone = parse("{context}:", PAIRS, roles, ("context",))
+    assert alone.show(replace(row, text_pair="b")) == "{text}:"
+    with pytest.raises(DataError, match="row a comes without `context`, which the template shows"):
+        alone.show(replace(row, fields={}))
+
+
+def test_columns_that_have_no_place() -> None:
+    roles = {"text": "question", "label": "stars"}
+    with pytest.raises(ConfigError) as caught:
+        parse("{contxt} {stars} {nobody knows}", TASK, roles, ("context",))
+    allowed = "Allowed: {question}, {context}, {text}, {labels}."
+    assert caught.value.faults == (
+        f"unknown placeholder '{{contxt}}'. Did you mean '{{context}}'? {allowed}",
+        f"placeholder '{{stars}}' stands for the answer, which no template may show. {allowed}",
+        f"the template has no place for a row's text. {allowed} Write {{question}} or {{text}}.",
+    )

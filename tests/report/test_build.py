@@ -426,3 +426,13 @@ def test_a_page_of_hostile_rows_stays_under_its_limit(make_run: MakeRun) -> None
     html = html_of(run)
     assert len(html.encode("utf-8")) < 3_000_000
     assert html.count('<span class="id">') > 30
+
+
+def test_each_remark_says_for_itself_what_holds(make_run: MakeRun) -> None:
+    """The first label may be right, so that nothing is said of all remarks."""
+    run, said = make_run(), "12.0% were none of the labels and count as the first of them"
+    change(run, candidates=[each | {"remarks": [said]} for each in result(run)["candidates"]])
+    (section,) = re.findall(r'<section id="remarks">.*?</section>', html_of(run), re.DOTALL)
+    assert said in section
+    assert "wrong" not in section
+    assert "could not judge" not in section

@@ -60,8 +60,10 @@ def _classifiers(base: Decoder) -> dict[str, Adapter]:
     labels = tuple(tiny.GROUPS)
     verbalizer = Verbalizer(phrases=(("food", "soup"), ("travel",), ("music",)), scale=2.0)
     template = Template(fixed="it was", row="{text} :")
+    columns = Template(fixed="it was", row="{text} of {place} :", columns=("place",))
     return {
         "c-head": _made(base, labels, head=head, soft_prompt=tiny.soft_prompt(base, 5, 8)),
+        "c-columns": _made(base, labels, template=columns, verbalizer=verbalizer),
         "c-scores": _made(base, labels, template=template, verbalizer=verbalizer),
     }
 
@@ -91,13 +93,22 @@ def client(live: Live) -> Iterator[openai.OpenAI]:
         yield found
 
 
+def _row(text: str, adapter: Adapter) -> Example:
+    return Example(id=text, text=text, fields=dict.fromkeys(adapter.columns, f"the {text}"))
+
+
+def _asked(row: Example) -> dict[str, object]:
+    return {"text": row.text, **({"fields": dict(row.fields)} if row.fields else {})}
+
+
 def test_mixed_rows_are_answered_as_alone(live: Live, base: Decoder, adapters: dict[str, Adapter]) -> None:
     """As `predict` answers; all tasks at once, more rows than places, so that rows join and leave as they finish."""
     replies: dict[str, list[dict[str, object]]] = {}
+    rows = {name: [_row(text, adapter) for text in TEXTS] for name, adapter in adapters.items()}
 
     def ask(name: str) -> None:
         with live.client() as client:
-            body = client.post(f"/v1/tasks/{name}/predict", json={"rows": [{"text": text} for text in TEXTS]})
+            body = client.post(f"/v1/tasks/{name}/predict", json={"rows": [_asked(row) for row in rows[name]]})
             assert body.status_code == 200, body.text
             replies[name] = body.json()["answers"]
 
@@ -109,16 +120,48 @@ def test_mixed_rows_are_answered_as_alone(live: Live, base: Decoder, adapters: d
     written = set()
     for name, adapter in adapters.items():
         if adapter.writes_text:
-            expected = [prediction.text for prediction in Predictor(adapter, base).predict(TEXTS)]
+            expected = [prediction.text for prediction in Predictor(adapter, base).predict(rows[name])]
             assert [answer["text"] for answer in replies[name]] == expected
             written.update(expected)
             continue
-        for answer, prediction in zip(replies[name], Predictor(adapter, base).predict(TEXTS), strict=True):
+        for answer, prediction in zip(replies[name], Predictor(adapter, base).predict(rows[name]), strict=True):
             assert answer["label"] == prediction.label
             probabilities = answer["probabilities"]
             assert isinstance(probabilities, dict)
             assert list(probabilities.values()) == pytest.approx(prediction.probabilities, abs=1e-4)
     assert len(written) > 12, "texts must differ"
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "words"),
+    [
+        ("c-columns", None, "task c-columns shows `place` beside the text: give just these in `fields`. Got none."),
+        ("c-columns", {"place": "a", "x": "b"}, "give just these in `fields`. Got place, x."),
+        ("c-scores", {"place": "a"}, "task c-scores takes no `fields`. Got place."),
+    ],
+)
+def test_columns_that_do_not_fit(task: str, fields: dict[str, str] | None, words: str, live: Live) -> None:
+    with live.client() as client:
+        asked = {"text": "soup", **({} if fields is None else {"fields": fields})}
+        body = client.post(f"/v1/tasks/{task}/predict", json=asked)
+        assert body.status_code == 400
+        assert body.json()["error"]["code"] == "wrong_fields"
+        assert words in body.json()["error"]["message"]
+
+
+def test_a_masked_model_is_asked_under_its_template(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
+    base = tiny.masked(tiny_folder("masked-bert"))
+    template = Template(fixed="", row="{text} of {place} was [MASK].", columns=("place",))
+    verbalizer = Verbalizer(phrases=(("food",), ("travel",), ("music",)), scale=1.0)
+    adapter = Adapter(
+        base=base.identity, labels=tuple(tiny.GROUPS), max_tokens=32, template=template, verbalizer=verbalizer
+    ).with_about(ABOUT)
+    folder.save(adapter, tmp_path / "masked")
+    rows = [_row(text, adapter) for text in TEXTS]
+    with serving([str(tmp_path / "masked")]) as live, live.client() as client:
+        body = client.post("/v1/tasks/masked/predict", json={"rows": [_asked(row) for row in rows]}).json()
+    for answer, prediction in zip(body["answers"], Predictor(adapter, base).predict(rows), strict=True):
+        assert list(answer["probabilities"].values()) == pytest.approx(prediction.probabilities, abs=1e-4)
 
 
 def test_chat_and_its_stream_say_the_same(client: openai.OpenAI, base: Decoder, adapters: dict[str, Adapter]) -> None:

@@ -21,7 +21,7 @@ from torch import nn
 import tunewright as tw
 from tests.commands import environment, write_topics
 from tunewright.adapters.parts import Lora
-from tunewright.backbones.low_rank import low_rank_updates
+from tunewright.backbones.low_rank import TokensOf, low_rank_updates
 from tunewright.errors import ConfigError, RunError
 from tunewright.methods.table import METHODS
 from tunewright.runs import comparison
@@ -289,12 +289,14 @@ def test_a_candidate_that_does_not_fit_in_memory_is_one_failure(
     """The others are compared; the reason stands in the result."""
     data = write_topics(tmp_path / "d.csv", 30)
 
-    def too_large(linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None]) -> AbstractContextManager[None]:
+    def too_large(
+        linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None], tokens_of: TokensOf | None
+    ) -> AbstractContextManager[None]:
         if any(lora is not None for lora in loras):
             raise torch.OutOfMemoryError("out of memory")
-        return low_rank_updates(linears, loras)
+        return low_rank_updates(linears, loras, tokens_of)
 
-    monkeypatch.setattr("tunewright.backbones.encoder.low_rank_updates", too_large)
+    monkeypatch.setattr("tunewright.backbones.backbone.low_rank_updates", too_large)
     given: dict[str, Any] = {
         "model": str(tiny_folder("bert")),
         "methods": "majority,lora",

@@ -50,10 +50,10 @@ def test_figures_are_what_sqlite_finds(run: tw.Run) -> None:
     assert today is not None
     assert today.value == pytest.approx(1 - deleting / len(rows), abs=1e-9)
     assert 0 < deleting < len(rows)
-    said = f"{deleting} of {len(rows)} queries did more than read and were refused"
+    said = f"{deleting} of {len(rows)} queries did more than read and were refused; they count as wrong"
     assert by_id["today"].remarks == (said,)
     assert said in run.report.read_text(encoding="utf-8")
-    assert by_id["copy-input"].remarks == (f"{len(rows)} of {len(rows)} queries could not be run",)
+    assert by_id["copy-input"].remarks == (f"{len(rows)} of {len(rows)} queries could not be run; they count as wrong",)
 
 
 @pytest.fixture

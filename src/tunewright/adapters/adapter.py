@@ -15,6 +15,7 @@ from tunewright.adapters.floors import CopiedInput, NearestTarget
 from tunewright.adapters.members import Members
 from tunewright.adapters.parts import (
     Calibration,
+    Candidates,
     Decoding,
     DemonstrationPool,
     Head,
@@ -30,6 +31,7 @@ from tunewright.adapters.parts import (
 from tunewright.adapters.prompt_encoder import PromptEncoder
 from tunewright.adapters.reasoning import Reasoning
 from tunewright.adapters.retriever import Retriever
+from tunewright.adapters.tuner import Tuner
 
 PARTS: dict[str, type[Part]] = {
     "template": Template,
@@ -37,21 +39,23 @@ PARTS: dict[str, type[Part]] = {
     "soft_prompt": SoftPrompt,
     "prefix": Prefix,
     "lora": Lora,
+    "tuner": Tuner,
     "weights": Weights,
     "head": Head,
     "verbalizer": Verbalizer,
     "demonstrations": DemonstrationPool,
     "calibration": Calibration,
     "thresholds": Thresholds,
+    "candidates": Candidates,
     "decoding": Decoding,
     "reasoning": Reasoning,
     "members": Members,
     "copied_input": CopiedInput,
     "nearest_target": NearestTarget,
 }
-"""Field of `Adapter` -> kind of part. The first six change what the base computes, the rest turn it into answers."""
+"""Field of `Adapter` -> kind of part. The first seven change what the base computes, the rest turn it into answers."""
 
-BODY_PARTS = ("template", "retriever", "soft_prompt", "prefix", "lora", "weights")
+BODY_PARTS = ("template", "retriever", "soft_prompt", "prefix", "lora", "tuner", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +87,14 @@ class Adapter:
     soft_prompt: SoftPrompt | PromptEncoder | None = None
     prefix: Prefix | None = None
     lora: Lora | None = None
+    tuner: Tuner | None = None
     weights: Weights | None = None
     head: Head | None = None
     verbalizer: Verbalizer | None = None
     demonstrations: DemonstrationPool | None = None
     calibration: Calibration | None = None
     thresholds: Thresholds | None = None
+    candidates: Candidates | None = None
     decoding: Decoding | None = None
     reasoning: Reasoning | None = None
     members: Members | None = None
@@ -108,6 +114,11 @@ class Adapter:
         return all(part.mixes for part in self.parts().values())
 
     @property
+    def update(self) -> Lora | Tuner | None:
+        """What changes the outputs of the base's linear layers."""
+        return self.lora if self.tuner is None else self.tuner
+
+    @property
     def has_body(self) -> bool:
         """Whether it changes the base's features."""
         return self.members is not None or any(getattr(self, name) is not None for name in BODY_PARTS)
@@ -121,12 +132,29 @@ class Adapter:
     def needs_features(self) -> bool:
         """Whether its answer depends on the text at all."""
         answering = (self.head, self.verbalizer, self.demonstrations, self.members)
-        return any(part is not None for part in answering)
+        return self.scores_choices or any(part is not None for part in answering)
 
     @property
     def scores_phrases(self) -> bool:
         """Whether a label's logit is how likely its phrases are as the answer, not a matter of features."""
-        return self.template is not None and self.verbalizer is not None
+        return self.template is not None and (self.verbalizer is not None or self.scores_choices)
+
+    @property
+    def scores_choices(self) -> bool:
+        """Whether the phrases are the row's own candidates."""
+        return self.candidates is not None and self.template is not None and self.head is None
+
+    @property
+    def pairs_choices(self) -> bool:
+        """Whether its answer is made of features of the text with each of the row's candidates."""
+        return self.candidates is not None and self.head is not None
+
+    @property
+    def num_phrases(self) -> int:
+        """F, that are scored for a row; 0 where none are."""
+        if not self.scores_phrases:
+            return 0
+        return len(self.labels) if self.verbalizer is None else sum(map(len, self.verbalizer.phrases))
 
     @property
     def floor(self) -> CopiedInput | NearestTarget | None:
@@ -164,6 +192,12 @@ class Adapter:
             return (self,)
         bare = dataclasses.replace(self, members=None)
         return tuple(dataclasses.replace(bare, **member.parts()) for member in self.members.members)  # type: ignore[arg-type]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the data that its templates show beside the text: rows must come with them."""
+        found = (each.template.columns for each in self.each if each.template is not None)
+        return tuple(dict.fromkeys(name for names in found for name in names))
 
     def answer_in(self, text: str) -> str:
         """The answer in what was written."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter, BaseIdentity
 from tunewright.adapters.parts import MISFITS, Part
+from tunewright.adapters.tuner import Tuner
 from tunewright.errors import AdapterError
 from tunewright.files import whole_folder
 
@@ -101,6 +102,8 @@ def _read_parts(folder: Path, settings: dict[str, dict[str, object]], base: dict
     for name, part_settings in settings.items():
         if name in in_peft_format(base["kind"]):
             parts[name] = peft_format.read(folder / "peft" / name, stem=base.get("stem", ""))
+            if isinstance(part := parts[name], Tuner):
+                parts[name] = Tuner.build(part_settings, part.tensors())
         else:
             tensors = {k.removeprefix(f"{name}."): t for k, t in stored.items() if k.startswith(f"{name}.")}
             parts[name] = PARTS[name].build(part_settings, tensors)

@@ -206,16 +206,24 @@ class Template(Prompt):
     mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
-        return {"fixed": self.fixed, "row": self.row}
+        # Columns are left out where there are none, so that adapters saved before there were any keep their hash.
+        return {"fixed": self.fixed, "row": self.row, **({"columns": list(self.columns)} if self.columns else {})}
 
     def tensors(self) -> dict[str, Tensor]:
         return {}
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        row = str(settings["row"])
-        assert "{text}" in row, "a row's text has its place"
-        return cls(fixed=str(settings["fixed"]), row=row)
+        row, columns = str(settings["row"]), settings.get("columns", [])
+        assert isinstance(columns, list)
+        found = cls(fixed=str(settings["fixed"]), row=row, columns=tuple(map(str, columns)))
+        assert any(f"{{{name}}}" in row for name in found.places), "something of a row has its place"
+        return found
+
+    @classmethod
+    def of(cls, prompt: Prompt) -> Self:
+        """A prompt as a part."""
+        return cls(fixed=prompt.fixed, row=prompt.row, columns=prompt.columns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,6 +347,26 @@ class Thresholds:
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
         return cls(logits_C=tensors["logits"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Labels are numbers of candidates that each row brings along.
+
+    A head of one row scores the text with each of them; under a template they are scored as answers.
+    """
+
+    mixes: ClassVar[bool] = True
+
+    def settings(self) -> dict[str, object]:
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {}
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        return cls()
 
 
 @dataclass(frozen=True, kw_only=True)

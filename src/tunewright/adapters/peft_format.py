@@ -1,4 +1,4 @@
-"""PEFT's own folder format for the parts it has: prompt tuning, prefix tuning, LoRA; p-tuning is read too.
+"""PEFT's own folder format: prompt tuning, prefix tuning, LoRA, and what PEFT alone runs; p-tuning is read too.
 
 Each part becomes a folder with `adapter_config.json` and `adapter_model.safetensors` that
 `peft.PeftModel.from_pretrained` reads, and the other way round. Layouts as in peft 0.21 (`utils/save_and_load.py`,
@@ -20,11 +20,15 @@ from torch import Tensor
 
 from tunewright.adapters.parts import MISFITS, Lora, Part, Prefix, SoftPrompt
 from tunewright.adapters.prompt_encoder import INPUTS, PromptEncoder
+from tunewright.adapters.tuner import Tuner
 from tunewright.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _LORA_ROOT = "base_model.model."
+
+ABOUT_FILES = ("auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type")
+"""Settings of where an adapter is used, not of what it computes."""
 
 FEATURES = "FEATURE_EXTRACTION"
 LANGUAGE_MODELS = {"decoder": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM"}
@@ -35,7 +39,7 @@ def write(part: Part, folder: Path, *, base_name: str, task_type: str = FEATURES
     """Writes one part as a PEFT folder.
 
     Args:
-        part: A `SoftPrompt`, `Prefix` or `Lora`.
+        part: A `SoftPrompt`, `Prefix`, `Lora` or `Tuner`.
         folder: Created if absent.
         base_name: Stored as PEFT's `base_model_name_or_path`.
         task_type: PEFT's, of what runs it: the bare base, or a language model.
@@ -48,7 +52,7 @@ def write(part: Part, folder: Path, *, base_name: str, task_type: str = FEATURES
         tensors = {whole + k.removeprefix(_LORA_ROOT) if k.startswith(_LORA_ROOT) else k: t for k, t in tensors.items()}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(json.dumps(common | config, indent=1) + "\n", encoding="utf-8")
-    write_tensors({k: t.float() for k, t in tensors.items()}, folder / WEIGHTS_FILE)
+    write_tensors({k: t.float() if t.is_floating_point() else t for k, t in tensors.items()}, folder / WEIGHTS_FILE)
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -84,8 +88,6 @@ def read(folder: Path, *, stem: str = "") -> Part:
             f"cannot read {folder / WEIGHTS_FILE}: {error}. Save the adapter again as safetensors."
         ) from None
     kind = str(config.get("peft_type"))
-    if kind not in _DECODE:
-        raise AdapterError(f"{folder} is a PEFT adapter of kind {kind}. Allowed: {', '.join(_DECODE)}.")
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
@@ -93,7 +95,7 @@ def read(folder: Path, *, stem: str = "") -> Part:
         whole = f"{_LORA_ROOT}{stem}."
         tensors = {_LORA_ROOT + k.removeprefix(whole) if k.startswith(whole) else k: t for k, t in tensors.items()}
     try:
-        return _DECODE[kind](config, tensors)
+        return _DECODE.get(kind, _decode_tuner)(config, tensors)
     except MISFITS as error:
         raise AdapterError(f"{folder}: {CONFIG_FILE} does not fit its tensors: {error!r}. Save it again.") from None
 
@@ -195,8 +197,10 @@ def _encode_lora(part: Lora) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, tensors | {f"{_LORA_ROOT}{name}.lora_B.weight": t for name, t in part.up.items()}
 
 
-def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lora:
-    unsupported = [key for key in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(key)]
+def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lora | Tuner:
+    if config.get("use_dora"):
+        return _decode_tuner(config, tensors)
+    unsupported = [key for key in ("use_rslora", "rank_pattern", "alpha_pattern") if config.get(key)]
     start = str(config.get("init_lora_weights", True)).lower()
     if start.startswith(_CHANGES_BASE):
         unsupported.append(f"init_lora_weights={start}, which changes the base,")
@@ -216,6 +220,15 @@ def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lo
     return Lora(alpha=float(config["lora_alpha"]), down=down, up=up)
 
 
+def _encode_tuner(part: Tuner) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return dict(part.config), dict(part.values)
+
+
+def _decode_tuner(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tuner:
+    """What PEFT alone knows how to run: as it is. Which of its tensors learn stands in no file of PEFT's."""
+    return Tuner(config={k: v for k, v in config.items() if k not in ABOUT_FILES}, values=dict(tensors), trained=())
+
+
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Beginnings of starts that PEFT takes off the base's weights, also when it loads: on the base as it is, wrong."""
 
@@ -224,6 +237,7 @@ _ENCODE: dict[type, Callable[[Any], tuple[dict[str, Any], dict[str, Tensor]]]] =
     SoftPrompt: _encode_soft_prompt,
     Prefix: _encode_prefix,
     Lora: _encode_lora,
+    Tuner: _encode_tuner,
 }
 _DECODE: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Part]] = {
     "PROMPT_TUNING": _decode_soft_prompt,
@@ -231,5 +245,5 @@ _DECODE: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Part]] = 
     "PREFIX_TUNING": _decode_prefix,
     "LORA": _decode_lora,
 }
-PEFT_PARTS = ("soft_prompt", "prefix", "lora")
+PEFT_PARTS = ("soft_prompt", "prefix", "lora", "tuner")
 """Fields of `Adapter` that are stored in PEFT's format."""

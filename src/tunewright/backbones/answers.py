@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import DemonstrationPool, Head, Verbalizer
-from tunewright.backbones.base import Dropout
+from tunewright.backbones.dropout import Dropout
 
 Embed = Callable[[tuple[str, ...]], Tensor]
 """Texts -> features, [texts, D], under the same adapter."""
@@ -25,23 +25,28 @@ def answer(adapter: Adapter, readings_BE: Tensor, embed: Embed, dropout: Dropout
 
     Args:
         adapter: Whose parts answer.
-        readings_BE: Pooled output of the base under this adapter, fp32, and the scores of phrases, if any.
+        readings_BE: Pooled output of the base under this adapter, fp32, with each of the row's candidates where
+            these are paired with its text; then the scores of phrases, if any.
         embed: Features of the verbalizer's phrases.
         dropout: On the head's input, while training.
     """
     if adapter.members is not None:
         return _averaged(adapter, readings_BE, embed)
     verbalizer = adapter.verbalizer
-    groups = verbalizer.phrases if adapter.scores_phrases and verbalizer is not None else ()
-    num_scores = sum(map(len, groups))
+    num_scores = adapter.num_phrases
     features_BD, scores_BF = readings_BE.split([readings_BE.shape[1] - num_scores, num_scores], 1)
     logits_BC: Tensor = features_BD.new_zeros(features_BD.shape[0], len(adapter.labels))
-    if adapter.head is not None:
+    if adapter.head is not None and adapter.pairs_choices:
+        features_BCD = features_BD.unflatten(1, (len(adapter.labels), -1))
+        logits_BC = logits_BC + _by_head(adapter.head, features_BCD, dropout).squeeze(-1)
+    elif adapter.head is not None:
         logits_BC = logits_BC + _by_head(adapter.head, features_BD, dropout)
-    if verbalizer is not None and groups:
+    if verbalizer is not None and num_scores:
         logits_BC = logits_BC + _by_scores(verbalizer, scores_BF)
     elif verbalizer is not None:
         logits_BC = logits_BC + _by_verbalizer(verbalizer, features_BD, embed)
+    elif adapter.scores_choices:
+        logits_BC = logits_BC + scores_BF
     if adapter.demonstrations is not None:
         logits_BC = logits_BC + _by_neighbours(adapter.demonstrations, features_BD, len(adapter.labels))
     if adapter.calibration is not None and adapter.calibration.bias_C is not None:
@@ -51,7 +56,7 @@ def answer(adapter: Adapter, readings_BE: Tensor, embed: Embed, dropout: Dropout
 
 def _averaged(adapter: Adapter, readings_BE: Tensor, embed: Embed) -> Tensor:
     """The logarithm of the members' mean probabilities; each reads as many features as the others."""
-    scored = [0 if m.verbalizer is None else sum(map(len, m.verbalizer.phrases)) for m in adapter.each]
+    scored = [m.num_phrases for m in adapter.each]
     width = (readings_BE.shape[1] - sum(scored)) // len(scored)
     parts = readings_BE.split([width + num for num in scored], 1)
     shares = [answer(m, part, embed).log_softmax(-1) for m, part in zip(adapter.each, parts, strict=True)]

@@ -4,8 +4,10 @@ Shapes: B rows, L positions, D width, C labels, V vocabulary, E of a reading: D 
 """
 
 import copy
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Self
 
@@ -13,17 +15,25 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
-from tunewright.adapters.parts import Prefix, Weights
+from tunewright.adapters.parts import Lora, Prefix, Weights
+from tunewright.adapters.tuner import Tuner
 from tunewright.backbones import answers
-from tunewright.backbones.base import Base, Dropout, Encoding, Row
+from tunewright.backbones.base import Base, Encoding, Row, together
 from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.dropout import Dropout
+from tunewright.backbones.low_rank import TokensOf, low_rank_updates
 from tunewright.backbones.shapes import check_shapes
 from tunewright.backbones.stepwise import Stepwise
 from tunewright.backbones.tokens import encode
+from tunewright.backbones.tuners import Injected, Linears, inject
 from tunewright.errors import AdapterError
-from tunewright.types import Example
+from tunewright.types import Example, with_choice
+
+Update = Lora | Tuner
+"""What changes the outputs of linear layers."""
 
 _ASKABLE = "Use a decoder, or a masked model with its head."
+_KEPT_TUNERS = 4
 
 
 class Backbone(Base):
@@ -35,6 +45,8 @@ class Backbone(Base):
         device: Where to run.
     """
 
+    _stored_layer: Callable[[int, int], nn.Module] | None = None
+    """Makes a linear layer of the checkpoint's form, where that is another than here."""
     prefix_shape: tuple[int, int, int] | None
     """(layers, key/value heads, head width) of a deep prefix; None where this model cannot carry one."""
 
@@ -45,6 +57,7 @@ class Backbone(Base):
         self._model = copy.deepcopy(self._masters).to(device=device, dtype=dtype).eval()
         self._device = device
         self.dtype = dtype
+        self._tuners: dict[str, Injected] = {}
         self._phrases: dict[tuple[int, tuple[str, ...]], Tensor] = {}
 
     @classmethod
@@ -149,12 +162,39 @@ class Backbone(Base):
         named = self._model.named_modules()
         return {name: m for name, m in named if name.startswith(start) and isinstance(m, nn.Linear)}
 
+    def changeable(self, *, writing: bool = True) -> Linears:
+        """Those of them that take part in an answer, one in text or one from features, for PEFT's own layers."""
+        layers = {name: linear for name, linear in self.linears.items() if self.is_run(name, writing=writing)}
+        return Linears(layers, self._checkpoint.config, self._stored_layer)
+
+    def _updated(
+        self, updates: Sequence[Update | None], tokens_of: TokensOf | None = None
+    ) -> AbstractContextManager[None]:
+        """Within it the linear layers compute what the rows' adapters make of them; arguments as of LoRAs."""
+        tuner = updates[0] if updates else None
+        if isinstance(tuner, Tuner):  # rows that run together have the same
+            return self._injected(tuner).within(self.linears, tuner.values)
+        loras = [update for update in updates if not isinstance(update, Tuner)]
+        return low_rank_updates(self.linears, loras, tokens_of)
+
+    def _injected(self, tuner: Tuner) -> Injected:
+        """PEFT's layers for these settings; those of the last few are kept."""
+        key = json.dumps(tuner.config, sort_keys=True)
+        if key not in self._tuners:
+            if len(self._tuners) == _KEPT_TUNERS:
+                del self._tuners[next(iter(self._tuners))]
+            self._tuners[key] = inject(self.changeable(), tuner)
+        return self._tuners[key]
+
     def masters(self) -> dict[str, Tensor]:
         """The base's own parameters in fp32, without the unused pooler. Not to be written to."""
         return {n: p.detach() for n, p in self._masters.named_parameters() if not n.startswith("pooler.")}
 
     def encode(self, examples: Sequence[Example], limit: int) -> list[Encoding]:
-        """Tokenises, cutting texts so that each input has at most `limit` tokens."""
+        """Tokenises, cutting texts so that each input has at most `limit` tokens; with each of a row's candidates."""
+        if examples and examples[0].choices:
+            columns = zip(*([with_choice(e, choice) for choice in e.choices] for e in examples), strict=True)
+            return together([self.encode(column, limit) for column in columns])
         return encode(self._checkpoint.tokenizer, examples, limit)
 
     def token_ids(self, text: str) -> list[int]:
@@ -207,6 +247,12 @@ class Backbone(Base):
         if unknown:
             allowed = ", ".join(self.linears)
             raise AdapterError(f"the LoRA changes {unknown[0]}, no linear layer of {mine.name}. Allowed: {allowed}.")
+        if adapter.tuner is not None:
+            if adapter.lora is not None or adapter.weights is not None:
+                raise AdapterError(
+                    "an adapter of PEFT's is not run together with a LoRA or weights. Train one of them."
+                )
+            inject(self.changeable(), adapter.tuner)
         check_shapes(adapter, self)
 
     def features(self, rows: Sequence[Row]) -> Tensor:
@@ -243,8 +289,8 @@ class Backbone(Base):
         return list(passes.values())
 
     def pass_of(self, row: Row) -> tuple[int, ...]:
-        """Rows of one pass have the same: those with weights of their own run apart."""
-        return (id(row.adapter.weights),)
+        """Rows of one pass have the same: those with weights or a tuner of their own run apart."""
+        return (id(row.adapter.weights), id(row.adapter.tuner))
 
     def answer(self, adapter: Adapter, readings_BE: Tensor, dropout: Dropout | None = None) -> Tensor:
         """Logits [B, C] from readings under this adapter."""

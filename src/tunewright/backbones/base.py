@@ -3,11 +3,11 @@
 Shapes: B rows, C labels, E of a reading.
 """
 
-import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.heard import Heard
 from tunewright.errors import AdapterError, ModelError
 from tunewright.types import Example
@@ -29,7 +30,9 @@ class Encoding:
     num_cut: int = 0
     """Tokens of the text that did not fit."""
     members: "tuple[Encoding, ...]" = ()
-    """The input as each member of an adapter has it, of which the ids are all in a row; none without members."""
+    """The input as each member of an adapter has it, or with each of the row's candidates, all in a row above."""
+    choices: tuple[tuple[int, ...], ...] = ()
+    """Tokens of the row's own candidates, where they are scored as its answers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +49,27 @@ def row_generator(encoding: Encoding, seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(said[:8], "big", signed=True))
 
 
+def together(columns: Sequence[Sequence[Encoding]]) -> list[Encoding]:
+    """Inputs as several members have them, or with several candidates, one after the other, as inputs of the whole."""
+    return [
+        Encoding(
+            ids=tuple(i for each in members for i in each.ids),
+            type_ids=tuple(i for each in members for i in each.type_ids),
+            num_cut=max(each.num_cut for each in members),
+            members=tuple(members),
+        )
+        for members in zip(*columns, strict=True)
+    ]
+
+
+def member_rows(row: Row) -> list[Row]:
+    """The row of each member of its adapter, or with each of its candidates; itself where it has none."""
+    if not row.encoding.members:
+        return [row]
+    pairs = zip(row.encoding.members, cycle(row.adapter.each), strict=False)
+    return [Row(encoding=encoding, adapter=adapter) for encoding, adapter in pairs]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A row that wants an answer in text."""
@@ -55,21 +79,6 @@ class Request:
     decoding: Decoding
     generator: torch.Generator | None = None
     """Draws its tokens, and nobody else's, so that neighbours change nothing; not used at temperature 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dropout:
-    """Zeroes a share of values while training, from a generator of its own."""
-
-    share: float
-    generator: torch.Generator
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """The values with a share set to 0 and the rest scaled up to the same mean."""
-        if self.share == 0:
-            return values
-        kept = torch.rand(values.shape, generator=self.generator).ge_(self.share).to(values.device, values.dtype)
-        return values * kept / (1 - self.share)
 
 
 FinishReason = Literal["stop", "length"]
@@ -277,14 +286,19 @@ class Base(ABC):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """What each row's answer is made of, fp32 [E]: its features, and of some adapters scores of phrases."""
-        return list(self.features(rows))
+        return self.of_members(rows) if any(row.encoding.members for row in rows) else list(self.features(rows))
+
+    def of_members(self, rows: Sequence[Row]) -> list[Tensor]:
+        """Readings of rows of which some have several members or candidates: all that these read, in their order."""
+        groups = [member_rows(row) for row in rows]
+        found = iter(self.readings([each for group in groups for each in group]))
+        return [torch.cat(list(islice(found, len(group)))) for group in groups]
 
     def reading_width(self, adapter: Adapter) -> int:
-        """E, of the readings of its rows: of several members all that they read."""
+        """E, of the readings of its rows: of several members, or with several candidates, all that they read."""
         if adapter.members is not None:
             return sum(self.reading_width(each) for each in adapter.each)
-        phrases = adapter.verbalizer.phrases if adapter.scores_phrases and adapter.verbalizer is not None else ()
-        return self.feature_width(adapter) + sum(map(len, phrases))
+        return self.feature_width(adapter) * (len(adapter.labels) if adapter.pairs_choices else 1) + adapter.num_phrases
 
     def feature_width(self, adapter: Adapter) -> int:  # noqa: ARG002
         """D, of the features of an adapter's rows."""
@@ -365,7 +379,7 @@ class Base(ABC):
         return ModelError(f"model {self.identity.name!r} does not write. Choose a decoder.")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _SameAdapter:
     """Groups rows by the identity of their adapter, whose tensors cannot be compared."""
 

@@ -45,6 +45,8 @@ class Decoder(Prefixed):
     def __init__(
         self, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, prefix_bytes: int = PREFIX_BYTES
     ) -> None:
+        if any(isinstance(module, Conv1D) for module in checkpoint.model.modules()):
+            self._stored_layer = _transposed
         plain = replace(checkpoint, model=_plain_linears(checkpoint.model))
         super().__init__(plain, dtype=dtype, device=device, prefix_bytes=prefix_bytes)
 
@@ -71,6 +73,8 @@ class Decoder(Prefixed):
 
     def encode(self, examples: Sequence[Example], limit: int) -> list[Encoding]:
         """Tokenises, cutting texts so that each input has at most `limit` tokens; a pair's texts stand on lines."""
+        if examples and examples[0].choices:
+            return super().encode(examples, limit)
         lines = [e if e.text_pair is None else replace(e, text_pair=f"\n{e.text_pair}") for e in examples]
         empty = Encoding(ids=(self.pad_id,), type_ids=(0,))
         return [e if e.ids else empty for e in super().encode(lines, limit)]
@@ -138,7 +142,7 @@ class Decoder(Prefixed):
             starts = [sum(batch.lengths()[batch.which[k]]) + len(batch.texts[k]) for k in members]
             mine = [trees[k] for k in members]
             nodes = branches(mine, starts, [batch.which[k] for k in members], self._device)
-            loras, past = [rows[k].adapter.lora for k in members], Behind(seen.layers, members)
+            loras, past = [rows[k].adapter.update for k in members], Behind(seen.layers, members)
             ids = [token for tree in mine for token in tree.tokens]
             parts.append(self.go_on(ids, nodes, ran.prefixes, past, loras, weights))
         return ran.hidden_MD, tree_scores(head, torch.cat(parts), trees, weights, normalised=normalised)
@@ -164,6 +168,11 @@ def _plain_linears(model: nn.Module) -> nn.Module:
                 linear.bias = child.bias
                 setattr(module, name, linear)
     return model
+
+
+def _transposed(num_in: int, num_out: int) -> nn.Module:
+    """A layer as GPT-2 keeps it."""
+    return Conv1D(num_out, num_in)
 
 
 def _attend_as_others(model: nn.Module) -> None:

@@ -19,7 +19,6 @@ from tunewright.backbones import attention
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.checkpoint import Checkpoint
-from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.backbones.recomputed import recomputed
 from tunewright.backbones.tokens import Layout, lay_out
 from tunewright.runtime import quiet_libraries
@@ -58,9 +57,9 @@ class Encoder(Backbone):
         made = {id(p): p.vectors_PD for p in prompts if p is not None}
         vectors = [made[id(p)] for p in prompts if p is not None]
         embeds_BLD = self._embed(layout, vectors, weights)
-        loras = [row.adapter.lora for row in rows]
+        updates = [row.adapter.update for row in rows]
         inputs = self._inputs(layout, [row.adapter.prefix for row in rows], embeds_BLD)
-        again = partial(low_rank_updates, self.linears, loras)
+        again = partial(self._updated, updates)
         with again(), recomputed(self.layers, again):
             output = functional_call(self._model, self._own_values(weights), (), inputs)
         return output.last_hidden_state, layout

@@ -7,7 +7,9 @@ from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter
 from tunewright.adapters.parts import Lora, Prefix
 from tunewright.adapters.prompt_encoder import PromptEncoder
+from tunewright.adapters.tuner import Tuner
 from tunewright.backbones.base import Base
+from tunewright.backbones.tuners import renamed
 from tunewright.errors import AdapterError
 
 
@@ -30,6 +32,8 @@ def read_foreign(folder: Path, backbone: Base) -> Adapter:
         )
     if isinstance(part, Lora):
         part = _renamed(part, backbone)
+    elif isinstance(part, Tuner):
+        part = renamed(part, list(backbone.linears))
     prompt = isinstance(part, PromptEncoder)
     name = "soft_prompt" if prompt else next(n for n in peft_format.PEFT_PARTS if isinstance(part, PARTS[n]))
     parts = {name: part}

@@ -168,7 +168,7 @@ class _Lane:
         starts = [w.start + size for w, size in zip(self.writers, self._storage.lengths, strict=True)]
         texts = sequences([1] * len(starts), starts, which, self._base.device)
         assert texts is not None
-        last, loras = [w.written.ids[-1] for w in self.writers], [w.request.row.adapter.lora for w in self.writers]
+        last, loras = [w.written.ids[-1] for w in self.writers], [w.request.row.adapter.update for w in self.writers]
         with self._storage:
             hidden_RD = self._base.go_on(last, texts, prefixes, self._storage, loras, self._weights)
         return self._choose(list(self.writers), hidden_RD)

@@ -12,8 +12,7 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Thresholds
 from tunewright.adapters.reasoning import voted
-from tunewright.backbones.base import Base, Encoding, Row, row_generator
-from tunewright.backbones.prompted import member_rows
+from tunewright.backbones.base import Base, Encoding, Row, member_rows, row_generator
 from tunewright.backbones.tokens import by_length
 from tunewright.types import BETWEEN_LABELS, Example, Prediction, whole_text
 
@@ -53,7 +52,9 @@ class FeatureStore:
         return by_length(lengths) if most is None else by_length(lengths, most)
 
     def __call__(self, encodings: Sequence[Encoding]) -> Tensor:
-        """Features, fp32 [N, D]."""
+        """Features, fp32 [N, D]; [N, C D] of rows with C candidates each."""
+        if encodings and encodings[0].members:
+            return self([each for e in encodings for each in e.members]).reshape(len(encodings), -1)
         known = self._known if self._keeps else {}
         missing = list(dict.fromkeys(e for e in encodings if e not in known))
         rows = [Row(encoding=e, adapter=self._bare) for e in missing]

@@ -15,7 +15,7 @@ from tunewright.adapters.parts import Lora
 
 @contextlib.contextmanager
 def low_rank_updates(
-    linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None], tokens_of: "_TokensOf | None" = None
+    linears: Mapping[str, nn.Linear], loras: Sequence[Lora | None], tokens_of: "TokensOf | None" = None
 ) -> Iterator[None]:
     """Within the context, the layers add the updates of the rows.
 
@@ -41,7 +41,7 @@ def low_rank_updates(
 _MOST_LOOPED = 4
 """LoRAs of a packed batch that are looped over; more are padded and multiplied together."""
 
-_TokensOf = Callable[[Sequence[int]], Tensor]
+TokensOf = Callable[[Sequence[int]], Tensor]
 
 _Update = Callable[[Tensor, Tensor], Tensor]
 """(input [B, T, I], output [B, T, O] of the base's layer) -> the output with the update."""
@@ -55,7 +55,7 @@ def _update(
     name: str,
     distinct: Sequence[Lora],
     loras: Sequence[Lora | None],
-    tokens_of: _TokensOf | None,
+    tokens_of: TokensOf | None,
     layouts: "dict[int, _Layout]",
     device: torch.device,
 ) -> _Update:
@@ -149,7 +149,7 @@ class _Layout:
     """Whether these are all tokens, in their order."""
 
 
-def _layout(loras: Sequence[Lora | None], tokens_of: _TokensOf, num_tokens: int) -> _Layout:
+def _layout(loras: Sequence[Lora | None], tokens_of: TokensOf, num_tokens: int) -> _Layout:
     tokens = [tokens_of([] if lora is None else [k]) for k, lora in enumerate(loras)]
     source_BT = nn.utils.rnn.pad_sequence(tokens, batch_first=True)
     longest = source_BT.shape[1]
@@ -165,7 +165,7 @@ class _PaddedUpdate:
 
     stacked: _StackedUpdate
     loras: Sequence[Lora | None]
-    tokens_of: _TokensOf
+    tokens_of: TokensOf
     layouts: dict[int, _Layout]
     """Of as many tokens as a layer sees: all that it is given, or those that are read."""
 
@@ -182,7 +182,7 @@ class _PaddedUpdate:
 
 
 def _packed_update(
-    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], tokens_of: _TokensOf, device: torch.device
+    name: str, distinct: Sequence[Lora], loras: Sequence[Lora | None], tokens_of: TokensOf, device: torch.device
 ) -> "_PackedUpdate":
     """One update for each LoRA, of the tokens of its rows."""
     having = [lora for lora in distinct if name in lora.down]
@@ -198,7 +198,7 @@ class _PackedUpdate:
 
     updates: tuple[_SharedUpdate, ...]
     members: tuple[list[int], ...]
-    tokens_of: _TokensOf
+    tokens_of: TokensOf
 
     def __call__(self, input: Tensor, output: Tensor) -> Tensor:  # noqa: A002
         input_NI, output_NO = input.flatten(0, -2), output.flatten(0, -2)

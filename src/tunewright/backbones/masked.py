@@ -102,7 +102,7 @@ class Masked(Prompted, Encoder):
             said=self._without_masks(template.fixed),
             begin_ids=self._begin_ids,
             end_ids=self._end_ids,
-            template=Template(fixed="", row=template.row.replace(MASK, self._mask)),
+            template=Template.of(replace(template, fixed="", row=template.row.replace(MASK, self._mask))),
         )
 
     def _retrieved(
@@ -131,11 +131,11 @@ class Masked(Prompted, Encoder):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row, pooled or those at the mask; where its adapter scores words, then their scores."""
-        if any(row.adapter.members is not None for row in rows):
-            return self._of_members(rows)
+        if any(row.encoding.members for row in rows):
+            return self.of_members(rows)
         if all(row.adapter.template is None for row in rows):
             return super().readings(rows)
-        words = [self._words_of(row.adapter) for row in rows]
+        words = [row.encoding.choices or self._words_of(row.adapter) for row in rows]
         return self.by_pass(rows, lambda members, weights: self._read(rows, words, members, weights))
 
     def scores(self, rows: Sequence[Row], candidates: Sequence[tuple[int, ...]]) -> Tensor:
@@ -222,7 +222,8 @@ class Masked(Prompted, Encoder):
     def _plain(self, example: Example) -> Example:
         pair = example.text_pair
         second = None if pair is None else self._without_masks(pair)
-        return replace(example, text=self._without_masks(example.text), text_pair=second)
+        fields = {name: self._without_masks(cell) for name, cell in example.fields.items()}
+        return replace(example, text=self._without_masks(example.text), text_pair=second, fields=fields)
 
 
 def _sizes(adapter: Adapter, words: Words) -> list[int]:

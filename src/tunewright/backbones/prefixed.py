@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Lora, Part, Prefix, SoftPrompt, Weights
+from tunewright.adapters.parts import Part, Prefix, SoftPrompt, Weights
+from tunewright.backbones.backbone import Update
 from tunewright.backbones.base import Row
 from tunewright.backbones.causal import Pass, Past
 from tunewright.backbones.checkpoint import Checkpoint
-from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.backbones.packed import Sequences, sequences
 from tunewright.backbones.prefix import Kept, KeptPrefixes, Keys, stacked, unstacked
 from tunewright.backbones.recomputed import recomputed
@@ -86,7 +86,7 @@ class Prefixed(Writer):
             texts=texts,
             which=[order.index(_prefix_key(row.adapter)) for row in rows],
             reads=[1] * len(texts),
-            loras=[a.lora for a in (*adapters, *(row.adapter for row in rows))],
+            loras=[a.update for a in (*adapters, *(row.adapter for row in rows))],
             weights=weights,
         )
 
@@ -98,7 +98,7 @@ class Prefixed(Writer):
             batch = Batch(
                 openings=[self._opening(adapters[k]) for k in missing],
                 known=[_deep(adapters[k]) for k in missing],
-                loras=[adapters[k].lora for k in missing],
+                loras=[adapters[k].update for k in missing],
                 weights=weights,
             )
             with torch.no_grad():
@@ -148,7 +148,7 @@ class Prefixed(Writer):
         texts: Sequences,
         prefixes: Sequence[Keys],
         past: Past,
-        loras: Sequence[Lora | None],
+        loras: Sequence[Update | None],
         weights: Weights | None,
     ) -> Tensor:
         """Last hidden states, [N, D], of tokens that follow texts of an earlier pass.
@@ -168,7 +168,7 @@ class Prefixed(Writer):
         return hidden_ND
 
     def _forward(
-        self, one: Pass, embeds_ND: Tensor, loras: Sequence[Lora | None], weights: Weights | None
+        self, one: Pass, embeds_ND: Tensor, loras: Sequence[Update | None], weights: Weights | None
     ) -> Tensor | None:
         """The model over one pass."""
         blocks = [block for block in (one.prompts, one.texts) if block is not None]
@@ -180,10 +180,10 @@ class Prefixed(Writer):
 
         @contextmanager
         def again() -> Iterator[None]:
-            with one.again(), low_rank_updates(self.linears, loras, one.tokens_of):
+            with one.again(), self._updated(loras, one.tokens_of):
                 yield
 
-        with low_rank_updates(self.linears, loras, one.tokens_of), recomputed(self.layers[:-1], again):
+        with self._updated(loras, one.tokens_of), recomputed(self.layers[:-1], again):
             return one.run(model, self.layers[-1])
 
     def _embed(self, batch: "Batch") -> Tensor:
@@ -246,7 +246,7 @@ class Batch:
     """The prefix of each text."""
     reads: Sequence[int] = ()
     """So many of the last tokens of each text are read."""
-    loras: Sequence[Lora | None]
+    loras: Sequence[Update | None]
     """Of each prefix, then of each text."""
     weights: Weights | None = None
 
@@ -275,22 +275,24 @@ def lay_out(batch: Batch, device: torch.device) -> tuple[Sequences | None, Seque
 
 
 def _prefix_key(adapter: Adapter) -> tuple[object, ...]:
-    """Rows whose adapters have the same share a prefix; what is run of it depends on the LoRA under which it runs."""
+    """Rows whose adapters have the same share a prefix; what is run of it depends on what updates layers."""
     if not _runs(adapter):
         return (id(adapter.prefix),)
-    return fixed_text(adapter), id(adapter.soft_prompt), id(adapter.prefix), id(adapter.lora)
+    return fixed_text(adapter), id(adapter.soft_prompt), id(adapter.prefix), id(adapter.update)
 
 
 def _prefix_tensors(adapter: Adapter) -> list[Tensor]:
     """All that the keys and values of its prefix depend on, beside what is said by no tensor."""
     parts: list[Part | None] = [adapter.prefix]
     if _runs(adapter):
-        parts += [adapter.soft_prompt, adapter.lora, adapter.weights]
+        parts += [adapter.soft_prompt, adapter.update, adapter.weights]
     return [tensor for part in parts if part is not None for tensor in part.tensors().values()]
 
 
 def _said(adapter: Adapter) -> tuple[str, float]:
-    """What they depend on beside tensors: the fixed text, and how much the LoRA counts."""
+    """What they depend on beside tensors: the fixed text and PEFT's settings, and how much the LoRA counts."""
+    if adapter.tuner is not None:
+        return f"{fixed_text(adapter)}\n{sorted(adapter.tuner.config.items())}", 0.0
     return fixed_text(adapter), 0.0 if adapter.lora is None else adapter.lora.scaling
 
 

@@ -5,8 +5,7 @@ Shapes: B rows, D width.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,31 +15,10 @@ from tunewright.adapters.parts import Template
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.base import Encoding, Row, together
 from tunewright.backbones.tokens import by_length, encode_framed, fitting
 from tunewright.errors import ConfigError
 from tunewright.types import Example, whole_text
-
-
-def together(columns: Sequence[Sequence[Encoding]]) -> list[Encoding]:
-    """Inputs as several members have them, member by member, as inputs of the whole."""
-    return [
-        Encoding(
-            ids=tuple(i for each in members for i in each.ids),
-            type_ids=tuple(i for each in members for i in each.type_ids),
-            num_cut=max(each.num_cut for each in members),
-            members=tuple(members),
-        )
-        for members in zip(*columns, strict=True)
-    ]
-
-
-def member_rows(row: Row) -> list[Row]:
-    """The row of each member of its adapter; itself where it has none."""
-    if row.adapter.members is None:
-        return [row]
-    pairs = zip(row.encoding.members, row.adapter.each, strict=True)
-    return [Row(encoding=encoding, adapter=adapter) for encoding, adapter in pairs]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +49,6 @@ class Prompted(Backbone):
     def takes_members(self) -> bool:
         return self.answers_prompts
 
-    def _of_members(self, rows: Sequence[Row]) -> list[Tensor]:
-        """Readings of rows of which some have several members: all that these read, one after the other."""
-        groups = [member_rows(row) for row in rows]
-        found = iter(self.readings([each for group in groups for each in group]))
-        return [torch.cat(list(islice(found, len(group)))) for group in groups]
-
     def encode_for(self, examples: Sequence[Example], adapter: Adapter, answer_tokens: int = 0) -> list[Encoding]:
         """Tokenises as the adapter's template has it, so that prefix, row and answer fit the context.
 
@@ -98,7 +70,7 @@ class Prompted(Backbone):
             self._check_room(room, fixed=before, frame=0, answer=answer)
             return self.encode(examples, min(wanted, room))
         ends = len(frame.begin_ids) + len(frame.end_ids)
-        around = ends + len(self.token_ids(frame.said + template.fill("", None)))
+        around = ends + len(self.token_ids(frame.said + template.fill({})))
         self._check_room(room - around, fixed=before, frame=around, answer=answer)
         shown = [frame.said] * len(examples)
         if adapter.retriever is not None:
@@ -106,7 +78,28 @@ class Prompted(Backbone):
             shown = [frame.said + words for words in found]
         limits = [min(wanted + around + len(self.token_ids(words.removeprefix(frame.said))), room) for words in shown]
         ids = (frame.begin_ids, frame.end_ids)
-        return encode_framed(self._checkpoint.tokenizer, examples, template, ids, limits, shown)
+        framed = encode_framed(self._checkpoint.tokenizer, examples, template, ids, limits, shown)
+        return self._with_choices(framed, examples, adapter) if adapter.scores_choices else framed
+
+    def _with_choices(
+        self, encodings: Sequence[Encoding], examples: Sequence[Example], adapter: Adapter
+    ) -> list[Encoding]:
+        """The inputs with their rows' own candidates, cut to the room that is kept for answers."""
+        found, most = [], self._most_choice_tokens
+        for encoding, example in zip(encodings, examples, strict=True):
+            whole = [self.encode_answer(choice, after=adapter.before_answer) for choice in example.choices]
+            if not all(whole):
+                empty = example.choices[whole.index(())]
+                raise ConfigError(f"{self.identity.name} has no token for candidate {empty!r} of row {example.id}.")
+            lost = max(0, *(len(ids) - most for ids in whole))
+            cut = tuple(ids[:most] for ids in whole)
+            found.append(replace(encoding, choices=cut, num_cut=encoding.num_cut + lost))
+        return found
+
+    @property
+    def _most_choice_tokens(self) -> int:
+        """Room for a row's own candidates, which is the same whatever the neighbours bring."""
+        return max(1, self.max_tokens // 4)
 
     def _retrieved(
         self, examples: Sequence[Example], adapter: Adapter, retriever: Retriever, room: int
@@ -140,6 +133,8 @@ class Prompted(Backbone):
         decoded = 0 if adapter.decoding is None else adapter.decoding.max_new_tokens
         if not adapter.scores_phrases:
             return decoded
+        if adapter.scores_choices:
+            return max(decoded, self._most_choice_tokens)
         phrases = max(map(len, self.phrase_ids(adapter)), default=0)
         if adapter.reasoning is None:
             return max(decoded, phrases)

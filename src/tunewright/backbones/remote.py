@@ -15,7 +15,8 @@ from torch import Tensor
 from tunewright.adapters.adapter import BODY_PARTS, Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding, Template
 from tunewright.backbones import answers
-from tunewright.backbones.base import Base, Dropout, Encoding, Generation, Row
+from tunewright.backbones.base import Base, Encoding, Generation, Row
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.endpoint import Ask, Body, Endpoint
 from tunewright.backbones.heard import Heard
 from tunewright.backbones.label_answers import phrase_scores, read_phrase
@@ -116,7 +117,7 @@ class Remote(Base):
             ConfigError: The template leaves no room for a text.
         """
         template = PLAIN if adapter.template is None else adapter.template
-        fixed, around = len(pieces(template.fixed)), len(pieces(template.fill("")))
+        fixed, around = len(pieces(template.fixed)), len(pieces(template.fill({})))
         room = self.max_tokens - fixed - max(answer_tokens, self._answer_tokens(adapter))
         if room - around < 1:
             raise ConfigError(
@@ -245,14 +246,14 @@ def joined(ids: Sequence[int]) -> str:
 
 
 def _cut(example: Example, template: Template, before: str, limit: int) -> Encoding:
-    """A row as its template has it; of what is too long the text is cut, the longer of a pair."""
-    texts = [text for text in (example.text, example.text_pair) if text is not None]
-    ids = whole = pieces(before + template.fill(*texts))
-    while len(ids) > limit and any(texts):
-        longer = max(range(len(texts)), key=lambda k: len(pieces(texts[k])))
-        kept = pieces(texts[longer])[: -max(1, (len(ids) - limit) // len(texts))]
-        texts[longer] = joined(kept)
-        ids = pieces(before + template.fill(*texts))
+    """A row as its template has it; of what is too long the longest text is cut."""
+    texts = template.words(example)
+    ids = whole = pieces(before + template.fill(texts))
+    while len(ids) > limit and any(texts.values()):
+        longest = max(texts, key=lambda name: len(pieces(texts[name])))
+        kept = pieces(texts[longest])[: -max(1, (len(ids) - limit) // len(texts))]
+        texts[longest] = joined(kept)
+        ids = pieces(before + template.fill(texts))
     return Encoding(ids=tuple(ids), type_ids=(0,) * len(ids), num_cut=len(whole) - len(ids))
 
 

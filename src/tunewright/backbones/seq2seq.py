@@ -20,12 +20,12 @@ from torch.func import functional_call
 from transformers import DynamicCache, EncoderDecoderCache
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Decoding, Lora, Weights, is_embedding
+from tunewright.adapters.parts import Decoding, Weights, is_embedding
 from tunewright.backbones import attention
+from tunewright.backbones.backbone import Update
 from tunewright.backbones.base import Generation, Request, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.generation import Answering, choose, whole
-from tunewright.backbones.low_rank import low_rank_updates
 from tunewright.backbones.prompted import Frame
 from tunewright.backbones.recomputed import recomputed
 from tunewright.backbones.scoring import Tree, tree_scores
@@ -54,7 +54,7 @@ class Memory:
     hidden_BLD: Tensor
     mask_BL: Tensor
     """1 on soft prompt and text."""
-    loras: Sequence[Lora | None]
+    loras: Sequence[Update | None]
     weights: Weights | None
 
     def of(self, members: Sequence[int]) -> "Memory":
@@ -176,7 +176,7 @@ class Seq2Seq(Writer):
             embeds_BLD = embeds_BLD.index_put(place, vectors_ND)
         cache = attention.prefix_cache(prefixes, self.prefix_shape, embeds_BLD)
         inputs = {"inputs_embeds": embeds_BLD, "attention_mask": mask_BL, "prefix": cache}
-        loras = [row.adapter.lora for row in rows]
+        loras = [row.adapter.update for row in rows]
         hidden_BLD = self._run("encoder", inputs, loras, weights)
         return Memory(hidden_BLD=hidden_BLD, mask_BL=mask_BL, loras=loras, weights=weights), layout
 
@@ -206,12 +206,12 @@ class Seq2Seq(Writer):
         self,
         name: Literal["encoder", "decoder"],
         inputs: Mapping[str, Any],
-        loras: Sequence[Lora | None],
+        loras: Sequence[Update | None],
         weights: Weights | None,
     ) -> Tensor:
         own, start = self._own_values(weights), f"{name}."
         values = {key.removeprefix(start): value for key, value in own.items() if key.startswith(start)}
-        stack, again = self._model.get_submodule(name), partial(low_rank_updates, self.linears, loras)
+        stack, again = self._model.get_submodule(name), partial(self._updated, loras)
         layers = next(list(child) for child in stack.children() if isinstance(child, nn.ModuleList))
         with again(), recomputed(layers, again):
             output = functional_call(stack, values, (), dict(inputs))

@@ -66,8 +66,9 @@ def _of_body(adapter: Adapter, backbone: Base) -> Iterator[tuple[str, Shape, Sha
 def _of_answers(adapter: Adapter, backbone: Base) -> Iterator[tuple[str, Shape, Shape]]:
     num_labels = len(adapter.labels)
     if adapter.head is not None:
-        yield "head.weight", tuple(adapter.head.weight_CD.shape), (num_labels, backbone.feature_width(adapter))
-        yield "head.bias", tuple(adapter.head.bias_C.shape), (num_labels,)
+        rows = 1 if adapter.pairs_choices else num_labels
+        yield "head.weight", tuple(adapter.head.weight_CD.shape), (rows, backbone.feature_width(adapter))
+        yield "head.bias", tuple(adapter.head.bias_C.shape), (rows,)
     if adapter.verbalizer is not None:
         yield "verbalizer", (len(adapter.verbalizer.phrases),), (num_labels,)
     if adapter.demonstrations is not None:

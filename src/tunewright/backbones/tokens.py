@@ -75,7 +75,7 @@ def encode_framed(
     limits: Sequence[int],
     before: Sequence[str],
 ) -> list[Encoding]:
-    """Tokenises what a template makes of texts and pairs; of what is too long the text is cut, the longer of a pair.
+    """Tokenises what a template makes of texts and pairs; of what is too long the longest text is cut.
 
     Args:
         tokenizer: The base's own.
@@ -91,18 +91,19 @@ def encode_framed(
     def ids_of(texts: list[str]) -> list[list[int]]:
         return list(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
 
-    filled = [f"{words}{template.fill(e.text, e.text_pair)}" for e, words in zip(examples, before, strict=True)]
+    filled = [f"{words}{template.show(e)}" for e, words in zip(examples, before, strict=True)]
     found = []
     for example, whole, most, words in zip(examples, ids_of(filled), limits, before, strict=True):
         limit = most - sum(map(len, ends))
-        ids, texts = whole, [t for t in (example.text, example.text_pair) if t is not None]
-        while len(ids) > limit and any(texts):
-            sizes = [len(each) for each in ids_of(texts)]
-            longer, too_many = sizes.index(max(sizes)), len(ids) - limit
-            if len(texts) > 1:  # the longer gives all of what it has more, and half of what is then to go
-                too_many = min(too_many, math.ceil((too_many + max(sizes) - min(sizes)) / 2))
-            texts[longer] = _without_end(tokenizer, texts[longer], too_many)
-            ids = ids_of([f"{words}{template.fill(*texts)}"])[0]
+        ids, texts = whole, template.words(example)
+        while len(ids) > limit and any(texts.values()):
+            sizes = dict(zip(texts, map(len, ids_of(list(texts.values()))), strict=True))
+            longest, too_many = max(sizes, key=sizes.__getitem__), len(ids) - limit
+            if len(texts) > 1:  # the longest gives all that it has more than the next, and half of what is then to go
+                second = sorted(sizes.values())[-2]
+                too_many = min(too_many, math.ceil((too_many + sizes[longest] - second) / 2))
+            texts[longest] = _without_end(tokenizer, texts[longest], too_many)
+            ids = ids_of([f"{words}{template.fill(texts)}"])[0]
         every = (*ends[0], *ids, *ends[1])
         found.append(Encoding(ids=every, type_ids=(0,) * len(every), num_cut=len(whole) - len(ids)))
     return found

@@ -131,8 +131,8 @@ class Writer(Prompted):
 
     def readings(self, rows: Sequence[Row]) -> list[Tensor]:
         """Features of each row; where its adapter scores phrases, followed by their scores."""
-        if any(row.adapter.members is not None for row in rows):
-            return self._of_members(rows)
+        if any(row.encoding.members for row in rows):
+            return self.of_members(rows)
         if any(row.adapter.reasoning is not None for row in rows):
             return reasoned(self, rows)
         if not any(row.adapter.scores_phrases for row in rows):
@@ -140,11 +140,17 @@ class Writer(Prompted):
 
         def one_pass(members: Sequence[int], weights: Weights | None) -> Sequence[Tensor]:
             mine = [rows[k] for k in members]
-            trees = [self._phrase_tree(row.adapter) if row.adapter.scores_phrases else _NO_TREE for row in mine]
+            trees = [self._tree_of(row) for row in mine]
             hidden_RD, scores = self._scored(mine, trees, weights, normalised=False)
             return [torch.cat([h.float(), s]) for h, s in zip(hidden_RD, scores, strict=True)]
 
         return self.by_pass(rows, one_pass)
+
+    def _tree_of(self, row: Row) -> Tree:
+        """What is scored behind a row: its own candidates, the phrases of its adapter, or nothing."""
+        if row.encoding.choices:
+            return grow(row.encoding.choices)
+        return self._phrase_tree(row.adapter) if row.adapter.scores_phrases else _NO_TREE
 
     def _phrase_tree(self, adapter: Adapter) -> Tree:
         assert adapter.verbalizer is not None

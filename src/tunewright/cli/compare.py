@@ -27,6 +27,7 @@ def compare(
     text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
     label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
     label_separator: Annotated[str | None, typer.Option(help=_about("label_separator"))] = None,
+    choices: Annotated[str | None, typer.Option(help=_about("choices"))] = None,
     input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
     target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
     reasoning: Annotated[str | None, typer.Option(help=_about("reasoning"))] = None,

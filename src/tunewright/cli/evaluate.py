@@ -36,11 +36,11 @@ def evaluate(
 
     predictor = Predictor.load(adapter, model=model)
     given = {"text": text, "text_pair": text_pair, "label": label, "target": target}
-    _, examples = read_examples(rows, predictor.adapter.about, given)
+    _, examples = read_examples(rows, predictor.adapter.about, given, predictor.adapter.columns)
     if predictor.labels:
         check_labels_known(examples, predictor.labels, rows)
     else:
-        examples = by_input(examples)
+        examples = by_input(examples, predictor.adapter.columns)
     found = predictor.evaluate(examples, metric=metric, database=database)
     name = predictor.adapter.about.get("metric", "accuracy") if metric is None else metric
     unknown = sum(e.label is not None and not is_known(e.label, predictor.labels) for e in examples)

@@ -48,13 +48,14 @@ def judge(
     who = judgements.HUMAN if judge is None else judge
     path = judgements.judgements_file(run, pair, who)
     rows, num_same = _rows(record, pair)
-    known = [each for each in judgements.read(path) if each.judge == who]
-    done = {row for row, times in Counter(each.row for each in known).items() if times == (1 if judge is None else 2)}
+    known = {(each.row, each.shown) for each in judgements.read(path) if each.judge == who}
+    done = {row for row, orders in Counter(row for row, _ in known).items() if orders == (1 if judge is None else 2)}
     open_rows = [row for row in rows[:pairs] if row.id not in done]
     print(f"{len(rows)} of {len(record.rows)} test rows have different answers; the other {num_same} tell nothing.")
     found = _asked(record, pair, open_rows) if judge is None else _by_model(record, pair, open_rows, judge)
     for each in found:
-        judgements.add(path, each)
+        if (each.row, each.shown) not in known:  # the first order of a row at which an earlier call was ended
+            judgements.add(path, each)
     every = judgements.read(path)
     if not every:
         print("Nothing was judged.")

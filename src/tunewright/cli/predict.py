@@ -21,20 +21,22 @@ def predict(
     model: Annotated[str | None, typer.Option(help="the base, where it is not under its name in training")] = None,
 ) -> None:
     """Answer the rows of a file with a trained adapter."""
-    from tunewright.cli.rows import check_adapter, check_output, read_examples, write_answers
+    from tunewright.cli.rows import check_adapter, check_output, choice_columns, read_examples, write_answers
 
     check_output(out)
     check_adapter(adapter)
     from tunewright.serve.predictor import Predictor  # torch
 
     predictor = Predictor.load(adapter, model=model)
-    table, examples = read_examples(rows, predictor.adapter.about, {"text": text, "text_pair": text_pair})
+    own = predictor.adapter
+    table, examples = read_examples(rows, own.about, {"text": text, "text_pair": text_pair}, own.columns)
     num_cut = predictor.num_cut(examples)
     if num_cut:
         print(
             f"warning: {num_cut} of {len(examples)} texts are longer than the model takes and were cut", file=sys.stderr
         )
     ending = Path(rows if out is None else out).suffix.lower()
-    text = write_answers(table, predictor.predict(examples), predictor.labels, out, ending)
+    choices = choice_columns(predictor.adapter.about)
+    text = write_answers(table, predictor.predict(examples), predictor.labels, out, ending, choices=choices)
     if text is not None:
         print(text, end="")

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tunewright.data.columns import match_columns
+from tunewright.data.choices import to_choices, without_choices
+from tunewright.data.columns import check_shown, match_columns
 from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
 from tunewright.data.sets import strata, to_sets
@@ -22,7 +23,7 @@ _FORMATS = (".csv", ".tsv", ".jsonl")
 
 
 def read_examples(
-    path: str, about: Mapping[str, object], given: Mapping[str, str | None]
+    path: str, about: Mapping[str, object], given: Mapping[str, str | None], shown: Sequence[str] = ()
 ) -> tuple[Table, tuple[Example, ...]]:
     """The rows of a file, by the columns the adapter was trained on; others are said on stderr.
 
@@ -30,6 +31,7 @@ def read_examples(
         path: The file.
         about: The adapter's provenance.
         given: Role -> column of this file, None for the adapter's own. Roles that are not in it are not read.
+        shown: Further columns, which the adapter's template shows.
 
     Raises:
         DataError: The file cannot be used.
@@ -39,17 +41,30 @@ def read_examples(
     if not isinstance(columns, dict):
         raise AdapterError("the adapter does not say which columns it reads. Train it with `tunewright compare`.")
     table = read_table(path)
+    check_shown([table], shown)
     for notice in empty_rows([table]):
         print(f"note: {notice.message}", file=sys.stderr)
     own = {role: str(column) for role, column in columns.items() if role in given}
-    found, said = match_columns(table, own, given={role: name for role, name in given.items() if name is not None})
+    choices = choice_columns(about)
+    asked = without_choices(table, choices) if choices else table
+    found, said = match_columns(asked, own, given={role: name for role, name in given.items() if name is not None})
     if said is not None:
         print(f"note: {said.message}", file=sys.stderr)
     several, mark = "label_separator" in about, about.get("target_behind")
     target = found.get("target")
     is_parted = mark is not None and target is not None and any(str(mark) in str(row[target]) for row in table.rows)
-    examples = to_examples(table, found, several=several, reasoning=target if is_parted else None)
+    examples = to_examples(table, found, several=several, reasoning=target if is_parted else None, fields=shown)
+    if choices:
+        examples, read = to_choices(examples, table, choices)
+        if "label" in found:
+            print(f"note: {read.message}", file=sys.stderr)
     return table, to_sets(examples, _separator(about), path) if several else examples
+
+
+def choice_columns(about: Mapping[str, object]) -> tuple[str, ...]:
+    """Columns of each row's own candidates in training; none where there were none."""
+    found = about.get("choices")
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def _separator(about: Mapping[str, object]) -> str | None:
@@ -108,7 +123,13 @@ def write_rows(rows: Sequence[Mapping[str, object]], path: Path) -> None:
 
 
 def write_answers(
-    table: Table, predictions: Sequence[Prediction], labels: Sequence[str], out: str | None, ending: str
+    table: Table,
+    predictions: Sequence[Prediction],
+    labels: Sequence[str],
+    out: str | None,
+    ending: str,
+    *,
+    choices: Sequence[str] = (),
 ) -> str | None:
     """The same rows with `predicted` and one `p_<label>` for each label; from jsonl to jsonl, numbers stay numbers.
 
@@ -118,11 +139,17 @@ def write_answers(
         labels: In the probabilities' order.
         out: File to write; None returns the text.
         ending: `.csv`, `.tsv` or `.jsonl`.
+        choices: Columns of the rows' own candidates: `predicted` is then the chosen text, and `p_` goes by column.
     """
-    names = _free("predicted", table.columns), [_free(f"p_{label}", table.columns) for label in labels]
+    names = _free("predicted", table.columns), [_free(f"p_{name}", table.columns) for name in choices or labels]
+    columns = dict(zip(labels, choices, strict=True)) if choices else {}
     given = typed_rows(table) if ending == ".jsonl" else table.rows
     rows = [
-        {**row, names[0]: p.answer, **{n: round(v, 6) for n, v in zip(names[1], p.probabilities, strict=True)}}
+        {
+            **row,
+            names[0]: row[columns[p.answer]] if columns else p.answer,
+            **{n: round(v, 6) for n, v in zip(names[1], p.probabilities, strict=True)},
+        }
         for row, p in zip(given, predictions, strict=True)
     ]
     text = _written(rows, ending)

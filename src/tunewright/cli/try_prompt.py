@@ -28,7 +28,9 @@ def register(app: typer.Typer) -> None:
 
 
 def try_prompt(
-    template: Annotated[str, typer.Argument(help="the prompt, with {text} in it; or a text file that holds it")],
+    template: Annotated[
+        str, typer.Argument(help="the prompt, with {text} or any {COLUMN} in it; or a text file that holds it")
+    ],
     data: Annotated[str, typer.Argument(help=_about("data"), metavar="DATA")],
     rows: Annotated[int, typer.Option(help="training rows to show", metavar="N")] = 5,
     model: Annotated[str | None, typer.Option(help="the decoder: name, folder or openai:MODEL@URL")] = None,

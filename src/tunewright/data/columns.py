@@ -63,6 +63,7 @@ _FLAGS = {"text": "--text", "text_pair": "--text-pair", "label": "--label", "tar
 _ROLES: Mapping[TaskKind, Mapping[str, str]] = {
     "classify": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
     "multi-label": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
+    "choose": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
     "generate": {"text": "--input", "text_pair": "--text-pair", "target": "--target"},
 }
 """Role -> the flag that names its column."""
@@ -158,6 +159,20 @@ def check_columns(table: Table, roles: Mapping[str, str], flags: Mapping[str, st
     if len(set(roles.values())) < len(roles):
         said = ", ".join(f"{role} = {column!r}" for role, column in roles.items())
         raise DataError(f"{table.path}: one column for two roles: {said}. Each must be another column. Change a flag.")
+
+
+def check_shown(tables: Iterable[Table], columns: Sequence[str]) -> None:
+    """Refuses tables without a column that a template shows.
+
+    Raises:
+        DataError: With the nearest name.
+    """
+    for table in tables:
+        for name in columns:
+            if name not in table.columns:
+                shown = [clip(column) for column in table.columns]
+                todo = "The template shows it: each file needs it."
+                raise DataError(f"{table.path}: {unknown('column', name, shown, todo=todo)}")
 
 
 def _free(table: Table, chosen: Mapping[str, Choice]) -> list[str]:

@@ -1,6 +1,7 @@
 """A SQLite database that answers queries of anybody: opened to read, by steps and sizes that are limited."""
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,12 @@ MOST_STEPS = 20_000_000
 """Of SQLite's machine, about a second: counted, not timed, so that a busy machine gives the same answers."""
 
 MOST_ROWS = 10_000
+
+MOST_FOUND_BYTES = 16 * 2**20
+"""Of all that a query finds: texts and blobs by their length, a number as eight."""
+
+_HEAP_BYTES = 256 * 2**20
+"""Of SQLite in this process, also within one row, which no count of ours sees in time."""
 
 _STEPS_AT_ONCE = 100_000
 _MOST_BYTES = 1_000_000
@@ -41,6 +48,7 @@ class Database:
             self._connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
             self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             self._connection.execute("PRAGMA query_only = 1")
+            self._connection.execute(f"PRAGMA hard_heap_limit = {_HEAP_BYTES}")
         except sqlite3.Error as error:
             raise ConfigError(f"`database` must be a SQLite database. Got {path!r} ({error}).") from None
         self._connection.text_factory = lambda value: value.decode(errors="replace")
@@ -65,14 +73,12 @@ class Database:
         self._steps, self._is_denied = 0, False
         try:
             cursor = self._connection.execute(query)
-            found = cursor.fetchmany(MOST_ROWS + 1)
+            found = tuple(_within_limits(cursor))
         except (sqlite3.Error, sqlite3.Warning, ValueError, MemoryError, OverflowError):
             raise Refused(self._fault()) from None
         if cursor.description is None:
             raise Refused("asked nothing")
-        if len(found) > MOST_ROWS:
-            raise Refused(f"found more than {MOST_ROWS} rows")
-        return tuple(found)
+        return found
 
     def _fault(self) -> str:
         if self._is_denied:
@@ -88,3 +94,19 @@ class Database:
     def _count(self) -> int:
         self._steps += _STEPS_AT_ONCE
         return int(self._steps > MOST_STEPS)
+
+
+def _within_limits(cursor: sqlite3.Cursor) -> Iterator[tuple[Any, ...]]:
+    """Row by row, so that what is too much is never held.
+
+    Raises:
+        Refused: Too many rows, or too many bytes in them.
+    """
+    num_bytes = 0
+    for number, row in enumerate(cursor):
+        if number == MOST_ROWS:
+            raise Refused(f"found more than {MOST_ROWS} rows")
+        num_bytes += sum(len(value) if isinstance(value, str | bytes) else 8 for value in row)
+        if num_bytes > MOST_FOUND_BYTES:
+            raise Refused(f"found more than {MOST_FOUND_BYTES >> 20} MiB")
+        yield row

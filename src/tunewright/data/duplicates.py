@@ -56,7 +56,7 @@ def normalise(text: str) -> str:
 
 def _key(example: Example) -> tuple[str, ...]:
     parts = (example.text,) if example.text_pair is None else (example.text, example.text_pair)
-    return tuple(normalise(part) for part in parts)
+    return tuple(normalise(part) for part in (*parts, *example.choices))
 
 
 def twin_groups(examples: Sequence[Example]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from tunewright.data.load import Given, group_rows, limit_train, to_dataset
 from tunewright.data.splits import WEIGHTS, check_train, split_rows
 from tunewright.data.targets import by_input, limit_dev
 from tunewright.errors import ConfigError
-from tunewright.types import Dataset, Example, Splits
+from tunewright.types import Dataset, Splits
 
 _SEARCH = {name: weight for name, weight in WEIGHTS.items() if name != "test"}
 
@@ -62,7 +62,7 @@ def split_folds(given: Given, config: RunConfig, num_folds: int) -> tuple[Datase
     folds = [
         Fold(repeat=repeat, number=number, splits=splits)
         for repeat, rng in enumerate(repeat_rngs)
-        for number, splits in enumerate(_one_repeat(examples, groups, num_folds, config, rng))
+        for number, splits in enumerate(_one_repeat(given, groups, num_folds, config, rng))
     ]
     rows = {**split_rows(examples, groups, _SEARCH, split_rng), "test": examples}
     check_train(examples, rows["train"], config.data)
@@ -70,15 +70,15 @@ def split_folds(given: Given, config: RunConfig, num_folds: int) -> tuple[Datase
 
 
 def _one_repeat(
-    examples: Sequence[Example], groups: Sequence[int], num_folds: int, config: RunConfig, rng: np.random.Generator
+    given: Given, groups: Sequence[int], num_folds: int, config: RunConfig, rng: np.random.Generator
 ) -> list[Splits]:
     fold_rng, *rngs = rng.spawn(1 + num_folds)
-    folds = assign_folds([str(e.label) for e in examples], groups, num_folds, fold_rng)
-    return [_held_out(examples, groups, folds, k, config, rng) for k, rng in enumerate(rngs)]
+    folds = assign_folds([str(e.label) for e in given.rows["train"]], groups, num_folds, fold_rng)
+    return [_held_out(given, groups, folds, k, config, rng) for k, rng in enumerate(rngs)]
 
 
 def _held_out(
-    examples: Sequence[Example],
+    given: Given,
     groups: Sequence[int],
     folds: Sequence[int],
     number: int,
@@ -86,6 +86,7 @@ def _held_out(
     rng: np.random.Generator,
 ) -> Splits:
     """One fold, and the split of all others."""
+    examples = given.rows["train"]
     split_rng, rows_rng = rng.spawn(2)
     rest = [row for row, fold in enumerate(folds) if fold != number]
     rows = split_rows([examples[row] for row in rest], [groups[row] for row in rest], _SEARCH, split_rng)
@@ -93,7 +94,7 @@ def _held_out(
     train, _ = limit_train(rows["train"], config.rows, rows_rng)
     dev, test = rows["dev"], tuple(example for example, fold in zip(examples, folds, strict=True) if fold == number)
     if config.task == "generate":
-        dev, test = limit_dev(by_input(dev))[0], by_input(test)
+        dev, test = limit_dev(by_input(dev, given.asked))[0], by_input(test, given.asked)
     return Splits(train=train, dev=dev, test=test)
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tunewright.config import RunConfig
-from tunewright.data.columns import find_columns
+from tunewright.data.choices import to_choices, without_choices
+from tunewright.data.columns import check_shown, find_columns
 from tunewright.data.duplicates import (
     SHOWN,
     conflicting_labels,
@@ -53,10 +54,18 @@ class Given:
     """`train`, and `dev` and `test` where they are given."""
     columns: Mapping[str, str]
     notices: tuple[Notice, ...]
+    further: tuple[str, ...] = ()
+    """The other columns, which a template may show."""
+    asked: tuple[str, ...] = ()
+    """Of these the ones that it does show."""
 
 
-def read_rows(config: RunConfig) -> Given:
+def read_rows(config: RunConfig, template: str = "") -> Given:
     """Reads the files, chooses columns and checks.
+
+    Args:
+        config: The settings.
+        template: The user's, whose columns come with the rows.
 
     Raises:
         DataError: The file, its columns, its texts or its labels cannot be used.
@@ -64,41 +73,52 @@ def read_rows(config: RunConfig) -> Given:
     source = read_source(config)
     answers = {"target": config.target} if config.task == "generate" else {"label": config.label}
     text, several = config.input if config.task == "generate" else config.text, config.task == "multi-label"
-    columns, said = find_columns(source.tables["train"], config.task, text=text, text_pair=config.text_pair, **answers)
+    asked = source.tables["train"]
+    if config.task == "choose":
+        asked = {split: without_choices(table, config.choices) for split, table in source.tables.items()}["train"]
+    columns, said = find_columns(asked, config.task, text=text, text_pair=config.text_pair, **answers)
     judged = source.tables.get("test", source.tables["train"])
     fields = check_fields(parse_rules(config.slice), judged.columns, judged.path)
     check_reasoning(source.tables["train"], config.reasoning, columns)
+    taken = {*columns.values(), config.reasoning}
+    further = tuple(name for name in source.tables["train"].columns if name not in taken)
+    shown = tuple(name for name in further if f"{{{name}}}" in template)
+    check_shown(source.tables.values(), shown)
     rows = {
         split: to_examples(
             table,
             columns,
             source=source.prefix(split),
-            fields=fields if table is judged else (),
+            fields=(*shown, *fields) if table is judged else shown,
             several=several,
             reasoning=config.reasoning if split == "train" or config.reasoning == columns.get("target") else None,
         )
         for split, table in source.tables.items()
     }
+    read = []
     if config.task == "generate":
         check_targets(rows["train"], config.data)
+    elif config.task == "choose":
+        found = {split: to_choices(rows[split], source.tables[split], config.choices) for split in rows}
+        rows, read = {split: made for split, (made, _) in found.items()}, [found["train"][1]]
     elif several:
         rows = {s: to_sets(found, config.label_separator, source.tables[s].path) for s, found in rows.items()}
         check_sets(rows["train"], config.data)
     else:
         _check_all_labels(rows, config.data)
         _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
-    notices = (said, *source.notices, *empty_rows(source.tables.values()))
-    return Given(name=source.name, rows=rows, columns=columns, notices=notices)
+    notices = (said, *read, *source.notices, *empty_rows(source.tables.values()))
+    return Given(name=source.name, rows=rows, columns=columns, notices=notices, further=further, asked=shown)
 
 
-def load_dataset(config: RunConfig) -> Dataset:
-    """The task and its three splits; see `split_once`.
+def load_dataset(config: RunConfig, template: str = "") -> Dataset:
+    """The task and its three splits; see `read_rows` and `split_once`.
 
     Raises:
         DataError: The file, its columns, its texts or its labels cannot be used.
         ConfigError: Descriptions or costs do not fit the labels; slices or swapped terms do not fit the rows.
     """
-    return split_once(read_rows(config), config)
+    return split_once(read_rows(config, template), config)
 
 
 def split_once(given: Given, config: RunConfig) -> Dataset:
@@ -132,15 +152,16 @@ def to_dataset(
         DataError: So few rows that a single class is left.
         ConfigError: The label descriptions do not fit the labels.
     """
-    to_task = _generating if config.task == "generate" else _classifying
+    to_task = {"generate": _generating, "choose": _choosing}.get(config.task, _classifying)
     rows, task, noticed = to_task(given, rows, noticed, config, rng)
     noticed += slice_rows(parse_rules(config.slice), rows["test"])[1]
     return Dataset(
         task=task,
         splits=Splits(train=rows["train"], dev=rows["dev"], test=rows["test"]),
-        sha256=data_sha256(rows),
+        sha256=data_sha256(rows, given.asked),
         notices=(*given.notices, *noticed),
         columns=given.columns,
+        further=given.further,
     )
 
 
@@ -149,8 +170,8 @@ def _generating(
 ) -> tuple[Rows, Task, list[Notice]]:
     """A task of texts: every row trains, every input is judged once, against all that is right for it."""
     train, limited = limit_train(rows["train"], config.rows, rng)
-    dev, cut = limit_dev(by_input(rows["dev"]))
-    judged = by_input(rows["test"])
+    dev, cut = limit_dev(by_input(rows["dev"], given.asked))
+    judged = by_input(rows["test"], given.asked)
     task = Task(
         name=given.name,
         labels=(),
@@ -161,6 +182,23 @@ def _generating(
     )
     said = [*noticed, *target_notices(train, judged), *cut, *limited]
     return {"train": train, "dev": dev, "test": judged}, task, said
+
+
+def _choosing(
+    given: Given, rows: Rows, noticed: Sequence[Notice], config: RunConfig, rng: np.random.Generator
+) -> tuple[Rows, Task, list[Notice]]:
+    """A task of rows with candidates of their own, whose numbers are the labels."""
+    labels = tuple(str(number) for number, _ in enumerate(config.choices, 1))
+    train, limited = limit_train(rows["train"], config.rows, rng)
+    task = Task(
+        name=given.name,
+        labels=labels,
+        descriptions={label: label for label in labels},
+        metric=config.metric,
+        kind="choose",
+        paired="text_pair" in given.columns,
+    )
+    return {**rows, "train": train}, task, [*noticed, *limited]
 
 
 def _classifying(
@@ -331,15 +369,17 @@ def test_sha256(dataset: Dataset) -> str:
 
     Over sorted texts and labels: a file's name and the order of its rows do not change what is judged.
     """
-    rows = sorted(json.dumps((row.text, row.text_pair, row.label, *row.references)) for row in dataset.splits.test)
+    test = dataset.splits.test
+    rows = sorted(json.dumps((row.text, row.text_pair, row.label, *row.references, *row.choices)) for row in test)
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()
 
 
-def data_sha256(rows: Rows) -> str:
-    """Hash over ids, texts and labels of all splits, in the order train, dev, test."""
+def data_sha256(rows: Rows, columns: Sequence[str] = ()) -> str:
+    """Hash over ids, texts, labels and further columns of all splits, in the order train, dev, test."""
     digest = hashlib.sha256()
     for split in WEIGHTS:
         for example in rows[split]:
-            record = (split, example.id, example.text, example.text_pair, example.label, *example.references)
-            digest.update(json.dumps(record).encode() + b"\n")
+            asked = (example.text, example.text_pair, example.label, *example.references, *example.choices)
+            more = (example.fields[column] for column in columns)
+            digest.update(json.dumps((split, example.id, *asked, *more)).encode() + b"\n")
     return digest.hexdigest()

@@ -50,11 +50,17 @@ def can_split(groups: Sequence[int], num_splits: int) -> bool:
     return len(sizes) >= num_splits and 2 * max(sizes.values()) <= len(groups)
 
 
-def by_input(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """One row for each input, the first, with the targets of all its rows as references."""
-    found: dict[tuple[str, str | None], list[Example]] = {}
+def by_input(examples: Sequence[Example], columns: Sequence[str] = ()) -> tuple[Example, ...]:
+    """One row for each input, the first, with the targets of all its rows as references.
+
+    Args:
+        examples: Rows.
+        columns: That are part of the input beside the texts.
+    """
+    found: dict[tuple[str | None, ...], list[Example]] = {}
     for example in examples:
-        found.setdefault((example.text.strip(), example.text_pair), []).append(example)
+        more = (example.fields[column] for column in columns)
+        found.setdefault((example.text.strip(), example.text_pair, *more), []).append(example)
     return tuple(
         dataclasses.replace(rows[0], references=tuple(dict.fromkeys(str(row.target) for row in rows)))
         for rows in found.values()

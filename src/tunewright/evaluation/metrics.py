@@ -210,7 +210,7 @@ def _nothing(_counts_C: Sequence[int], _num_rows: int) -> float:
 
 METRICS = table(
     Metric(
-        name="accuracy", kinds=("classify", "multi-label"), stats=_right, of_sums=mean, is_mean=True,
+        name="accuracy", kinds=("classify", "multi-label", "choose"), stats=_right, of_sums=mean, is_mean=True,
         is_proportion=True, chance=_largest_share,
     ),
     Metric(name="macro-f1", kinds=("classify",), stats=_hits, of_sums=_macro_f1, chance=_one_in_labels),

@@ -77,7 +77,7 @@ def _by_execution(metric: Metric, database: Database) -> Metric:
     @cache
     def execute(query: str) -> sql.Found:
         try:
-            return sql.Found(rows=database.rows(query))
+            return sql.found(database.rows(query))
         except Refused as error:
             return sql.Found(fault=str(error))
 

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _NUMBER = re.compile(
-    r"(?P<sign>(?<![\w.,)])[-+\u2212])?[$\u20ac\u00a3]?\s?"
-    r"(?P<whole>\d{1,3}(?:,\d{3})+(?!\d)|\d+)?(?P<part>\.\d+)?(?P<power>[eE][-+]?\d{1,3}(?!\w))?"
+    r"(?P<sign>[-+\u2212])?(?P<gap>[$\u20ac\u00a3]?\s?)"
+    r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?P<power>[eE][-+]?\d{1,3}(?!\w))?"
 )
-"""A sign that stands at a beginning, not between two words or numbers; thousands in threes, a point before decimals."""
+"""Thousands in threes, a point before decimals."""
+
+_SPACES = " \t\u00a0"
 
 
 def numeric(answers: Sequence[str], references: Sequence[tuple[str, ...]], _: Sequence[str]) -> NDArray[np.float32]:
@@ -29,9 +31,21 @@ def numeric(answers: Sequence[str], references: Sequence[tuple[str, ...]], _: Se
 
 def last_number(text: str) -> Decimal | None:
     """The last number in a text, exactly; None without one. `$1,250.50.` is 1250.5, `5-3` ends in 3."""
-    found = [match for match in _NUMBER.finditer(text) if match["whole"] or match["part"]]
-    if not found:
+    every = list(_NUMBER.finditer(text))
+    if not every:
         return None
-    sign, whole, part, power = (found[-1][name] or "" for name in ("sign", "whole", "part", "power"))
-    minus = "-" if sign[:1] in ("-", "\u2212") else ""
-    return Decimal(f"{minus}{whole.replace(',', '')}{part}{power}")
+    found = every[-1]
+    minus = "-" if found["sign"] in ("-", "\u2212") and _is_sign(text, found) else ""
+    return Decimal(f"{minus}{found['digits'].replace(',', '')}{found['power'] or ''}")
+
+
+def _is_sign(text: str, found: re.Match[str]) -> bool:
+    """Whether a minus belongs to its number: `to -7` and `= - 7`, but neither `5-3`, `5 - 3` nor `so - 7`."""
+    rest = text[: found.start()]
+    before = rest.rstrip(_SPACES)
+    last = before[-1:]
+    if before == rest and (last in (".", ",") or last == "_" or last.isalpha()):
+        return False
+    if last.isdigit() or (last != "" and last in ")%"):
+        return False
+    return not (last.isalpha() and found["gap"][:1].isspace())

@@ -83,14 +83,15 @@ def preferences(judgements: Sequence[Judgement]) -> tuple[Preference, ...]:
 
 
 def _preference(judge: str, pair: Sequence[str], judgements: Sequence[Judgement]) -> Preference:
+    once = {(each.row, each.shown): each for each in judgements}.values()
     rows: dict[str, dict[tuple[str, str], str | None]] = {}
-    for each in judgements:
+    for each in once:
         rows.setdefault(each.row, {})[each.shown] = each.preferred
     votes = [set(by_order.values()) for by_order in rows.values()]
     agreed = [next(iter(vote)) if len(vote) == 1 else None for vote in votes]
     wins, losses = (sum(who == candidate for who in agreed) for candidate in pair)
     twice = [vote for vote, by_order in zip(votes, rows.values(), strict=True) if len(by_order) == 2]
-    choices = [each.choice for each in judgements if each.choice != "tie"]
+    choices = [each.choice for each in once if each.choice != "tie"]
     return Preference(
         judge=judge,
         a=pair[0],

@@ -25,7 +25,7 @@ _BYTES = {"": 1.0, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 
 EDITABLE_PARTS = frozenset({"verbalizer", "demonstrations", "retriever", "template"})
 """Parts made of text that a person can write: phrases, labelled examples."""
-_LEARNED_PARTS = frozenset({"soft_prompt", "prefix", "lora", "weights", "head"})
+_LEARNED_PARTS = frozenset({"soft_prompt", "prefix", "lora", "tuner", "weights", "head"})
 """Parts whose numbers only a training can change."""
 
 

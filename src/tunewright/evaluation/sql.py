@@ -3,6 +3,7 @@
 Shapes: N rows.
 """
 
+import hashlib
 import math
 import re
 from collections import Counter
@@ -17,9 +18,12 @@ Value = str | bytes | int | float | None
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """What came of a query."""
+    """What came of a query; of its rows only as much as comparing them takes, for many queries are kept."""
 
-    rows: tuple[tuple[Value, ...], ...] = ()
+    in_order: bytes = b""
+    """Hash of the rows as they came."""
+    in_any_order: bytes = b""
+    """Hash of them as a multiset."""
     fault: str | None = None
     """Why it found nothing, in few words; the same for all queries with the same fault."""
 
@@ -29,6 +33,13 @@ Execute = Callable[[str], Found]
 
 _DIGITS = 9
 """Significant digits in which two numbers must agree: sums of the same rows depend on their order."""
+
+
+def found(rows: Sequence[tuple[Value, ...]]) -> Found:
+    """Of rows: equal hashes where they are equal, numbers as numbers."""
+    hashes = [hashlib.sha256(repr([*map(_plain, row)]).encode()).digest() for row in rows]
+    in_order, in_any_order = (hashlib.sha256(b"".join(each)).digest() for each in (hashes, sorted(hashes)))
+    return Found(in_order=in_order, in_any_order=in_any_order)
 
 
 def stats(execute: Execute, answers: Sequence[str], references: Sequence[tuple[str, ...]]) -> NDArray[np.float32]:
@@ -48,11 +59,10 @@ def faults(execute: Execute, queries: Sequence[str]) -> tuple[str, ...]:
 
 
 def _agree(execute: Execute, given: str, right: str) -> bool:
-    wanted, found = execute(right), execute(given)
-    if wanted.fault is not None or found.fault is not None:
+    theirs, ours = execute(right), execute(given)
+    if theirs.fault is not None or ours.fault is not None:
         return False
-    ours, theirs = ([tuple(map(_rounded, row)) for row in each.rows] for each in (found, wanted))
-    return ours == theirs if _is_ordered(right) else Counter(ours) == Counter(theirs)
+    return ours.in_order == theirs.in_order if _is_ordered(right) else ours.in_any_order == theirs.in_any_order
 
 
 def _is_ordered(query: str) -> bool:
@@ -63,5 +73,9 @@ def _is_ordered(query: str) -> bool:
     return re.search(r"\border\s+by\b", plain, re.IGNORECASE) is not None
 
 
-def _rounded(value: Value) -> Value:
-    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) and math.isfinite(value) else value
+def _plain(value: Value) -> Value:
+    """A number in the digits that count, a whole one as an integer: equal ones then read the same."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    rounded = float(f"{value:.{_DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Thresholds
+from tunewright.adapters.parts import Candidates, Thresholds
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base
 from tunewright.backbones.inference import FeatureStore
@@ -111,6 +111,8 @@ class Material:
         labels = self.task.labels
         if self.task.kind == "multi-label":
             parts["thresholds"] = Thresholds(logits_C=torch.zeros(len(labels)))
+        if self.task.kind == "choose":
+            parts["candidates"] = Candidates()
         return Adapter(base=identity, labels=labels, max_tokens=self.max_tokens, **parts)  # type: ignore[arg-type]
 
 
@@ -136,7 +138,7 @@ Place = Callable[[Material, Params, np.random.Generator], Adapter]
 
 def word_remarks(backbone: Base, task: Task) -> list[str]:
     """What a user should hear of labels' words on a base: unusable descriptions, and names that it splits."""
-    if not task.labels or not backbone.answers_prompts or cannot_tell_words(backbone, task) is not None:
+    if not task.names_labels or not backbone.answers_prompts or cannot_tell_words(backbone, task) is not None:
         return []
     name, fault = backbone.identity.name, cannot_tell_words(backbone, task, "description")
     said = [] if fault is None else [f"{name} is not asked by the labels' descriptions: {fault}."]
@@ -200,8 +202,10 @@ class Method:
             return f"{backbone.identity.name} answers elsewhere: there are no weights here to train on"
         if task.kind == "generate" and self.runs_base and not backbone.writes:
             return f"{backbone.identity.name} writes no text; give a decoder with --model"
+        if task.kind == "choose" and self.by_words and not (backbone.answers_prompts and backbone.is_here):
+            return _NO_CHOICE if backbone.is_here else f"{backbone.identity.name} answers elsewhere: {_UNTOLD}"
         reason = self.refuses(backbone)
-        if reason is None and self.by_words and task.labels and backbone.answers_prompts:
+        if reason is None and self.by_words and task.names_labels and backbone.answers_prompts:
             reason = cannot_tell_words(backbone, task)
         return reason
 
@@ -209,8 +213,13 @@ class Method:
 _WRONG_KIND: Mapping[TaskKind, str] = {
     "classify": "it answers with texts, not labels",
     "multi-label": "it does not answer with several labels",
+    "choose": "it does not choose among texts that each row brings",
     "generate": "it chooses labels, not texts",
 }
+
+
+_NO_CHOICE = "candidates are scored as answers to a prompt; give a decoder or a masked model with --model"
+_UNTOLD = "how likely each row's candidates are is not asked there"
 
 
 def settings(method: Method, params: Params, material: Material) -> Settings:

@@ -58,7 +58,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
 
 def _demonstrated(prompt: Prompt, example: Example) -> str:
     """A training row with its reasoning and answer."""
-    return demonstration(prompt.fill(example.text, example.text_pair), _reasoned(example))
+    return demonstration(prompt.show(example), _reasoned(example))
 
 
 def _reasoned(example: Example) -> str:

@@ -67,5 +67,5 @@ METHOD = Method(
     place=place,
     space=space,
     by_words=True,
-    kinds=("classify", "multi-label", "generate"),
+    kinds=("classify", "multi-label", "choose", "generate"),
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Head
-from tunewright.backbones.answers import directions
+from tunewright.backbones.answers import directions, unit
 from tunewright.methods.base import Choice, Material
 from tunewright.methods.label_words import trained_answer
 from tunewright.methods.prompting import written
@@ -34,7 +34,7 @@ def answering(material: Material, params: Params | None = None) -> dict[str, obj
     if material.task.kind == "generate":
         return written(material)
     how = "head" if params is None else str(params.get("answer", "head"))
-    return {"head": described_head(material)} if how == "head" else trained_answer(material, how)
+    return {"head": first_head(material)} if how == "head" else trained_answer(material, how)
 
 
 def head_rates(adapter: Adapter, rate: float) -> Rates:
@@ -44,7 +44,24 @@ def head_rates(adapter: Adapter, rate: float) -> Rates:
 
 def inits(material: Material) -> Choice:
     """What virtual tokens may start from: the words of the labels, where there are labels, or common ones."""
-    return Choice(options=("labels", "vocabulary") if material.task.labels else ("vocabulary",))
+    return Choice(options=("labels", "vocabulary") if material.task.names_labels else ("vocabulary",))
+
+
+def first_head(material: Material) -> Head:
+    """A head to start from: of what the labels mean, or of what tells right candidates from others."""
+    return choosing_head(material) if material.task.kind == "choose" else described_head(material)
+
+
+def choosing_head(material: Material) -> Head:
+    """One row for all candidates of a row: the mean of what the right one's features have more than the mean of all.
+
+    As long as the directions of a described head.
+    """
+    pairs_NCD = material.store(material.rows.encodings).unflatten(1, (material.num_labels, -1))
+    right_ND = pairs_NCD[torch.arange(len(pairs_NCD)), material.rows.labels_N]
+    direction_D = unit((right_ND - pairs_NCD.mean(1)).mean(0))
+    weight_1D = direction_D[None] * (_START_SCALE / pairs_NCD.norm(dim=-1).mean())
+    return Head(weight_CD=weight_1D, bias_C=torch.zeros(1))
 
 
 def described_head(material: Material) -> Head:

@@ -40,7 +40,7 @@ def by_words(material: Material, prompt: Prompt, words: str) -> dict[str, object
         words: `automatic`, `prototypes`, or as in `label_phrases`.
     """
     if words == PROTOTYPES:
-        template = Template(fixed=prompt.fixed, row=prompt.row)
+        template = Template.of(prompt)
         return {"template": template, "head": prototypes(material, template)}
     parts = asking(material, prompt, "name" if words == AUTOMATIC else words)
     if words == AUTOMATIC:
@@ -67,7 +67,7 @@ def _told(material: Material, prompt: Prompt) -> tuple[tuple[str, ...], ...]:
     found = dict(reversed([(ids, w) for w, ids in single[:_CANDIDATES]]))  # of two forms of one token the commoner
     if not found:
         return names
-    adapter = material.adapter(template=Template(fixed=prompt.fixed, row=prompt.row))
+    adapter = material.adapter(template=Template.of(prompt))
     some = material.part(range(min(_ASKED, len(material.examples))))
     encodings = backbone.encode_for(some.examples, adapter)
     log_probs_NW = word_scores(adapter, encodings, list(found), material.store)
@@ -88,7 +88,7 @@ def soft(material: Material, prompt: Prompt) -> dict[str, object]:
         weight_CD=torch.stack([weight_KD.mean(0) for weight_KD, _ in rows]),
         bias_C=torch.stack([bias_K.mean() for _, bias_K in rows]),
     )
-    return {"template": Template(fixed=prompt.fixed, row=prompt.row), "head": head}
+    return {"template": Template.of(prompt), "head": head}
 
 
 def trained_answer(material: Material, how: str) -> dict[str, object]:

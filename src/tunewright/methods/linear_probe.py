@@ -4,14 +4,14 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.methods.base import Material, Method, Range, Space
-from tunewright.methods.heads import described_head
+from tunewright.methods.heads import first_head
 from tunewright.training.optim import Rates
 from tunewright.types import Params
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """A head from the labels' words."""
-    return material.adapter(head=described_head(material))
+    """A head from the labels' words, or from what tells right candidates."""
+    return material.adapter(head=first_head(material))
 
 
 def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
@@ -41,6 +41,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label"),
+    kinds=("classify", "multi-label", "choose"),
     passes=4.0,
 )

@@ -55,6 +55,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label", "generate"),
+    kinds=("classify", "multi-label", "choose", "generate"),
     learns="lora",
 )

@@ -28,6 +28,6 @@ METHOD = Method(
     serves="nothing: the model is not run",
     place=place,
     space=space,
-    kinds=("classify", "multi-label"),
+    kinds=("classify", "multi-label", "choose"),
     runs_base=False,
 )

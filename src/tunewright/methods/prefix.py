@@ -87,7 +87,7 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label", "generate"),
+    kinds=("classify", "multi-label", "choose", "generate"),
     learns="prefix",
     refuses=refuses,
 )

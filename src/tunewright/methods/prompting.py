@@ -22,19 +22,19 @@ from tunewright.prompts.calibration import content_free_points, domain_points, z
 from tunewright.prompts.template import (
     MASK,
     PLAIN,
-    PROMPTS,
     Prompt,
     built_in,
     demonstration,
     draw,
     one_mask,
     premise,
+    sources,
     until_mask,
     with_demonstrations,
     with_mask,
 )
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
-from tunewright.types import Example, Params, Task, whole_text
+from tunewright.types import Example, Params, Task, chosen_text, whole_text
 
 _USUAL = 0.99
 """Share of the training targets that fit in what may be written."""
@@ -56,8 +56,8 @@ RETRIEVED = ("nearest", "bm25")
 
 
 def retrievals(material: Material) -> tuple[str, ...]:
-    """Those that a base has: one that shows no features finds nothing near."""
-    return RETRIEVED if material.backbone.width > 0 else ("bm25",)
+    """Those that a base has: one that shows no features finds nothing near, nor do pairs with candidates."""
+    return RETRIEVED if material.backbone.width > 0 and material.task.kind != "choose" else ("bm25",)
 
 
 NOTHING_SAID = ("N/A", "", "[MASK]")
@@ -65,16 +65,18 @@ NOTHING_SAID = ("N/A", "", "[MASK]")
 
 
 def asking(material: Material, prompt: Prompt, words: str = "name") -> dict[str, object]:
-    """The parts of an adapter that answers under a prompt: by the words of the labels, or in text.
+    """The parts of an adapter that answers under a prompt: by words of labels, the row's own candidates, or in text.
 
     Args:
         material: Task and training rows.
         prompt: The prompt.
         words: Of the labels, as in `label_phrases`.
     """
-    template = Template(fixed=prompt.fixed, row=prompt.row)
+    template = Template.of(prompt)
     if material.task.kind == "generate":
         return {"template": template, "decoding": decoding(material)}
+    if material.task.kind == "choose":
+        return {"template": template}
     phrases = label_phrases(material.task, words, TEMPLATES["bare"])
     return {"template": template, "verbalizer": Verbalizer(phrases=phrases, scale=1.0)}
 
@@ -98,7 +100,7 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
     if how == "none":
         return adapter
     if how == "contextual":
-        empty = [Example(id=text, text=text) for text in NOTHING_SAID]
+        empty = [Example(id=text, text=text, fields=dict.fromkeys(adapter.columns, text)) for text in NOTHING_SAID]
         said_KC = predict(adapter, material.backbone.encode_for(empty, adapter), material.store)
         # Where each label has a probability of its own, there is none to be shared out.
         apart = material.rows.sets_NC is not None
@@ -106,7 +108,7 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
     elif how == "pmi":
         assert adapter.template is not None, "of prompts alone"
         words = premise(adapter.template)
-        bare = replace(adapter, template=Template(fixed=words.fixed, row=words.row), retriever=None)
+        bare = replace(adapter, template=Template.of(words), retriever=None)
         nothing = material.backbone.encode_for([Example(id="", text="")], bare)
         bias_C = domain_points(predict(bare, nothing, material.store)[0])
     else:
@@ -159,14 +161,14 @@ def templates(material: Material) -> Choice:
     """The prompts whose own words leave most of the context free, for a space; the first where none does."""
     found = prompts(material)
     if not material.backbone.is_here:  # who answers freely has to be told the labels
-        listed = PROMPTS[material.task.kind]
+        listed = sources(material.task.kind)
         found = {name: p for name, p in found.items() if name == OWN or _tells_labels(listed[name], material.task)}
     fitting = tuple(name for name, prompt in found.items() if fits(material, prompt))
     return Choice(options=fitting or tuple(found)[:1])
 
 
 def _tells_labels(source: str, task: Task) -> bool:
-    return not task.labels or "{labels}" in source
+    return not task.names_labels or "{labels}" in source
 
 
 def fits(material: Material, prompt: Prompt) -> bool:
@@ -180,8 +182,8 @@ def num_tokens(material: Material, prompt: Prompt) -> int:
 
 
 def calibrations(material: Material, *hows: str) -> dict[str, Choice]:
-    """Ways to set zero points, for a space; none where texts are written."""
-    if material.task.kind == "generate":
+    """Ways to set zero points, for a space; none where texts are written, or candidates are each row's own."""
+    if not material.task.names_labels:
         return {}
     # A label that was read has no probability for a zero point to move.
     return {"calibration": Choice(options=hows if material.backbone.tells_scores else ("none",))}
@@ -243,7 +245,8 @@ def retrieving(material: Material, prompt: Prompt, count: int, by: str) -> Retri
 
 def demonstrated(prompt: Prompt, example: Example) -> str:
     """A training row with its answer, as a demonstration."""
-    answer = ", ".join(map(in_words, strata(example))) if example.target is None else example.target
+    words = [chosen_text(example, label) if example.choices else in_words(label) for label in strata(example)]
+    answer = ", ".join(words) if example.target is None else example.target
     if MASK in prompt.row:
-        return f"{prompt.fill(example.text, example.text_pair, answer)}\n\n"
-    return demonstration(prompt.fill(example.text, example.text_pair), answer)
+        return f"{prompt.show(example, answer)}\n\n"
+    return demonstration(prompt.show(example), answer)

@@ -29,6 +29,6 @@ METHOD = Method(
     space=space,
     refuses=cannot_be_asked,
     by_words=True,
-    kinds=("classify", "generate"),
+    kinds=("classify", "choose", "generate"),
     needs="template",
 )

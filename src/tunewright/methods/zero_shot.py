@@ -50,10 +50,10 @@ def words_of(material: Material, *which: str) -> dict[str, Choice]:
     """Which words stand for a label, for a space: descriptions where there are any, nothing where texts are written."""
     task = material.task
     described = any(task.descriptions[label] != in_words(label) for label in task.labels)
-    if material.backbone.answers_prompts and task.labels:
+    if material.backbone.answers_prompts and task.names_labels:
         described = described and cannot_tell_words(material.backbone, task, "description") is None
     options = which if described else ("name", *(each for each in which if each in (AUTOMATIC, PROTOTYPES)))
-    return {"words": Choice(options=options)} if task.labels else {}
+    return {"words": Choice(options=options)} if task.names_labels else {}
 
 
 METHOD = Method(
@@ -65,5 +65,5 @@ METHOD = Method(
     place=place,
     space=space,
     by_words=True,
-    kinds=("classify", "multi-label", "generate"),
+    kinds=("classify", "multi-label", "choose", "generate"),
 )

@@ -12,14 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from tunewright.data.labels import in_words
-from tunewright.errors import ConfigError, unknown
-from tunewright.types import Task, TaskKind
+from tunewright.errors import ConfigError, DataError, unknown
+from tunewright.types import Example, Task, TaskKind
 
 MASK = "[MASK]"
 """Where a masked language model is to put the answer; whatever its own tokenizer calls it."""
 
-_FIELD = re.compile(r"\{text\}|\{text_pair\}|\[MASK\]")
-_PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")
+_ROLES = ("text", "text_pair")
+_BRACES = re.compile(r"\{([^{}\n]+)\}")
+_NAME = re.compile(r"[^\W\d]\w*")
+"""What in braces is meant as a place even where nothing has that name; of the rest, such as JSON, only what has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,20 +31,50 @@ class Prompt:
     fixed: str
     """Instruction and fixed demonstrations: the same for all rows."""
     row: str
-    """What a row becomes, with `{text}` and, for pairs, `{text_pair}`; ends where the answer begins."""
+    """What a row becomes, with `{text}`, for pairs `{text_pair}`, or columns; ends where the answer begins."""
+    columns: tuple[str, ...] = ()
+    """Further columns of the data that have a place, as `{name}`."""
 
-    def fill(self, text: str, text_pair: str | None = None, answer: str = MASK) -> str:
-        """A row as text; a pair for which there is no place of its own follows on a line.
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Names that stand in braces for something of a row."""
+        return tuple(dict.fromkeys((*_ROLES, *self.columns)))
+
+    def fill(self, words: Mapping[str, str], answer: str = MASK) -> str:
+        """A row as text; a second text for which there is no place of its own follows the first on a line.
 
         Args:
-            text: In its place.
-            text_pair: In its place.
+            words: By the name of their place; empty where there are none, as in what a prompt says by itself.
             answer: In the place of the mask, if there is one.
         """
-        if text_pair is not None and "{text_pair}" not in self.row:
-            text = f"{text}\n{text_pair}"
-        values = {"{text}": text, "{text_pair}": "" if text_pair is None else text_pair, MASK: answer}
-        return _FIELD.sub(lambda field: values[field[0]], self.row)
+        values = {MASK: answer, **{f"{{{name}}}": words.get(name, "") for name in self.places}}
+        if "text_pair" in words and "{text_pair}" not in self.row:
+            values["{text}"] = f"{values['{text}']}\n{words['text_pair']}"
+        return re.sub("|".join(map(re.escape, values)), lambda place: values[place[0]], self.row)
+
+    def words(self, example: Example) -> dict[str, str]:
+        """What it shows of a row, by the name of its place.
+
+        Raises:
+            DataError: The row comes without a column that has a place.
+        """
+        missing = [f"`{name}`" for name in self.columns if name not in example.fields]
+        if missing:
+            raise DataError(
+                f"row {example.id} comes without {', '.join(missing)}, which the template shows. "
+                "Give Example(..., fields={column: text})."
+            )
+        both = {"text": example.text, **({} if example.text_pair is None else {"text_pair": example.text_pair})}
+        own = both if "{text}" in self.row else {name: both[name] for name in both if f"{{{name}}}" in self.row}
+        return {**own, **{name: example.fields[name] for name in self.columns}}
+
+    def show(self, example: Example, answer: str = MASK) -> str:
+        """A row as text.
+
+        Raises:
+            DataError: As in `words`.
+        """
+        return self.fill(self.words(example), answer)
 
 
 PLAIN = Prompt(fixed="", row="{text}\n")
@@ -55,6 +87,11 @@ PROMPTS: Mapping[TaskKind, Mapping[str, str]] = {
         "question": "Text: {text}\nQuestion: What is it about? {labels}?\nAnswer:",
         "opinion": "{text}\nIt was",
         "topic": "{text}\nThis is about",
+    },
+    "choose": {
+        "continuation": "{text}",
+        "answer": "{text}\nAnswer:",
+        "question-answer": "Question: {text}\nAnswer:",
     },
     "generate": {
         "input-output": "Input: {text}\nOutput:",
@@ -81,39 +118,61 @@ INSTRUCTIONS: Mapping[TaskKind, tuple[str, ...]] = {
 """Kind of task -> sentences for prompts that have none."""
 
 
+def sources(kind: TaskKind) -> Mapping[str, str]:
+    """The prompts for a kind of task, as they are written."""
+    return PROMPTS.get(kind, PROMPTS["classify"])
+
+
 def built_in(task: Task) -> dict[str, Prompt]:
     """The prompts that come along for this kind of task, by name."""
-    return {name: parse(source, task) for name, source in PROMPTS["classify" if task.labels else "generate"].items()}
+    return {name: parse(source, task) for name, source in sources(task.kind).items()}
 
 
-def parse(source: str, task: Task, columns: Mapping[str, str] | None = None) -> Prompt:
+def parse(source: str, task: Task, columns: Mapping[str, str] | None = None, further: Sequence[str] = ()) -> Prompt:
     """A prompt from one text.
 
     Args:
         source: With `{text}`; with `{text_pair}` where there are pairs; with `{labels}` where there are labels.
         task: Whose labels.
         columns: Role -> column of the data: a column's name in braces stands for its role.
+        further: Other columns of the data that may have a place.
 
     Raises:
-        ConfigError: No place for the text, or a placeholder that stands for nothing; every fault at once.
+        ConfigError: No place for anything of a row, a placeholder that stands for nothing or for the answer; every
+            fault at once.
     """
-    roles = ("text", "text_pair") if task.paired else ("text",)
-    own = {} if columns is None else {column: role for role, column in columns.items() if role in roles}
-    known = {**own, **{role: role for role in roles}, **({"labels": "labels"} if task.labels else {})}
-    found = list(dict.fromkeys(_PLACEHOLDER.findall(source)))
-    allowed = [f"{{{name}}}" for name in known]
-    faults = [unknown("placeholder", f"{{{name}}}", allowed) for name in found if name not in known]
-    if "text" not in {known.get(name) for name in found}:
+    roles = _ROLES if task.paired else _ROLES[:1]
+    role_of = {} if columns is None else {column: role for role, column in columns.items()}
+    own = {column: role for column, role in role_of.items() if role in roles}
+    labels = {"labels": "labels"} if task.names_labels else {}
+    known = {**own, **{name: name for name in further}, **{role: role for role in roles}, **labels}
+    found = [name for name in dict.fromkeys(_BRACES.findall(source)) if name in known or _NAME.fullmatch(name)]
+    faults = _unknown([name for name in found if name not in known], list(known), role_of)
+    shown = {known[name] for name in found if name in known} - {"labels"}
+    if not shown:
         places = " or ".join(f"{{{name}}}" for name, role in known.items() if role == "text")
-        faults.append(f"the template has no place for a row's text. Allowed: {', '.join(allowed)}. Write {places}.")
+        allowed = ", ".join(f"{{{name}}}" for name in known)
+        faults.append(f"the template has no place for a row's text. Allowed: {allowed}. Write {places}.")
     if faults:
         raise ConfigError(faults)
-    starts = [match.start() for match in _PLACEHOLDER.finditer(source) if known[match[1]] in roles]
+    starts = [match.start() for match in _BRACES.finditer(source) if known.get(match[1]) in shown]
     first = min([*starts, *(match.start() for match in re.finditer(re.escape(MASK), source))])
     start = source.rfind("\n", 0, first) + 1
-    labels = ", ".join(in_words(label) for label in task.labels)
-    in_row = labels.replace("{", "(").replace("}", ")")  # a label's name is no place for a text
-    return Prompt(fixed=_put(source[:start], known, labels), row=_put(source[start:], known, in_row))
+    listed = ", ".join(in_words(label) for label in task.labels)
+    in_row = listed.replace("{", "(").replace("}", ")")  # a label's name is no place for a text
+    others = tuple(known[name] for name in found if known[name] in shown and known[name] not in roles)
+    return Prompt(fixed=_put(source[:start], known, listed), row=_put(source[start:], known, in_row), columns=others)
+
+
+def _unknown(names: Sequence[str], known: Sequence[str], role_of: Mapping[str, str]) -> list[str]:
+    """A line for each placeholder that stands for nothing, or for the answer."""
+    allowed = [f"{{{name}}}" for name in known]
+    return [
+        f"placeholder '{{{name}}}' stands for the answer, which no template may show. Allowed: {', '.join(allowed)}."
+        if role_of.get(name) in ("label", "target")
+        else unknown("placeholder", f"{{{name}}}", allowed)
+        for name in names
+    ]
 
 
 def with_mask(prompt: Prompt) -> Prompt:
@@ -123,9 +182,10 @@ def with_mask(prompt: Prompt) -> Prompt:
 
 def premise(prompt: Prompt) -> Prompt:
     """What a prompt says where it says nothing of a row: its words after the last place for one, or else around it."""
-    end = max(match.end() for match in _FIELD.finditer(prompt.row) if match[0] != MASK)
+    places = "|".join(re.escape(f"{{{name}}}") for name in prompt.places)
+    end = max(match.end() for match in re.finditer(places, prompt.row))
     is_whole = bool(prompt.row[end:].strip()) and (MASK in prompt.row) == (MASK in prompt.row[end:])
-    words = prompt.row[end:] if is_whole else Prompt(fixed="", row=prompt.row).fill("")
+    words = prompt.row[end:] if is_whole else prompt.fill({})
     return Prompt(fixed="", row=f"{{text}}{words}")
 
 
@@ -161,7 +221,10 @@ def until_mask(prompt: Prompt, model: str) -> Prompt:
 
 def _put(source: str, known: Mapping[str, str], labels: str) -> str:
     """With the labels in it, and every place under the name of its role."""
-    return _PLACEHOLDER.sub(lambda m: labels if known[m[1]] == "labels" else f"{{{known[m[1]]}}}", source)
+    return _BRACES.sub(
+        lambda m: labels if known.get(m[1]) == "labels" else f"{{{known.get(m[1], m[1])}}}",
+        source,
+    )
 
 
 def read_source(path: str) -> str:

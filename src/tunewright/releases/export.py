@@ -37,6 +37,7 @@ RUNS: Mapping[str, Mapping[Target, str]] = {
     "soft_prompt": {"peft": "as it is", "vllm": "as vectors, with each request"},
     "prefix": {"peft": "as it is"},
     "lora": {"peft": "as it is", "merged": "added to the weights"},
+    "tuner": {"peft": "as it is"},
     "weights": {"merged": "in place of the base's"},
     "template": {"vllm": "its words as vectors", "text": "as words"},
     "verbalizer": {"text": "its phrases, to choose from"},

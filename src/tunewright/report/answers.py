@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from tunewright.evaluation.texts import rouge_l
-from tunewright.types import Example, label_set
+from tunewright.types import Example, chosen_text, label_set
 
 Answers = Mapping[str, str]
 """Row id -> label or text."""
@@ -113,10 +113,11 @@ def _disagreement(row: Example, answers: Mapping[str, Answers]) -> Disagreement:
     given = {candidate: by_row[row.id] for candidate, by_row in answers.items() if row.id in by_row}
     counts = Counter(given.values())
     grouped = tuple(
-        (label, tuple(candidate for candidate, answer in given.items() if answer == label))
+        (chosen_text(row, label), tuple(candidate for candidate, answer in given.items() if answer == label))
         for label, _ in counts.most_common()
     )
-    return Disagreement(row=row, answers=grouped, pairs=sum(a * b for a, b in combinations(counts.values(), 2)))
+    shown = row if row.label is None else replace(row, label=chosen_text(row, row.label))
+    return Disagreement(row=shown, answers=grouped, pairs=sum(a * b for a, b in combinations(counts.values(), 2)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

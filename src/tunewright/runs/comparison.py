@@ -141,7 +141,7 @@ class Candidate:
     retention: Retention | None = None
     """None where no reference text was given."""
     remarks: tuple[str, ...] = ()
-    """What the metric says of the answers beside their value, such as how many queries failed."""
+    """What is said of the answers beside their value, such as how many queries failed, and what such ones count as."""
     illegal_share: float | None = None
     """Share of the test rows whose written answer is none of the labels; None where labels are scored."""
     unmet: tuple[str, ...] = ()

@@ -6,7 +6,7 @@
     trials.jsonl            one line for each finished trial of the search
     finalists.jsonl         one line for each refitted finalist (candidate, seed)
     adapters/<candidate>/seed-<k>/   what each refit produced
-    test.jsonl              the test rows: id, text, text_pair, label, fields (columns of slices); or all, with folds
+    test.jsonl              the test rows: id, text, text_pair, label, fields (further columns); or all, with folds
     predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line; of repeat k in a cross-validation;
                             of what is shipped seed-<k>.dev.jsonl and, with terms swapped, seed-<k>.swapped.jsonl too
     folds/r<i>-f<j>/        cross-validation: fold j of repeat i, with its own trials, finalists, predictions

@@ -140,6 +140,7 @@ def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
             several=bool(row.get("several", False)),
             target=row.get("target"),
             references=tuple(row.get("references", ())),
+            choices=tuple(row.get("choices", ())),
             fields=dict(row.get("fields", {})),
         )
     except KeyError as error:

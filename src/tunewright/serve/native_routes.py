@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from tunewright.serve.ask import Answer, Label, Sampling
 from tunewright.serve.faults import ErrorReply, Fault
 from tunewright.serve.gate import context_of
-from tunewright.serve.records import Strict, TaskName, Text, example_of
+from tunewright.serve.records import Fields, Strict, TaskName, Text, example_of
 from tunewright.serve.request_ids import row_ids
 from tunewright.serve.service import Service
 
@@ -22,6 +22,7 @@ class Row(Strict):
 
     text: Text
     text_pair: Text | None = None
+    fields: Fields = Field(default_factory=dict)
 
 
 class OneText(Row):
@@ -81,7 +82,7 @@ def router(service: Service) -> APIRouter:
             served = service.find(request, task, len(rows))
         else:
             served = await service.find_version(request, task, number, len(rows))
-        examples = [example_of(k, row.text, row.text_pair) for k, row in enumerate(rows)]
+        examples = [example_of(k, row.text, row.text_pair, row.fields) for k, row in enumerate(rows)]
         found = await service.answers(request, served, examples, may_cut=True, sampling=Sampling(seed=0))
         request_id = context_of(request.scope).request_id
         ids = row_ids(request_id, len(found))

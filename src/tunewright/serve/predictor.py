@@ -65,7 +65,8 @@ class Predictor:
             rows: Texts, or examples where there are pairs.
 
         Raises:
-            DataError: A text is empty, pairs are missing or not wanted, or one text stands where a list of them should.
+            DataError: A text is empty, pairs are missing or not wanted, a column that the template shows is missing, or
+                one text stands where a list of them should.
         """
         if isinstance(rows, str):
             raise DataError(f"`rows` must be a list of texts. Got one text, {rows[:40]!r}. Write predict([text]).")
@@ -74,7 +75,19 @@ class Predictor:
         if empty:
             raise DataError(f"row {empty[0]} has an empty text ({len(empty)} in all). Every row needs one.")
         self._check_pairs(examples)
+        for template in (each.template for each in self.adapter.each if each.template is not None):
+            for example in examples:
+                template.words(example)
+        self._check_choices(examples)
         return answer(self.adapter, examples, self._store)
+
+    def _check_choices(self, examples: Sequence[Example]) -> None:
+        """All rows have as many candidates as in training."""
+        count = 0 if self.adapter.candidates is None else len(self.labels)
+        wrong = [e.id for e in examples if len(e.choices) != count]
+        if wrong:
+            wanted = f"{count} candidates a row: give Example(id, text, choices)" if count else "rows without `choices`"
+            raise DataError(f"row {wrong[0]} does not fit ({len(wrong)} in all). The adapter was trained on {wanted}.")
 
     def _check_pairs(self, examples: Sequence[Example]) -> None:
         """All rows have a second text where the adapter was trained on pairs, and none where it was not."""
@@ -86,6 +99,14 @@ class Predictor:
         if wrong:
             wanted = "pairs: give Example(id, text, text_pair)" if paired else "single texts: leave `text_pair` out"
             raise DataError(f"row {wrong[0]} does not fit ({len(wrong)} in all). The adapter was trained on {wanted}.")
+
+    @property
+    def _kind(self) -> TaskKind:
+        if self.adapter.writes_text:
+            return "generate"
+        if self.adapter.candidates is not None:
+            return "choose"
+        return "multi-label" if self.adapter.answers_sets else "classify"
 
     def encode(self, examples: Sequence[Example]) -> list[Encoding]:
         """Tokenised as in training: cut to what prompt or prefix leave."""
@@ -112,8 +133,7 @@ class Predictor:
         name = str(self.adapter.about.get("metric", "accuracy")) if metric is None else metric
         if metric is None and database is None:
             stored_metric(name)
-        kind: TaskKind = "multi-label" if self.adapter.answers_sets else "classify"
-        found = find_metric(name, "generate" if self.adapter.writes_text else kind, database=database)
+        found = find_metric(name, self._kind, database=database)
         scorer = row_scorer(found, self.labels, examples)
         stats_NM = scorer.stats([each.answer for each in self.predict(examples)])
         return bootstrap.interval(scorer, stats_NM, generator("evaluate", name))

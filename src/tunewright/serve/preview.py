@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Verbalizer
 from tunewright.backbones.base import Base, Row
 from tunewright.backbones.kinds import find_base, open_base
 from tunewright.config import RunConfig
@@ -21,7 +20,7 @@ from tunewright.methods.prompting import asking, fitted
 from tunewright.prompts.template import parse
 from tunewright.runtime import device, fast_dtype
 from tunewright.tuning.attempt import prepare
-from tunewright.types import Example
+from tunewright.types import Example, chosen_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +67,14 @@ def preview(source: str, config: RunConfig, num_rows: int) -> Preview:
         ConfigError: The prompt names no such column; the model writes no text, or the prompt leaves a text no room.
         DataError: The file, its columns, its texts or its labels cannot be used.
     """
-    dataset = load_dataset(config)
+    dataset = load_dataset(config, source)
     task, train = dataset.task, dataset.splits.train
-    parsed = parse(source, task, dataset.columns)
+    parsed = parse(source, task, dataset.columns, dataset.further)
     base = open_base(find_base(config.model[0]), dtype=fast_dtype(), device=device())
+    if task.kind == "choose" and not base.is_here:
+        raise ConfigError(
+            f"{config.model[0]!r} is elsewhere: candidates of rows are not asked for there. Give a model that is here."
+        )
     if not base.answers_prompts if task.labels else not base.writes:
         able = "a decoder or a masked model" if task.labels else "a decoder"
         raise ConfigError(f"{config.model[0]!r} answers no prompts: there is nobody to ask. Give {able} with --model.")
@@ -98,20 +101,21 @@ def _words(base: Base, ids: Sequence[int]) -> tuple[str, ...]:
 
 def _asked(base: Base, adapter: Adapter, examples: tuple[Example, ...]) -> tuple[ShownRow, ...]:
     rows = [Row(encoding=encoding, adapter=adapter) for encoding in base.encode_for(examples, adapter)]
-    billed = base.overheard(lambda: base.generate(rows) if adapter.verbalizer is None else base.readings(rows))
+    billed = base.overheard(lambda: base.readings(rows) if adapter.scores_phrases else base.generate(rows))
     sizes = [len(row.encoding.ids) for row in rows] if billed is None else [e.usage.input_tokens for e in billed]
     answers: list[tuple[str, tuple[tuple[str, float], ...]]]
-    if adapter.verbalizer is None:
-        answers = [(found.text.strip(), ()) for found in base.generate(rows)]
+    if adapter.scores_phrases:
+        labels = [example.choices or adapter.labels for example in examples]
+        answers = [(scores[0][0], scores) for scores in _scored(base, adapter, rows, labels)]
     else:
-        answers = [(scores[0][0], scores) for scores in _scored(base, adapter, adapter.verbalizer, rows)]
+        answers = [(found.text.strip(), ()) for found in base.generate(rows)]
     return tuple(
         ShownRow(
             id=example.id,
             tokens=_words(base, row.encoding.ids),
             num_tokens=size,
             num_cut=row.encoding.num_cut,
-            wanted=str(example.label if example.target is None else example.target),
+            wanted=chosen_text(example, str(example.label)) if example.target is None else example.target,
             answer=answer,
             scores=scores,
         )
@@ -120,10 +124,13 @@ def _asked(base: Base, adapter: Adapter, examples: tuple[Example, ...]) -> tuple
 
 
 def _scored(
-    base: Base, adapter: Adapter, verbalizer: Verbalizer, rows: list[Row]
+    base: Base, adapter: Adapter, rows: list[Row], labels: Sequence[Sequence[str]]
 ) -> list[tuple[tuple[str, float], ...]]:
-    """Of each row, every label with its score, best first; a label has one phrase here."""
-    assert all(len(phrases) == 1 for phrases in verbalizer.phrases)
-    scores_BC = base.scores(rows, base.phrase_ids(adapter))
-    labelled = [zip(adapter.labels, scores_C, strict=True) for scores_C in scores_BC.tolist()]
+    """Of each row, every label or candidate with its score, best first; a label has one phrase here."""
+    if adapter.scores_choices:
+        scores = [base.scores([row], row.encoding.choices)[0].tolist() for row in rows]
+    else:
+        assert adapter.num_phrases == len(adapter.labels)
+        scores = base.scores(rows, base.phrase_ids(adapter)).tolist()
+    labelled = [zip(mine, scores_C, strict=True) for mine, scores_C in zip(labels, scores, strict=True)]
     return [tuple(sorted(each, key=lambda pair: -pair[1])) for each in labelled]

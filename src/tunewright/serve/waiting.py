@@ -159,5 +159,5 @@ class Waiting:
 
 
 def _characters(ask: Ask) -> int:
-    pair = ask.example.text_pair
-    return len(ask.example.text) + (0 if pair is None else len(pair))
+    row = ask.example
+    return len(row.text) + sum(map(len, row.fields.values())) + (0 if row.text_pair is None else len(row.text_pair))

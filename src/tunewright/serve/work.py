@@ -47,6 +47,7 @@ def usage_of(work: Work) -> Usage:
 def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list[tuple[Ask, Event]]) -> list[Work]:
     """The rows, tokenised together; those that do not fit their task are told at once."""
     work: list[Work] = []
+    asked = [(ask, adapter) for ask, adapter in asked if _comes_whole(ask, adapter, told)]
     for paired in (False, True):
         some = [(ask, adapter) for ask, adapter in asked if (ask.example.text_pair is not None) == paired]
         for (ask, adapter), encoding in zip(some, _encodings(backbone, some), strict=True):
@@ -58,6 +59,18 @@ def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list
             except (Fault, DataError) as error:
                 told.append((ask, error))
     return work
+
+
+def _comes_whole(ask: Ask, adapter: Adapter, told: list[tuple[Ask, Event]]) -> bool:
+    """Whether a row has just the columns that its task's template shows; told where it has not."""
+    wanted, got = sorted(adapter.columns), sorted(ask.example.fields)
+    if wanted == got:
+        return True
+    names = ", ".join(f"`{name}`" for name in wanted)
+    needs = f"shows {names} beside the text: give just these in `fields`" if wanted else "takes no `fields`"
+    message = f"task {ask.served.task} {needs}. Got {', '.join(got) or 'none'}."
+    told.append((ask, Fault(400, "wrong_fields", message, param="fields")))
+    return False
 
 
 def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | ConfigError]:

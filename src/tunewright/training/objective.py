@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
-from tunewright.backbones.base import Dropout, Encoding, Row
+from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.inference import FeatureStore, answer_losses, generate_texts, predict, readings, writer
 from tunewright.training.loss import LossSum, balanced_weights, binary_cross_entropy, cross_entropy
 from tunewright.types import DevScore
@@ -118,7 +119,7 @@ class _Features:
 
 
 class Labelling:
-    """Cross entropy of the labels, from features while the body stands still.
+    """Cross entropy of the labels, or of a row's own candidates, from features while the body stands still.
 
     Args:
         adapter: Live.
@@ -132,7 +133,7 @@ class Labelling:
     def __init__(
         self, adapter: Adapter, rows: Rows, exam: Exam, store: FeatureStore, dropout: Dropout, *, balanced: bool
     ) -> None:
-        self.lengths = [len(e.ids) + adapter.prefix_tokens for e in rows.encodings]
+        self.lengths = [len(e.ids) + max(1, len(e.members)) * adapter.prefix_tokens for e in rows.encodings]
         self._adapter, self._rows, self._exam, self._store, self._dropout = adapter, rows, exam, store, dropout
         self._weights_C = balanced_weights(rows.labels_N, len(adapter.labels)) if balanced else None
         self._frozen_features = _Features(adapter, rows.encodings, store)

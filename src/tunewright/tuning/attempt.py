@@ -155,6 +155,7 @@ def _targets(base: Base, examples: Sequence[Example], template: Prompt, most: in
 _ROWS: Mapping[TaskKind, Callable[[Task, Base, Sequence[Example], int], Rows]] = {
     "classify": label_rows,
     "multi-label": set_rows,
+    "choose": label_rows,
     "generate": text_rows,
 }
 

@@ -69,7 +69,7 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
         gaps=gaps,
         retention=_retention(session, entrant, adapter),
         remarks=(
-            *_remarks(session, finalist),
+            *session.remarks(finalist.shipped_test.given),
             *_unsaid(adapter, finalist.shipped_test.given),
             *(() if own is None else own.remarks),
         ),
@@ -77,17 +77,12 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
     return judged(session, found)
 
 
-def _remarks(session: Session, finalist: Finalist) -> tuple[str, ...]:
-    said = session.metric.remarks
-    return () if said is None else tuple(said(finalist.shipped_test.given))
-
-
 def _unsaid(adapter: Adapter, given: Sequence[str]) -> tuple[str, ...]:
     """How many texts are illegal: nothing stood behind the cue of the reasoning."""
     num = sum(not text for text in given)
     if adapter.reasoning is None or not adapter.writes_text or num == 0:
         return ()
-    return (f"{num} of {len(given)} answers were not said behind {adapter.reasoning.cue!r}",)
+    return (f"{num} of {len(given)} answers were not said behind {adapter.reasoning.cue!r}; they count as empty",)
 
 
 def judged(session: Session, candidate: Candidate) -> Candidate:

@@ -17,7 +17,7 @@ from tunewright.data.swaps import swapped_rows
 from tunewright.errors import EndpointError, OutOfMemory
 from tunewright.evaluation.calibration import fit_temperature
 from tunewright.files import append_line, dump_lines, write_text
-from tunewright.methods.table import METHODS
+from tunewright.methods.table import find
 from tunewright.runs.comparison import Comparison
 from tunewright.runs.fits import Refit, Trial, finalist, refits, shipped
 from tunewright.runs.folder import adapter_folder, predictions_file
@@ -76,7 +76,7 @@ def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step
     watch = Watch(session, entrant, step)
     try:
         outcome = attempt(
-            METHODS[entrant.method],
+            find(entrant.method),
             trial.params,
             session.workshop(entrant),
             rng,
@@ -115,6 +115,7 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
         "metric": task.metric,
         "columns": dict(session.columns),
         **({"label_separator": session.config.label_separator} if task.kind == "multi-label" else {}),
+        **({"choices": list(session.config.choices)} if task.kind == "choose" else {}),
         **({"target_behind": MARK} if target is not None and target == session.config.reasoning else {}),
         **_of_base(session.workshop(entrant).material.backbone),
         "candidate": entrant.id,

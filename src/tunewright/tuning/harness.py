@@ -21,7 +21,7 @@ import yaml
 
 from tunewright.backbones.inference import FeatureStore
 from tunewright.backbones.kinds import find_base, open_base
-from tunewright.config import RunConfig, choose, short_name
+from tunewright.config import RunConfig, short_name
 from tunewright.data.documents import passages_sha256, read_documents
 from tunewright.data.labels import read_labelled
 from tunewright.data.load import read_rows, test_sha256
@@ -34,8 +34,7 @@ from tunewright.evaluation.named import find_metric
 from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods.prompting import for_model
-from tunewright.methods.table import METHODS
-from tunewright.prompts.template import read_source
+from tunewright.methods.table import chosen
 from tunewright.runs import comparison
 from tunewright.runs.folder import open_run
 from tunewright.runtime import device, environment
@@ -48,7 +47,7 @@ from tunewright.tuning.protocol import Plan, make_plan
 from tunewright.tuning.retention import read_reference
 from tunewright.tuning.session import price_list
 from tunewright.tuning.spending import check_priced, open_spending
-from tunewright.tuning.stage import needs, open_stage, read_own
+from tunewright.tuning.stage import needs, open_stage, read_own, user_source
 from tunewright.types import Dataset, Notice, Splits
 
 
@@ -76,10 +75,10 @@ def _compare(
 ) -> comparison.Comparison:
     """The same; `held` keeps the run folder to itself until all is done."""
     _check_settings(config)
-    plan = make_plan(config, read_rows(config))
+    plan = make_plan(config, read_rows(config, source := user_source(config)))
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
-    own = read_own(config, dataset)
+    own = read_own(config, source, dataset)
     found = {name: find_base(name) for name in config.model}
     for name, base in found.items():
         if own.prompt is not None and base.is_here and base.head is not None:
@@ -136,7 +135,7 @@ def _check_settings(config: RunConfig) -> None:
     """
     faults: list[str] = []
     faults += _refused(
-        lambda: choose("method", config.methods, tuple(METHODS)),
+        lambda: chosen(config.methods),
         lambda: outside.files(config.predictions),
         lambda: find_metric(config.metric, config.task, database=config.database),
     )
@@ -145,7 +144,7 @@ def _check_settings(config: RunConfig) -> None:
     elif len({short_name(name) for name in config.model}) < len(config.model):
         faults.append(f"`model` has bases of one folder name: {', '.join(config.model)}. Rename a folder.")
     faults += protocol.faults(config)
-    faults += needs(config) if not set(config.methods) - {"all", *METHODS} else []
+    faults += [] if _refused(lambda: chosen(config.methods)) else needs(config)
     faults += _refused(
         lambda: _limit_s(config),
         lambda: parse(config.require),
@@ -153,7 +152,7 @@ def _check_settings(config: RunConfig) -> None:
         lambda: read_reference(config.retention),
         lambda: parse_rules(config.slice),
         lambda: swapped_rows(config.swap, ()),
-        lambda: None if config.template is None else read_source(config.template),
+        lambda: user_source(config),
         lambda: None if config.documents is None else read_documents(config.documents),
         *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),
     )

@@ -9,6 +9,7 @@ from tunewright.adapters.parts import Template, Verbalizer
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.inference import FeatureStore, predict
 from tunewright.backbones.kinds import open_backbone
+from tunewright.config import REMOTE
 from tunewright.errors import ConfigError
 from tunewright.methods.prompting import fitted
 from tunewright.prompts.template import Prompt
@@ -23,27 +24,30 @@ _PAIR = "Input: {text}\n\nAnswer A: {first}\n\nAnswer B: {second}"
 
 
 class Judge:
-    """Asks a base that answers prompts.
+    """Asks a base that writes.
 
     Args:
         model: Name or folder of the base.
 
     Raises:
         ModelError: It cannot be loaded.
-        ConfigError: It answers no prompts.
+        ConfigError: It writes no text, or answers elsewhere, where judging would cost without a limit.
     """
 
     def __init__(self, model: str) -> None:
+        refused = ConfigError(f"`judge` must be a model here that writes text. Got {model!r}. Give a decoder.")
+        if model.startswith(REMOTE):
+            raise refused
         base = open_backbone(load_checkpoint(model), dtype=fast_dtype(), device=device())
-        if not base.answers_prompts:
-            raise ConfigError(f"`judge` must answer prompts. Got {model!r}, which does not. Give a decoder.")
+        if not base.writes:
+            raise refused
         prompt = fitted(_QUESTION, base)
         self._store = FeatureStore(base, keeps=False)
         self._adapter = Adapter(
             base=base.identity,
             labels=("A", "B"),
             max_tokens=base.max_tokens,
-            template=Template(fixed=prompt.fixed, row=prompt.row),
+            template=Template.of(prompt),
             verbalizer=Verbalizer(phrases=(("A",), ("B",)), scale=1.0),
         )
 

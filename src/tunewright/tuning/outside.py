@@ -74,6 +74,6 @@ def entered(session: Session, name: str, answers: Answers, scorer: Scorer) -> Ca
         seeds=(SeedResult(seed=SEED, dev=None, test=test.value, shipped=True),),
         test=test,
         cost=Cost(price=session.price_list.outside.get(name)),
-        remarks=() if session.metric.remarks is None else session.metric.remarks(answers.given),
+        remarks=session.remarks(answers.given),
     )
     return judged(session, found)

@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,9 +75,8 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         num_tokens: The shipped fit trained on, virtual ones included.
         num_tuning_tokens: All other trials and refits trained on.
     """
-    backbone, encodings = workshop.material.backbone, workshop.material.rows.encodings
-    num_read, num_written = sum(len(e.ids) for e in encodings), sum(map(len, workshop.material.rows.answers))
-    total, rows = num_read + num_written, max(1, len(encodings))
+    backbone, (num_read, num_written) = workshop.material.backbone, _tokens(adapter, workshop)
+    total, rows = num_read + num_written, max(1, len(workshop.material.examples))
     tokens, read, written = total / rows, num_read / rows, num_written / rows
     runs, own = _by_token(adapter, adapter, backbone, read=read, written=written)
     serving = sum(_reading_flops(each, adapter, backbone, read=read, written=written) for each in adapter.each)
@@ -88,7 +87,8 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
         serving += cost.search_flops(pool_rows=pool_rows, dimensions=dimensions)
     if adapter.reasoning is not None and adapter.decoding is not None:
         serving += _reasoning_flops(adapter.decoding, backbone, tokens)
-    elif adapter.decoding is not None:  # every token that is written is chosen from the whole vocabulary
+    elif adapter.decoding is not None or adapter.scores_choices:
+        # Every token that is written is chosen from the whole vocabulary.
         serving += cost.FORWARD * written * backbone.num_vocabulary_values * len(adapter.each)
     if adapter.nearest_target is not None:
         serving += cost.search_flops(pool_rows=len(adapter.nearest_target.texts), dimensions=round(tokens))
@@ -113,8 +113,20 @@ def model(adapter: Adapter, workshop: Workshop, *, num_tokens: int, num_tuning_t
     )
 
 
-_BESIDE = ("lora", "prefix", "head")
+def _tokens(adapter: Adapter, workshop: Workshop) -> tuple[int, int]:
+    """Tokens of all training rows that are read, and of their targets or of the candidates that are scored."""
+    material = workshop.material
+    if not adapter.scores_choices:
+        return sum(len(e.ids) for e in material.rows.encodings), sum(map(len, material.rows.answers))
+    bare = [replace(example, choices=()) for example in material.examples]
+    choices = [choice for example in material.examples for choice in example.choices]
+    read = material.backbone.encode(bare, material.max_tokens)
+    return sum(len(e.ids) for e in read), sum(len(material.backbone.encode_answer(choice)) for choice in choices)
+
+
+_BESIDE = ("lora", "tuner", "prefix", "head")
 """Parts whose values take part in the work of each token."""
+_PEFT_NAME = "tuner.base_model.model."
 
 
 def _by_token(member: Adapter, whole: Adapter, backbone: Base, *, read: float, written: float) -> tuple[float, float]:
@@ -124,7 +136,7 @@ def _by_token(member: Adapter, whole: Adapter, backbone: Base, *, read: float, w
     written += _phrase_work(member, backbone)[0]
     tokens = max(1.0, read + written)
     own = sum(
-        tensor.numel() * backbone.tokens_through(name.removeprefix("lora."), read, written)
+        tensor.numel() * backbone.tokens_through(name.removeprefix("lora.").removeprefix(_PEFT_NAME), read, written)
         for name, tensor in whole.tensors().items()
         if name.split(".")[0] in _BESIDE
     )
@@ -145,7 +157,7 @@ def _reading_flops(member: Adapter, whole: Adapter, backbone: Base, *, read: flo
 
 
 def _phrase_work(adapter: Adapter, backbone: Base) -> tuple[int, int]:
-    return backbone.phrase_work(adapter) if adapter.scores_phrases else (0, 0)
+    return backbone.phrase_work(adapter) if adapter.verbalizer is not None and adapter.scores_phrases else (0, 0)
 
 
 def _kept_tokens(adapter: Adapter, backbone: Base) -> int:
@@ -164,7 +176,9 @@ def extra_tokens(adapter: Adapter, backbone: Base) -> int:
     if adapter.members is not None:
         return sum(extra_tokens(each, backbone) for each in adapter.each)
     prompt = 0 if adapter.soft_prompt is None else adapter.soft_prompt.length
-    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill(""))
+    if adapter.pairs_choices and backbone.kept_values == 0:
+        prompt *= len(adapter.labels)
+    said = () if adapter.template is None else (adapter.template.fixed, adapter.template.fill({}))
     return prompt + sum(len(backbone.token_ids(words)) for words in said if words)
 
 

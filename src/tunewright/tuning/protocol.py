@@ -52,9 +52,10 @@ def faults(config: RunConfig) -> list[str]:
 
 
 _USELESS: Mapping[TaskKind, tuple[str, ...]] = {
-    "classify": ("input", "target", "label_separator"),
-    "multi-label": ("input", "target", "error_costs", "predictions"),
-    "generate": ("text", "label", "descriptions", "error_costs", "swap", "label_separator"),
+    "classify": ("input", "target", "label_separator", "choices"),
+    "multi-label": ("input", "target", "error_costs", "predictions", "choices"),
+    "choose": ("input", "target", "label_separator", "descriptions", "error_costs", "swap", "predictions"),
+    "generate": ("text", "label", "descriptions", "error_costs", "swap", "label_separator", "choices"),
 }
 """Kind of task -> settings that others have."""
 
@@ -66,6 +67,7 @@ def _of_other_tasks(config: RunConfig) -> list[str]:
         "text": " The column of the input is --input.",
         "label": " The column of the answer is --target.",
         "label_separator": " Or add --task multi-label.",
+        "choices": " Or add --task choose.",
     }
     if config.task != "generate":
         instead |= dict.fromkeys(("input", "target"), " Or add --task generate.")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from tunewright.errors import EndpointError, OutOfMemory
 from tunewright.files import append_line
 from tunewright.methods.base import settings
-from tunewright.methods.table import METHODS
+from tunewright.methods.table import find
 from tunewright.runs.fits import Trial, TrialStatus
 from tunewright.runtime import generator, is_out_of_memory
 from tunewright.training.loop import Trained
@@ -73,7 +73,7 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
     )
     watch = Watch(session, entrant, step)
     allowed_s = session.trial_s(effort, entrant)
-    how = settings(METHODS[entrant.method], proposal.params, session.workshop(entrant).material)
+    how = settings(find(entrant.method), proposal.params, session.workshop(entrant).material)
     earliest = min(how.epochs, how.patience + 1)
     foresight = Foresight(epochs=(earliest + how.epochs) / 2, allowed_s=allowed_s)
 
@@ -86,7 +86,7 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
     start = time.monotonic()
     try:
         with session.clock.bounded(allowed_s):
-            outcome = attempt(METHODS[entrant.method], proposal.params, session.workshop(entrant), rng, observe)
+            outcome = attempt(find(entrant.method), proposal.params, session.workshop(entrant), rng, observe)
     except OutOfTime:
         return as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=OUT_OF_TIME)
     except EndpointError as error:

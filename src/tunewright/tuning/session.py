@@ -77,6 +77,11 @@ class Session:
         """The metric with what is right for these rows."""
         return row_scorer(self.metric, task.labels, examples)
 
+    def remarks(self, answers: Sequence[str]) -> tuple[str, ...]:
+        """What the metric says of answers that it could not judge."""
+        said = () if self.metric.remarks is None else self.metric.remarks(answers)
+        return tuple(f"{each}; they count as wrong" for each in said)
+
     @cached_property
     def price_list(self) -> PriceList:
         """The user's prices."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.backbones.inference import FeatureStore
-from tunewright.config import RunConfig, choose, short_name
+from tunewright.config import RunConfig, short_name
 from tunewright.data.documents import check_apart, read_documents
 from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
 from tunewright.methods.base import Choice, Method, Range, word_remarks
-from tunewright.methods.table import METHODS
+from tunewright.methods.table import METHODS, chosen, find
 from tunewright.prompts.template import Prompt, parse, read_source
 from tunewright.runs.fits import refits, trials
 from tunewright.tuning import finals
@@ -142,8 +142,8 @@ def open_stage(
 def _methods(config: RunConfig) -> list[Method]:
     """The methods that were asked for; all of them are those that answer this kind of task."""
     fitting = [name for name, m in METHODS.items() if config.task in m.kinds and _has_its_need(config, m)]
-    names = choose("method", config.methods, fitting if "all" in config.methods else tuple(METHODS))
-    return [METHODS[name] for name in names]
+    names = chosen(config.methods, fitting if "all" in config.methods else tuple(METHODS))
+    return [find(name) for name in names]
 
 
 def _has_its_need(config: RunConfig, method: Method) -> bool:
@@ -152,7 +152,7 @@ def _has_its_need(config: RunConfig, method: Method) -> bool:
 
 def needs(config: RunConfig) -> list[str]:
     """Methods without the setting that they work on, and such settings without their method: one line for each."""
-    names, faults = choose("method", config.methods, tuple(METHODS)), []
+    names, faults = chosen(config.methods), []
     for method in METHODS.values():
         named, given = method.name in names, _has_its_need(config, method)
         if named and not given and "all" not in config.methods:
@@ -167,15 +167,28 @@ def needs(config: RunConfig) -> list[str]:
     return faults
 
 
-def read_own(config: RunConfig, dataset: Dataset) -> Own:
-    """The user's own prompt and documents, read once: what is hashed is what every base and fold gets.
+def user_source(config: RunConfig) -> str:
+    """The user's own prompt as it stands in its file, empty where there is none.
 
     Raises:
-        ConfigError: An unreadable template or one that names no such column; a folder that is empty, too large or not
-            of texts.
+        ConfigError: An unreadable file, or an empty one.
+    """
+    return "" if config.template is None else read_source(config.template)
+
+
+def read_own(config: RunConfig, source: str, dataset: Dataset) -> Own:
+    """The user's own prompt and documents, read once: what is hashed is what every base and fold gets.
+
+    Args:
+        config: The settings.
+        source: The prompt, as in `user_source`.
+        dataset: The rows.
+
+    Raises:
+        ConfigError: A template that names no such column; a folder that is empty, too large or not of texts.
         DataError: Dev or test rows stand in the documents.
     """
-    prompt = None if config.template is None else parse(read_source(config.template), dataset.task, dataset.columns)
+    prompt = parse(source, dataset.task, dataset.columns, dataset.further) if source else None
     if config.documents is None:
         return Own(prompt=prompt, documents=())
     documents = read_documents(config.documents)
@@ -240,4 +253,5 @@ def dev_noise(num_dev: int) -> float:
 
 def candidate_id(method: str, base: str, num_bases: int) -> str:
     """`lora`, or `lora@base` where several bases are compared. Also a folder's name."""
-    return method if num_bases == 1 else f"{method}@{short_name(base)}"
+    name = method.replace(":", "+")  # no folder of Windows may have the one, no outside candidate the other
+    return name if num_bases == 1 else f"{name}@{short_name(base)}"
