@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.vendor import KEY, Fault, Vendor, guess, refusal, selling
-from tunewright.backbones.endpoint import Ask, Dialect, Endpoint, Patience, Tally, parse_name
+from tunewright.backbones.dialect import Ask, Dialect
+from tunewright.backbones.endpoint import Endpoint, Patience, Tally, parse_name
 from tunewright.backbones.heard import Usage
 from tunewright.backbones.replies import Cache, Reply
 from tunewright.errors import EndpointError, ModelError, RunError
@@ -76,7 +77,7 @@ def test_nothing_is_paid_twice(vendor: Vendor, connect: Connect) -> None:
     first = endpoint.ask([*bodies(endpoint, 5), *bodies(endpoint, 2)])
     assert len(tally(endpoint).paid) == len(vendor.asked) == 1 + 5  # one to find out what it understands
     assert tally(endpoint).known == 2
-    assert sum(reply.usage.input_tokens for _, reply in tally(endpoint).paid) == vendor.input_tokens
+    assert sum(usage.input_tokens for _, usage in tally(endpoint).paid) == vendor.input_tokens
     again = connect()
     assert again.ask(bodies(again, 5)) == first[:5]
     assert (len(vendor.asked), tally(again).known, tally(again).paid) == (6, 6, [])

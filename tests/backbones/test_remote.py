@@ -68,3 +68,17 @@ def test_a_label_stands_behind_the_whole_reasoning(base: Remote, vendor: Vendor)
     base.readings(rows)
     asked = {prompt_of(body) for body in vendor.asked}
     assert asked >= {f"Text: {each.text}\n{thought} {CUE}" for each in EXAMPLES}
+
+
+@pytest.mark.parametrize("drops", [None, "seed", "stop", "top_p"])
+def test_settings_that_are_refused_are_left_out(drops: str | None, base: Remote, vendor: Vendor) -> None:
+    """Answers end at a stop all the same, and each draw is asked for by itself."""
+    vendor.drops, vendor.table = drops, lambda _: {"very well stop this": 0.9}
+    rows = rows_of(base, writing(base, temperature=0.7, top_p=0.9, stop=("a", "b", "c", "d", " stop")))[:1] * 3
+    found = base.generate(rows, [torch.Generator().manual_seed(k) for k in range(3)])
+    assert [each.text for each in found] == ["very well"] * 3
+    asked = vendor.asked[1:]
+    assert [set(body) & {"seed", "stop", "top_p"} for body in asked] == [{"seed", "stop", "top_p"} - {drops}] * 3
+    assert all(len(body.get("stop", ())) <= 4 for body in asked)
+    base.generate(rows_of(base, writing(base, temperature=0.7))[:1], [torch.Generator().manual_seed(0)])
+    assert "top_p" not in vendor.asked[-1]

@@ -1,6 +1,7 @@
 """Rows with candidates of their own: from the file to the report, and what was saved answers as it did."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,6 @@ from tunewright.tuning.progress import Silent
 from tunewright.types import Example
 
 TRAINED = ("linear-probe", "lora")
-PROMPTED = ("zero-shot", "few-shot", "template")
 FLAGS = ("--task", "choose", "--text", "premise", "--choices", "choice1,choice2")
 
 
@@ -57,7 +57,9 @@ def compare(data: Path, model: Path, out: str, methods: str, **more: Any) -> tw.
 
 @pytest.fixture(scope="module")
 def run(data: Path, tiny_folder: Callable[[str], Path]) -> tw.Run:
-    return compare(data, tiny_folder("bert"), "run", f"majority,zero-shot,few-shot,nearest-target,{','.join(TRAINED)}")
+    return compare(
+        data, tiny_folder("bert"), "run", f"majority,zero-shot,few-shot,nearest-target,{','.join(TRAINED)}", rows=36
+    )
 
 
 def test_what_can_answers_and_what_cannot_says_why(run: tw.Run) -> None:
@@ -165,18 +167,49 @@ def test_the_server_says_that_it_cannot(run: tw.Run) -> None:
         cache.load(Served(task="choose", version=1, folder=str(run.adapter_folder("linear-probe"))))
 
 
-@pytest.mark.parametrize("kind", ["llama", "masked-bert"])
-def test_prompts_are_answered_by_candidates(kind: str, data: Path, tiny_folder: Callable[[str], Path]) -> None:
-    """Bases that answer prompts take all methods; the user's own template is one."""
-    template = data.parent / "prompt.txt"
-    template.write_text("{premise} so [MASK]" if kind != "llama" else "{premise} so", encoding="utf-8")
-    found = compare(data, tiny_folder(kind), kind, f"linear-probe,{','.join(PROMPTED)}", template=str(template))
+@pytest.mark.parametrize(
+    ("kind", "prompt", "methods"),
+    [
+        ("llama", "{premise} so", ("linear-probe", "zero-shot", "few-shot")),
+        ("masked-bert", "{premise} so [MASK]", ("template",)),
+    ],
+)
+def test_prompts_are_answered_by_candidates(
+    kind: str, prompt: str, methods: tuple[str, ...], data: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    """By bases that answer prompts; the user's own template is one."""
+    more, model = {}, tiny_folder(kind)
+    if "template" in methods:
+        (data.parent / "prompt.txt").write_text(prompt, encoding="utf-8")
+        more = {"template": str(data.parent / "prompt.txt")}
+    found = compare(data, model, kind, ",".join(methods), **more)
     statuses = {candidate.id: (candidate.status, candidate.reason) for candidate in found.comparison.candidates}
-    assert statuses == dict.fromkeys(("linear-probe", *PROMPTED), ("ok", None))
+    assert statuses == dict.fromkeys(methods, ("ok", None))
     rows = lines(found.folder / "test.jsonl")
     examples = [Example(id=row["id"], text=row["text"], choices=tuple(row["choices"])) for row in rows]
-    for name in PROMPTED:
+    for name in methods:
         given = lines(found.folder / "predictions" / name / "seed-0.jsonl")
         again = found[name].predict(examples[::-1])[::-1]
         np.testing.assert_allclose([p.probabilities for p in again], [row["probabilities"] for row in given], atol=2e-5)
         assert {row["label"] for row in given} == {"1", "2"}
+
+
+@pytest.mark.parametrize(("kind", "prompt"), [("gpt2", "{premise} so"), ("masked-bert", "{premise} so [MASK]")])
+def test_a_prompt_is_tried(
+    kind: str,
+    prompt: str,
+    data: Path,
+    tiny_folder: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Shown are the candidates, the likelier first, and the right one."""
+    call = Call(monkeypatch=monkeypatch, capsys=capsys)
+    out = call("try", prompt, data, *FLAGS, "--model", tiny_folder(kind), "--rows", "2").out
+    said = r"^answer  '(.*)', in the data '(.*)'\n +mean log-probability per token: (.*) (-[.\d]+), (.*) (-[.\d]+)$"
+    answers = re.findall(said, out, re.MULTILINE)
+    assert len(answers) == 2, out
+    texts = {frozenset((row["choice1"], row["choice2"])): row[f"choice{row['label'] + 1}"] for row in lines(data)}
+    for answer, wanted, first, high, second, low in answers:
+        assert (answer, texts[frozenset((first, second))]) == (first, wanted)
+        assert float(high) >= float(low)

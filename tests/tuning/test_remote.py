@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,21 @@ from tests.commands import Call, write_topics
 from tests.serve.live import ABOUT, serving
 from tests.vendor import KEY, Fault, Vendor, guess, refusal, selling
 from tunewright.adapters import folder
+from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Template, Verbalizer
 from tunewright.api import Run, compare
+from tunewright.backbones.dialect import Ask
+from tunewright.backbones.endpoint import Endpoint, Patience
+from tunewright.backbones.inference import FeatureStore
+from tunewright.backbones.remote import Remote
 from tunewright.data.labels import in_words
+from tunewright.evaluation.cost import TokenPrices
 from tunewright.files import read_lines
 from tunewright.runs.comparison import Candidate
 from tunewright.serve.predictor import Predictor
-from tunewright.tuning.progress import Silent
+from tunewright.tuning.bought import bought
+from tunewright.tuning.progress import Clock, Purse, Silent, Start
+from tunewright.tuning.spending import Spending
 from tunewright.types import Example
 
 LABELS = tuple(tiny.GROUPS)
@@ -253,3 +263,98 @@ def test_our_own_server_is_such_an_endpoint(home: Path, tiny_folder: Callable[[s
     expected = Predictor.load(home / "topics").predict([Example(id=row["id"], text=row["text"]) for row in rows])
     answers = read_lines(found.folder / "predictions" / "template" / "seed-0.jsonl")
     assert [answer["label"] for answer in answers] == [each.label for each in expected]
+
+
+def test_after_an_outage_the_search_goes_on(home: Path, vendor: Vendor) -> None:
+    """As if there had been none: no trial is lost, though the floor was refitted meanwhile."""
+    asked = {"methods": ["majority", "few-shot"], "trials": 3}
+
+    def table(prompt: str) -> dict[str, float]:
+        if len(vendor.asked) > 40:
+            vendor.faults.extend([refusal(402, "Insufficient balance")] * 99)
+        return by_topic(prompt)
+
+    vendor.table = table
+    cut = run(home, vendor, **asked)
+    assert candidate(cut, "few-shot").status == "failed"
+    log = (cut.folder / "log.txt").read_text(encoding="utf-8")
+    assert "which does not answer: --resume goes on with it" in log
+    assert "the rest of the budget" not in log
+    vendor.table = by_topic
+    vendor.faults.clear()
+    resumed, whole = run(home, vendor, resume=True, **asked), run(home, vendor, out=str(home / "whole"), **asked)
+    done = [line for line in read_lines(resumed.folder / "trials.jsonl") if line["status"] != "unanswered"]
+    expected = read_lines(whole.folder / "trials.jsonl")
+    keys = ("candidate", "trial", "params", "status", "value")
+    assert [[line[key] for key in keys] for line in done] == [[line[key] for key in keys] for line in expected]
+    mine, other = candidate(resumed, "few-shot"), candidate(whole, "few-shot")
+    assert (mine.test, mine.trials, mine.seeds) == (other.test, other.trials, other.seeds)
+
+
+def test_folds_share_the_money_and_the_first_is_priced_by_its_own_rows(home: Path, vendor: Vendor) -> None:
+    """The first may spend its part; its model is priced by its own rows, which it has answered already."""
+    write_topics(home / "topics.csv", 30)
+    paid_usd: list[float] = []
+
+    class Hearing(Silent):
+        def note(self, message: str) -> None:
+            if message.startswith("Fold"):
+                paid_usd.append((2 * vendor.input_tokens + 8 * vendor.output_tokens) / 1e6)
+
+    asked = {"folds": 2, "methods": ["majority", "few-shot"], "listener": Hearing()}
+    run(home, vendor, max_cost=0.01, out=str(home / "short"), **asked)
+    assert 0.001 < paid_usd[1] <= 0.01 / 3
+    found = run(home, vendor, **asked)
+    fold = found.folder / "folds" / "r0-f0"
+    own = folder.load(fold / "adapters" / "few-shot" / "seed-0")
+    assert own.template is not None
+    texts = {row["id"]: row["text"] for row in read_lines(found.folder / "test.jsonl")}
+    ids = [line["id"] for line in read_lines(fold / "predictions" / "few-shot" / "seed-0.jsonl")]
+    sizes = [len((own.template.fixed + own.template.fill(texts[k])).split()) for k in ids]
+    assert candidate(found, "few-shot").cost.price == pytest.approx(1000 * (2 * np.mean(sizes) + 8) / 1e6, rel=1e-4)
+
+
+def test_what_a_request_costs_is_unknown_where_it_cannot_be_asked_again(home: Path, vendor: Vendor) -> None:
+    """As after the cache is lost: no money is left, or the endpoint answers no more."""
+    base = Remote(Endpoint(f"openai:big@{vendor.url}").connect())
+    template, words = Template(fixed="", row="{text}"), Verbalizer(phrases=(("food",), ("music",)), scale=1.0)
+    adapter = Adapter(base=base.identity, labels=("food", "music"), max_tokens=99, template=template)
+    adapter = replace(adapter, verbalizer=words)
+    price = TokenPrices(input=2.0, output=8.0)
+    clock = Clock(home / "elapsed.json", None, Start.now())
+    clock.purse = Purse(max_usd=1e-5, usd_per_s=1e-9, paid_usd=lambda: 0.0)
+    base.endpoint.charge(Spending(home / "requests.jsonl", {"big": price}, clock))
+    found = bought(adapter, tiny.examples(3), FeatureStore(base), price)
+    assert found is not None
+    assert (found.usd, found.extra_tokens, found.latency, len(vendor.asked)) == (None, None, (), 1)
+    assert "nothing is left to ask again" in found.remarks[0]
+    clock.purse = None
+    vendor.faults.append(refusal(402, "Insufficient balance"))
+    gone = bought(adapter, tiny.examples(3), FeatureStore(base), price)
+    assert gone is not None
+    assert "out of credit" in gone.remarks[0]
+
+
+def test_what_may_be_billed_counts_as_the_most_it_may_cost(home: Path, vendor: Vendor) -> None:
+    """A try without an answer in time, one that cannot be read, one that tells its usage though it cannot."""
+    endpoint = Endpoint(f"openai:big@{vendor.url}", patience=Patience(timeout_s=0.5, retries=1)).connect()
+    price = TokenPrices(input=2.0, output=8.0)
+    spending = Spending(home / "requests.jsonl", {"big": price}, Clock(home / "elapsed.json", None, Start.now()))
+    endpoint.charge(spending)
+    before = spending.usd
+    usage = {"prompt_tokens": 100, "completion_tokens": 10}
+    vendor.faults.append(Fault(stall_s=20))
+    vendor.faults.append(Fault(body=json.dumps({"choices": [], "usage": usage})))
+    body = endpoint.writing.body("big", Ask(prompt="Text 1", max_tokens=50))
+    endpoint.ask([body])
+    most = price.usd(input_tokens=len(json.dumps(body)), output_tokens=50)
+    answered = price.usd(input_tokens=2, output_tokens=1) + price.usd(input_tokens=100, output_tokens=10)
+    assert spending.usd - before == pytest.approx(most + answered)
+    vendor.faults.append(Fault(body="{not json"))
+    endpoint.ask([{**body, "max_tokens": 51}])
+    more = price.usd(input_tokens=len(json.dumps(body)), output_tokens=51) + price.usd(input_tokens=2, output_tokens=1)
+    assert spending.usd - before == pytest.approx(most + answered + more)
+    taken = spending.taken()
+    assert taken is not None
+    assert (taken.sent, taken.retried) == (4, 3)
+    assert taken.price == pytest.approx(spending.usd)

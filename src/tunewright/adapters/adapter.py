@@ -65,9 +65,10 @@ class BaseIdentity:
     name: str
     """What the user called it: a name or a folder."""
     kind: str
-    """`encoder`, `masked`, `decoder` or `seq2seq`."""
+    """`encoder`, `masked`, `decoder`, `seq2seq` or `remote`."""
     sha256: str
-    """Over names, shapes and values of all weights, and the pooling unless it is the mean."""
+    """Over names, shapes and values of all weights, and the pooling unless it is the mean; of a remote one over
+    URL and model name, as nobody here sees its weights."""
     tokenizer_sha256: str
     stem: str = ""
     """What its language model puts before the names of its modules, `transformer` or `model`, as PEFT's folders do."""

@@ -1,7 +1,8 @@
 """An OpenAI-compatible endpoint: where it is, what it understands, and how it is asked.
 
 The client is OpenAI's own: it goes on after failures with exponential back-off and jitter, and waits as long as
-`Retry-After` says. Requests run side by side, so many at a time; what was answered before is not asked again.
+`Retry-After` says, up to two minutes: an endpoint that wants more is given up at once. Requests run side by side, so
+many at a time; what was answered before is not asked again.
 """
 
 import concurrent.futures
@@ -17,10 +18,13 @@ from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import anyio
+import httpx2
 import openai
 from anyio.from_thread import start_blocking_portal
 
 from tunewright.adapters.adapter import BaseIdentity
+from tunewright.backbones.dialect import CHAT, COMPLETIONS, OPTIONAL, Ask, Body, Dialect
+from tunewright.backbones.heard import Usage
 from tunewright.backbones.replies import BrokenReply, Cache, Reply, cache_path, read_reply
 from tunewright.config import REMOTE
 from tunewright.errors import EndpointError, ModelError
@@ -29,15 +33,30 @@ KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 OPENAI = "https://api.openai.com/v1"
 _NAME = re.compile(rf"{REMOTE}(?P<model>.+?)(?:@(?P<url>https?://.+))?")
 
-_CHAT, _COMPLETIONS = "chat/completions", "completions"
-_TOPS = {_CHAT: (20, 5, 0), _COMPLETIONS: (5, 0)}
-"""Alternatives to ask for with each token, as far as endpoints grant them."""
-
 _ANEW = 2
 """Times that an answer that cannot be read is asked for again."""
 _POLL_S = 0.05
 
-Body = Mapping[str, Any]
+
+class _Lost(openai.APIConnectionError):
+    """It was sent, and no answer came: the client does not repeat it, as it may be billed."""
+
+    def __init__(self, request: Any, *, in_time: bool) -> None:
+        super().__init__(request=request)
+        self.in_time = in_time
+
+
+class _Client(openai.DefaultAsyncHttpxClient):
+    """Tells requests that may have been answered from those that nobody has got."""
+
+    async def send(self, request: httpx2.Request, **how: Any) -> httpx2.Response:
+        """As its base; on the way back a failure is ours."""
+        try:
+            return await super().send(request, **how)
+        except (httpx2.ReadTimeout, httpx2.WriteTimeout):
+            raise _Lost(request, in_time=False) from None
+        except (httpx2.ReadError, httpx2.RemoteProtocolError):
+            raise _Lost(request, in_time=True) from None
 
 
 class Declined(EndpointError):
@@ -56,20 +75,6 @@ class Patience:
     """Requests side by side."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ask:
-    """What is wanted of a prompt."""
-
-    prompt: str
-    max_tokens: int
-    tells: bool = False
-    """Whether probabilities of tokens are wanted, where they are offered."""
-    temperature: float = 0.0
-    top_p: float = 1.0
-    stop: tuple[str, ...] = ()
-    seed: int | None = None
-
-
 class Account(Protocol):
     """Who pays for requests."""
 
@@ -80,8 +85,8 @@ class Account(Protocol):
         """
         ...
 
-    def settle(self, reserved: float, model: str, reply: Reply | None) -> None:
-        """After it: what it took; None where no answer came."""
+    def settle(self, reserved: float, model: str, usage: Usage | None, *, lost: bool = False) -> None:
+        """After it: what it took; None where that is not known. A lost one was sent, and may have been answered."""
         ...
 
     def note(self, *, known: int = 0, retried: int = 0) -> None:
@@ -93,60 +98,19 @@ class Tally:
     """Counts requests, where nobody limits them."""
 
     def __init__(self) -> None:
-        self.paid: list[tuple[str, Reply]] = []
+        self.paid: list[tuple[str, Usage]] = []
         self.known = self.retried = 0
 
     def reserve(self, model: str, input_tokens: int, output_tokens: int) -> float | None:  # noqa: ARG002
         return 0.0
 
-    def settle(self, reserved: float, model: str, reply: Reply | None) -> None:  # noqa: ARG002
-        if reply is not None:
-            self.paid.append((model, reply))
+    def settle(self, reserved: float, model: str, usage: Usage | None, *, lost: bool = False) -> None:  # noqa: ARG002
+        if usage is not None:
+            self.paid.append((model, usage))
 
     def note(self, *, known: int = 0, retried: int = 0) -> None:
         self.known += known
         self.retried += retried
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dialect:
-    """What an endpoint understands, found out by asking."""
-
-    path: str = _CHAT
-    num_top: int = _TOPS[_CHAT][0]
-    """Alternatives that it tells with each token; 0 where it tells no probabilities."""
-    length: str = "max_tokens"
-    tempered: bool = True
-    """Whether it takes a temperature."""
-
-    def body(self, model: str, ask: Ask) -> dict[str, Any]:
-        """Of a request."""
-        body: dict[str, Any] = {"model": model, self.length: ask.max_tokens}
-        if self.path == _CHAT:
-            body["messages"] = [{"role": "user", "content": ask.prompt}]
-        else:
-            body["prompt"] = ask.prompt
-        if self.tempered:
-            body["temperature"] = ask.temperature
-        if ask.tells and self.num_top > 0:
-            body |= (
-                {"logprobs": True, "top_logprobs": self.num_top} if self.path == _CHAT else {"logprobs": self.num_top}
-            )
-        if ask.stop:
-            body["stop"] = list(ask.stop[:4])
-        drawn = {"top_p": ask.top_p, "seed": ask.seed} if ask.temperature > 0 else {}
-        return body | {name: value for name, value in drawn.items() if value is not None}
-
-    def plainer(self, fault: str) -> "Dialect | None":
-        """Without what a refusal names; None where it names nothing of ours."""
-        fault = fault.lower()
-        if self.length == "max_tokens" and "max_completion_tokens" in fault:
-            return replace(self, length="max_completion_tokens")
-        if "temperature" in fault and self.tempered:
-            return replace(self, tempered=False)
-        if "logprob" in fault and self.num_top > 0:
-            return replace(self, num_top=next(top for top in _TOPS[self.path] if top < self.num_top))
-        return None
 
 
 def parse_name(name: str) -> tuple[str, str]:
@@ -194,6 +158,8 @@ class Endpoint:
         self.is_here: Literal[False] = False
         self.fault: str | None = None
         """Why it does not answer any more."""
+        self._refused: set[str] = set()
+        """Of the settings that it can do without."""
         self.writing = self.labelling = Dialect()
 
     @property
@@ -208,8 +174,8 @@ class Endpoint:
         before, self.account = self.account, account
         if isinstance(before, Tally):
             account.note(known=before.known, retried=before.retried)
-            for model, reply in before.paid:
-                account.settle(0.0, model, reply)
+            for model, usage in before.paid:
+                account.settle(0.0, model, usage)
 
     def connect(self) -> "Endpoint":
         """Makes sure that it answers, and finds out what it understands; a few short requests, the first time.
@@ -224,12 +190,12 @@ class Endpoint:
             self.writing = self.labelling = self._understood(Dialect())
         except Declined as declined:  # a model that completes texts and knows no chat
             try:
-                self.writing = self.labelling = self._understood(Dialect(path=_COMPLETIONS, num_top=5))
+                self.writing = self.labelling = self._understood(Dialect(path=COMPLETIONS, num_top=5))
             except Declined:
                 raise declined from None
-        if self.writing.num_top == 0 and self.writing.path == _CHAT:
+        if self.writing.num_top == 0 and self.writing.path == CHAT:
             with contextlib.suppress(Declined):
-                found = self._understood(Dialect(path=_COMPLETIONS, num_top=5))
+                found = self._understood(Dialect(path=COMPLETIONS, num_top=5))
                 self.labelling = found if found.num_top > 0 else self.writing
         return self
 
@@ -316,35 +282,51 @@ class Endpoint:
             api_key=self._key,
             timeout=self._patience.timeout_s,
             max_retries=self._patience.retries,
-            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [hear]}),
+            http_client=_Client(event_hooks={"response": [hear]}),
         ) as client:
             yield client
 
     async def _fetch(self, client: openai.AsyncOpenAI, body: Body) -> Reply:
-        """One answer; one that cannot be read is asked for again."""
+        """One answer; one that is lost or cannot be read is asked for again, and each try is paid."""
         chats: Any = client.chat.completions if "messages" in body else client.completions
         size = len(json.dumps(body, ensure_ascii=False).encode())  # no token is less than a byte
         most = next(int(body[name]) for name in ("max_tokens", "max_completion_tokens") if name in body)
-        for left in reversed(range(_ANEW + 1)):
+        tries = 0
+        while True:
             while (reserved := self.account.reserve(self.model, size, most)) is None:
                 await anyio.sleep(_POLL_S)
-            reply = None
+            sent = {name: value for name, value in body.items() if name not in self._refused}
+            usage, is_lost, start = None, True, time.monotonic()
             try:
-                start = time.monotonic()
-                raw = await chats.with_raw_response.create(**body)
+                raw = await chats.with_raw_response.create(**sent)
                 self.account.note(retried=raw.retries_taken)
                 reply = read_reply(raw.text, 1000 * (time.monotonic() - start))
-            except BrokenReply as broken:
-                if left == 0:
-                    raise EndpointError(f"{self._who}: {broken}. Ask whoever runs it.") from None
-                self.account.note(retried=1)
-            except openai.APIError as error:
-                raise self._told(error) from None
-            finally:
-                self.account.settle(reserved, self.model, reply)
-            if reply is not None:
+                usage = reply.usage
                 return reply
-        raise AssertionError("the last try answers or fails")
+            except BrokenReply as broken:
+                usage = broken.usage
+                if tries == _ANEW:
+                    raise EndpointError(f"{self._who}: {broken}. Ask whoever runs it.") from None
+            except _Lost as error:
+                if tries == self._patience.retries:
+                    raise self._told(error) from None
+            except openai.APIError as error:
+                is_lost = False
+                if not self._leaves_out(error, sent):
+                    raise self._told(error) from None
+                continue
+            finally:
+                self.account.settle(reserved, self.model, usage, lost=is_lost)
+            tries += 1
+            self.account.note(retried=1)
+
+    def _leaves_out(self, error: openai.APIError, sent: Body) -> bool:
+        """Whether a setting was refused that it can do without: it is not sent again."""
+        if getattr(error, "status_code", None) not in (400, 422):
+            return False
+        named = {name for name in OPTIONAL if name in sent and re.search(rf"\b{name}\b", error.message)}
+        self._refused |= named
+        return bool(named)
 
     def _reach(self) -> None:
         """Asks for the list of models, which nobody bills: is there anybody, and is the key right?"""
@@ -375,8 +357,12 @@ class Endpoint:
             return Declined(
                 f"{self._who} refuses a request: {said}. Shorten texts by --max-tokens, or change the prompt."
             )
-        if isinstance(error, openai.APITimeoutError):
+        retries = int(error.request.headers.get("x-stainless-retry-count", 0))
+        again = f", also after {retries} retries" if retries else ""
+        if isinstance(error, openai.APITimeoutError) or (isinstance(error, _Lost) and not error.in_time):
             why = f"no answer within {self._patience.timeout_s:g} s. Try again later, or another model."
+        elif isinstance(error, _Lost):
+            why = "it breaks off. Repeat the call later."
         elif isinstance(error, openai.APIConnectionError):
             why = "it cannot be reached. Check the URL and the network."
         elif code in (401, 403):
@@ -384,9 +370,9 @@ class Endpoint:
         elif code == 402 or "insufficient_quota" in str(getattr(error, "code", "")):
             why = "the account is out of credit. What was paid for is kept: top it up and repeat the call."
         elif code == 429:
-            why = f"too many requests ({said}), also after {self._patience.retries} retries. Repeat the call later."
+            why = f"too many requests ({said}){again}. Repeat the call later."
         else:
-            why = f"it fails ({said}), also after {self._patience.retries} retries. Repeat the call later."
+            why = f"it fails ({said}){again}. Repeat the call later."
         self.fault = f"{self._who}: {why}"
         return EndpointError(self.fault)
 

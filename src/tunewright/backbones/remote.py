@@ -16,8 +16,9 @@ from tunewright.adapters.adapter import BODY_PARTS, Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding, Template
 from tunewright.backbones import answers
 from tunewright.backbones.base import Base, Encoding, Generation, Row
+from tunewright.backbones.dialect import Ask, Body
 from tunewright.backbones.dropout import Dropout
-from tunewright.backbones.endpoint import Ask, Body, Endpoint
+from tunewright.backbones.endpoint import Endpoint
 from tunewright.backbones.heard import Heard
 from tunewright.backbones.label_answers import phrase_scores, read_phrase
 from tunewright.backbones.reasoned import reasoned
@@ -178,10 +179,7 @@ class Remote(Base):
         replies = self._ask(bodies)
         for row, reply in zip(rows, replies, strict=True):
             self._hear(row, reply, None)
-        return [
-            Generation(text=each.text, ids=tuple(pieces(each.text)), log_probs=(), finish_reason=each.finish_reason)
-            for each in replies
-        ]
+        return [_stopped(row.adapter, reply) for row, reply in zip(rows, replies, strict=True)]
 
     def overheard(self, answering: Callable[[], object]) -> list[Heard]:
         before, self._heard = self._heard, []
@@ -255,6 +253,15 @@ def _cut(example: Example, template: Template, before: str, limit: int) -> Encod
         texts[longest] = joined(kept)
         ids = pieces(before + template.fill(texts))
     return Encoding(ids=tuple(ids), type_ids=(0,) * len(ids), num_cut=len(whole) - len(ids))
+
+
+def _stopped(adapter: Adapter, reply: Reply) -> Generation:
+    """The answer up to the first stop: an endpoint takes four of them at most, or none."""
+    stops = () if adapter.decoding is None else adapter.decoding.stop
+    end = min((reply.text.find(stop) for stop in stops if stop in reply.text), default=None)
+    text = reply.text[:end]
+    reason = reply.finish_reason if end is None else "stop"
+    return Generation(text=text, ids=tuple(pieces(text)), log_probs=(), finish_reason=reason)
 
 
 def _prompt(row: Row) -> str:

@@ -27,7 +27,16 @@ _AT_ONCE = 500
 
 
 class BrokenReply(ValueError):
-    """An answer that is none: no JSON, no choice in it, no usage."""
+    """An answer that is none: no JSON, no choice in it, no usage.
+
+    Args:
+        why: What is wrong with it.
+        usage: What it is billed for, where it says so all the same.
+    """
+
+    def __init__(self, why: str, usage: Usage | None = None) -> None:
+        super().__init__(why)
+        self.usage = usage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +74,7 @@ def read_reply(body: str, waited_ms: float) -> Reply:
         raise BrokenReply("its answer is no JSON") from None
     try:
         if not content["choices"]:
-            raise BrokenReply("its answer has no choices")
+            raise BrokenReply("its answer has no choices", _billed(content))
         choice = content["choices"][0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
         return Reply(
@@ -78,7 +87,15 @@ def read_reply(body: str, waited_ms: float) -> Reply:
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         if isinstance(error, BrokenReply):
             raise
-        raise BrokenReply(f"its answer is not as OpenAI's: {error!r}") from None
+        raise BrokenReply(f"its answer is not as OpenAI's: {error!r}", _billed(content)) from None
+
+
+def _billed(content: Any) -> Usage | None:
+    """Of an answer that cannot be read."""
+    try:
+        return _usage(content["usage"])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None
 
 
 def _usage(content: Mapping[str, Any]) -> Usage:

@@ -38,6 +38,7 @@ def try_prompt(
     text: Annotated[str | None, typer.Option(help=_about("text"))] = None,
     text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
     label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
+    choices: Annotated[str | None, typer.Option(help=_about("choices"))] = None,
     input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
     target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
     max_tokens: Annotated[str | None, typer.Option(help=_about("max_tokens"), metavar="N")] = None,

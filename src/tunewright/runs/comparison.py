@@ -87,7 +87,7 @@ class Requests:
     """Of the input; billed for less."""
     output_tokens: int
     price: float | None
-    """US dollars; None where a model has no price."""
+    """US dollars, with the most that requests may cost whose answers were lost; None where a model has no price."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

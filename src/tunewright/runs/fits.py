@@ -8,8 +8,9 @@ from typing import Any, Literal
 from tunewright.files import read_lines
 from tunewright.types import DevScore, Family, Params
 
-TrialStatus = Literal["complete", "pruned", "failed", "cut"]
-"""`cut`: stopped because the time ran out; never a finalist, for its refits would be cut as well."""
+TrialStatus = Literal["complete", "pruned", "failed", "cut", "unanswered"]
+"""`cut`: stopped because the time ran out; never a finalist, for its refits would be cut as well. `unanswered`: its
+base elsewhere did not answer any more; a resumed run repeats it."""
 
 
 @dataclass(frozen=True, kw_only=True)

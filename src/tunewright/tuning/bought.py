@@ -8,8 +8,10 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.heard import Heard
 from tunewright.backbones.inference import FeatureStore, answer
+from tunewright.errors import EndpointError
 from tunewright.evaluation.cost import Prices, TokenPrices
 from tunewright.runs.comparison import Latency
+from tunewright.tuning.progress import OutOfTime
 from tunewright.types import Example, whole_text
 
 
@@ -17,7 +19,7 @@ from tunewright.types import Example, whole_text
 class Bought:
     """Of one request of a candidate."""
 
-    extra_tokens: float
+    extra_tokens: float | None
     """Billed beyond the row's own text; of the text as many as its share of the prompts' bytes."""
     usd: float | None
     """What its tokens cost; the discount for input that was seen shortly before is left out, for it comes and goes.
@@ -25,10 +27,14 @@ class Bought:
     latency: tuple[Latency, ...]
     illegal_share: float | None
     """Of the test rows; None where labels are scored or texts written."""
+    fault: str | None = None
+    """Why nothing of this is known."""
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What is said of its answers."""
+        if self.fault is not None:
+            return (f"the price of a request is unknown: its answers are no longer kept, and {self.fault}",)
         share = self.illegal_share
         return (f"{share:.1%} were none of the labels and count as the first of them",) if share else ()
 
@@ -50,11 +56,15 @@ def bought(
 
     Args:
         adapter: The candidate's.
-        examples: Rows it has answered: nothing is paid again.
+        examples: Rows it has answered: those that are no longer in the cache are asked, and paid, again.
         store: Its base.
         price: Of the model.
     """
-    heard = store.backbone.overheard(lambda: answer(adapter, examples, store))
+    try:
+        heard = store.backbone.overheard(lambda: answer(adapter, examples, store))
+    except (OutOfTime, EndpointError) as error:
+        why = "nothing is left to ask again" if isinstance(error, OutOfTime) else f"asked again: {error}"
+        return Bought(extra_tokens=None, usd=None, latency=(), illegal_share=None, fault=why)
     if not heard:
         return None
     rows = len(examples)

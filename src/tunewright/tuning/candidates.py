@@ -30,8 +30,18 @@ from tunewright.tuning.session import Session
 from tunewright.types import Dataset, Estimate, Example
 
 
-def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Scorer) -> Candidate:
-    """A candidate that was measured."""
+def finished(
+    session: Session, finalist: Finalist, dataset: Dataset, scorer: Scorer, answered: Sequence[Example]
+) -> Candidate:
+    """A candidate that was measured.
+
+    Args:
+        session: Of its stage.
+        finalist: With its answers.
+        dataset: Its rows.
+        scorer: Of the test rows.
+        answered: Those of them that the shipped artefact answered itself.
+    """
     entrant, best = finalist.entrant, finalist.shipped
     adapter = folder.load(adapter_folder(session.out, entrant.id, best.seed))
     dev_scorer = session.scorer(dataset.task, dataset.splits.dev)
@@ -41,7 +51,7 @@ def finished(session: Session, finalist: Finalist, dataset: Dataset, scorer: Sco
     slices, gaps = _slices(session, finalist, dataset, scorer, test_NM)
     material = session.workshop(entrant).material
     price = session.price_list.models.get(str(material.backbone.priced_as))
-    own = bought(adapter, dataset.splits.test, material.store, price)
+    own = bought(adapter, answered, material.store, price)
     found = Candidate(
         id=entrant.id,
         method=entrant.method,
@@ -157,7 +167,7 @@ def _cost(session: Session, finalist: Finalist, adapter: Adapter, own: Bought | 
         peak_memory_bytes=max(peaks, default=None),
         adapter_bytes=best.adapter_bytes,
         trainable_parameters=best.trainable,
-        extra_tokens_per_request=float(extra),
+        extra_tokens_per_request=None if extra is None else float(extra),
         latency_ms=next((each.p50_ms for each in timed if each.batch == 1), None),
         price=price if own is None else own.price(price),
         predict_s=_predict_s(session, finalist, adapter),

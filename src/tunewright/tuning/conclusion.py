@@ -54,10 +54,9 @@ def conclude(
     scorer = session.scorer(dataset.task, dataset.splits.test)
     finalists = read_finalists(session.out, session.entrants, effort, dataset)
     done = [f.entrant for f in finalists]
+    rows = dataset.splits.test
     measured = [
-        dataclasses.replace(
-            finished(session, finalist, dataset, scorer), flips=flips_of(session, finalist, dataset.splits.test)
-        )
+        dataclasses.replace(finished(session, finalist, dataset, scorer, rows), flips=flips_of(session, finalist, rows))
         for finalist in finalists
     ]
     missing = [unfinished(session, e, effort) for e in (*session.entrants, *refused) if e not in done]

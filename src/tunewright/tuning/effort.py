@@ -23,6 +23,7 @@ _STATES = {
     "pruned": TrialState.PRUNED,
     "failed": TrialState.FAIL,
     "cut": TrialState.PRUNED,
+    "unanswered": TrialState.FAIL,
 }
 _RANDOM_TRIALS = 3
 """Trials before the sampler models the space."""
@@ -79,8 +80,13 @@ class Effort:
         return min((e for e in open_ if e.family == family), key=lambda e: len(self.of(e)))
 
     def of(self, entrant: Entrant) -> list[Trial]:
-        """Its trials so far."""
-        return [t for t in self.history if t.candidate == entrant.id]
+        """Its trials so far; those that are to be repeated are none."""
+        return [t for t in self.history if t.candidate == entrant.id and t.status != "unanswered"]
+
+    def is_unanswered(self, base: str) -> bool:
+        """Whether its last trial ended because it did not answer any more: its search goes on when it does."""
+        mine = [t.status for t in self.history if t.backbone == base]
+        return mine[-1:] == ["unanswered"]
 
     def judged(self, entrant: Entrant) -> list[Trial]:
         """Those that say something of their setting: not those that had no time for it."""
@@ -135,7 +141,8 @@ class Effort:
     def _spent(self, family: Family) -> float:
         mine = [t for t in self.history if t.family == family]
         # What has nothing to tune is no tuning, and takes no trial from those that do.
-        return sum(1 for t in mine if t.params) if self.trials is not None else sum(t.seconds for t in mine)
+        tuned = sum(1 for t in mine if t.params and t.status != "unanswered")
+        return tuned if self.trials is not None else sum(t.seconds for t in mine)
 
 
 def size(space: Space) -> float:

@@ -43,7 +43,8 @@ def refit(session: Session, effort: Effort) -> None:
     """
     finished = {(r.candidate, r.seed) for r in refits(session.out)}
     found = [(entrant, finalist(effort.of(entrant))) for entrant in session.entrants]
-    best = [(entrant, trial) for entrant, trial in found if trial is not None]
+    gone = session.gone(effort)
+    best = [(entrant, trial) for entrant, trial in found if trial is not None and entrant.backbone not in gone]
     if session.clock.budget_s is not None:
         best.sort(key=lambda pair: pair[1].seconds)
     jobs = [(s, e, trial) for s in range(session.config.seeds) for e, trial in best]

@@ -31,7 +31,6 @@ from tunewright.tuning import conclusion, outside
 from tunewright.tuning.candidates import finished, flips_of, judged, unfinished
 from tunewright.tuning.choice import choose
 from tunewright.tuning.effort import Entrant
-from tunewright.tuning.progress import Clock
 from tunewright.tuning.protocol import Plan
 from tunewright.tuning.results import Finalist, read_finalists
 from tunewright.tuning.session import Session
@@ -57,6 +56,7 @@ def cross_validate(
     for workshop in stage.session.workshops.values():  # all rows at once: the same batches in a resumed run
         workshop.material.store(workshop.material.backbone.encode(rows, workshop.material.max_tokens))
     stages = [_run_fold(stage, plan, position, out) for position in range(len(plan.folds))]
+    stage.session.begin()
     scorer = stage.session.scorer(task, rows)
     fold_RN = _in_order(plan, [np.full(len(fold.splits.test), fold.number) for fold in plan.folds])
     held_out = _held_out(stages, plan)
@@ -129,7 +129,7 @@ def _run_fold(stage: Stage, plan: Plan, position: int, out: Path) -> Stage:
         session.config.model_copy(update={"seed": seed, "seeds": 1}),
         dataclasses.replace(plan.dataset, splits=fold.splits),
         place,
-        _share(session.clock, 1 + len(plan.folds) - position),
+        session.clock.share(1 + len(plan.folds) - position),
     )
     there.run()
     there.read_test()
@@ -138,14 +138,9 @@ def _run_fold(stage: Stage, plan: Plan, position: int, out: Path) -> Stage:
     return there
 
 
-def _share(clock: Clock, parts: int) -> Clock:
-    """The clock of the next of so many parts that share what is left."""
-    return clock if clock.budget_s is None else clock.until(clock.elapsed_s + max(0.0, clock.left_s) / parts)
-
-
 def _alone(stage: Stage, fold: Stage, candidate: str) -> Stage:
     """The stage on all rows for one candidate, with the trials that it had in a fold."""
-    num_trials = sum(trial.candidate == candidate for trial in fold.effort.history)
+    num_trials = sum(t.candidate == candidate and t.status != "unanswered" for t in fold.effort.history)
     return stage.of(candidate, None if stage.effort.trials is None else num_trials)
 
 
@@ -230,7 +225,8 @@ def _candidate(held: HeldOut, stages: Sequence[Stage], plan: Plan, fold_RN: IntA
     answers = Answers(given=tuple(held.given_RN[0].tolist()), probabilities_NC=held.probabilities_RNC[0])
     trials = [trial for finalist in held.finalists for trial in finalist.trials]
     finalist = dataclasses.replace(held.finalists[0], trials=trials, test=[answers])
-    candidate = finished(first.session, finalist, dataclasses.replace(plan.dataset, splits=splits), scorer)
+    dataset, own_rows = dataclasses.replace(plan.dataset, splits=splits), first.dataset.splits.test
+    candidate = finished(first.session, finalist, dataset, scorer, own_rows)
     num_folds, stats_RNM = plan.protocol.folds, held.stats(scorer)
     devs = [finalist.shipped.dev for finalist in held.finalists]
     seeds = tuple(

@@ -130,6 +130,11 @@ class Purse:
         """After so many seconds."""
         return self.max_usd - elapsed_s * self.usd_per_s - self.paid_usd()
 
+    def share(self, elapsed_s: float, parts: int) -> "Purse":
+        """For the next of so many parts of the run that share what is left."""
+        left_usd = self.left_usd(elapsed_s)
+        return replace(self, max_usd=self.max_usd - left_usd + max(0.0, left_usd) / parts)
+
 
 class Clock:
     """Time the run has taken, over all its sessions: a resumed run has what is left, not the whole.
@@ -172,6 +177,11 @@ class Clock:
         time_s = math.inf if self.budget_s is None else self.budget_s - self.elapsed_s
         return time_s if self.purse is None else min(time_s, self.purse.left_usd(self.elapsed_s) / self.purse.usd_per_s)
 
+    @property
+    def left_usd(self) -> float:
+        """Of the money; infinite where it does not limit the run."""
+        return math.inf if self.purse is None else self.purse.left_usd(self.elapsed_s)
+
     def worth_s(self, usd: float) -> float:
         """Seconds of this machine for so much; 0 where money does not limit the run."""
         return 0.0 if self.purse is None else usd / self.purse.usd_per_s
@@ -205,10 +215,13 @@ class Clock:
         if self.is_out:
             raise OutOfTime
 
-    def until(self, budget_s: float | None) -> "Clock":
-        """The same clock for a part of the run that has to end earlier."""
+    def share(self, parts: int) -> "Clock":
+        """The same clock for the next of so many parts of the run that share what is left, of time and of money."""
         part = copy.copy(self)
-        part.budget_s = budget_s
+        if self.budget_s is not None:
+            part.budget_s = self.elapsed_s + max(0.0, self.left_s) / parts
+        if self.purse is not None:
+            part.purse = self.purse.share(self.elapsed_s, parts)
         return part
 
     def beat(self) -> None:

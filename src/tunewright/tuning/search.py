@@ -34,7 +34,11 @@ def run_search(session: Session, effort: Effort) -> None:
         append_line(session.out / "trials.jsonl", trial.record())
         session.journal.note(_spoken(trial))
         done += 1
-    if not session.open(effort):
+    for name in sorted(session.gone(effort)):
+        session.journal.note(
+            f"search ended before its time for {name}, which does not answer: --resume goes on with it"
+        )
+    if not session.timely(effort):
         session.journal.note("search ended: the rest of the budget is for refits and the test pass")
 
 
@@ -90,7 +94,9 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
     except OutOfTime:
         return as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=OUT_OF_TIME)
     except EndpointError as error:
-        return as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=str(error))
+        trial = as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=str(error))
+        is_gone = session.workshop(entrant).material.backbone.fault is not None
+        return replace(trial, status="unanswered") if is_gone else trial
     except (OutOfMemory, RuntimeError) as error:
         if not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
             raise

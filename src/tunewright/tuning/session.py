@@ -73,6 +73,13 @@ class Session:
     spending: Spending | None = None
     """What requests elsewhere take; None where no base asks any."""
 
+    def begin(self) -> None:
+        """From here on its clock rules: it interrupts what is computed, and limits what is paid."""
+        for workshop in self.workshops.values():
+            workshop.material.store.between = self.clock.check
+        if self.spending is not None:
+            self.spending.clock = self.clock
+
     def scorer(self, task: Task, examples: Sequence[Example]) -> Scorer:
         """The metric with what is right for these rows."""
         return row_scorer(self.metric, task.labels, examples)
@@ -144,11 +151,16 @@ class Session:
 
     def open(self, effort: Effort) -> list[Entrant]:
         """Who may still be tried, of those whose base answers."""
-        gone = {name for name, shop in self.workshops.items() if shop.material.backbone.fault is not None}
-        return [entrant for entrant in self._open(effort) if entrant.backbone not in gone]
+        gone = self.gone(effort)
+        return [entrant for entrant in self.timely(effort) if entrant.backbone not in gone]
 
-    def _open(self, effort: Effort) -> list[Entrant]:
-        """Who may still be tried: all while there is time for every refit, then those without a trial for one each.
+    def gone(self, effort: Effort) -> set[str]:
+        """Bases that stopped answering while they were tried."""
+        faults = {name: shop.material.backbone.fault for name, shop in self.workshops.items()}
+        return {name for name, fault in faults.items() if fault is not None and effort.is_unanswered(name)}
+
+    def timely(self, effort: Effort) -> list[Entrant]:
+        """Who may still be tried by the time: all while it suffices for every refit, then those without a trial.
 
         Who was cut is out, unless all have been tried and what it was seen to need is left after all: then it comes
         before second trials of others. With no time at all it is the floor and one candidate beside it that trains

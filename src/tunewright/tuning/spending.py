@@ -1,16 +1,16 @@
 """What requests to endpoints take: a line for each in `requests.jsonl`, and whether the next may be sent.
 
-A line is written before its answer is kept: what was paid is counted, whatever happens then.
+A line is written before its answer is kept: what was paid is counted, whatever happens then. So is a request that was
+sent and whose answer is lost or cannot be read, at the most that it may cost.
 """
 
-import math
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunewright.backbones.replies import Reply
+from tunewright.backbones.heard import Usage
 from tunewright.config import remote_model
 from tunewright.errors import ConfigError
 from tunewright.evaluation.cost import PriceList, TokenPrices
@@ -31,11 +31,11 @@ class Spending:
     Args:
         path: The file.
         prices: Model -> its prices.
-        left_usd: What may still be spent, what was paid taken off; infinite where nothing limits it.
+        clock: Of the run; while a part of it goes on, that part's, which has its share of the money.
     """
 
-    def __init__(self, path: Path, prices: Mapping[str, TokenPrices], left_usd: Callable[[], float]) -> None:
-        self._path, self._prices, self._left_usd = path, prices, left_usd
+    def __init__(self, path: Path, prices: Mapping[str, TokenPrices], clock: Clock) -> None:
+        self._path, self._prices, self.clock = path, prices, clock
         self._lock = threading.Lock()
         self._reserved_usd = 0.0
         self._lines = read_lines(path)
@@ -53,7 +53,7 @@ class Spending:
         price = self._prices.get(model)
         most = 0.0 if price is None else price.usd(input_tokens=input_tokens, output_tokens=output_tokens)
         with self._lock:
-            left_usd = self._left_usd()  # what was paid is taken off already
+            left_usd = self.clock.left_usd  # what was paid is taken off already
             if most > left_usd:
                 raise OutOfTime
             if most + self._reserved_usd > left_usd:
@@ -61,14 +61,16 @@ class Spending:
             self._reserved_usd += most
         return most
 
-    def settle(self, reserved: float, model: str, reply: Reply | None) -> None:
-        """After it; no answer, no bill."""
+    def settle(self, reserved: float, model: str, usage: Usage | None, *, lost: bool = False) -> None:
+        """After it; what may be billed, though nobody here knows for how much, counts as the most that it may cost."""
         with self._lock:
             self._reserved_usd -= reserved
-            if reply is not None:
+            if usage is not None:
                 price = self._prices.get(model)
-                usd = None if price is None else price.usd(**asdict(reply.usage))
-                self._add({"model": model, **asdict(reply.usage), "usd": usd})
+                usd = None if price is None else price.usd(**asdict(usage))
+                self._add({"model": model, **asdict(usage), "usd": usd})
+            elif lost and reserved > 0:
+                self._add({"lost": model, "usd": reserved})
 
     def note(self, *, known: int = 0, retried: int = 0) -> None:
         """Answers that were known already, and tries that failed."""
@@ -100,7 +102,7 @@ class Spending:
             input_tokens=total("input_tokens"),
             cached_tokens=total("cached_tokens"),
             output_tokens=total("output_tokens"),
-            price=sum(float(line["usd"]) for line in sent) if priced else None,
+            price=sum(float(line.get("usd", 0.0)) for line in mine) if priced else None,
         )
 
 
@@ -125,10 +127,7 @@ def open_spending(
     if not elsewhere:
         return None
 
-    def left_usd() -> float:
-        return math.inf if clock.purse is None else clock.purse.left_usd(clock.elapsed_s)
-
-    spending = Spending(out / FILE_NAME, prices.models, left_usd)
+    spending = Spending(out / FILE_NAME, prices.models, clock)
     if max_usd is not None:
         usd_per_s = prices.prices.machine(1.0)
         clock.purse = Purse(max_usd=max_usd, usd_per_s=usd_per_s, paid_usd=lambda: spending.usd)

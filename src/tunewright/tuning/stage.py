@@ -74,11 +74,13 @@ class Stage:
 
     def run(self) -> None:
         """Searches and refits, or goes on with that."""
-        for workshop in self.session.workshops.values():
-            workshop.material.store.between = self.session.clock.check
+        self.session.begin()
         rehearse(self.session, self.session.scorer(self.dataset.task, self.dataset.splits.test))
-        if not refits(self.session.out):  # once finalists are refitted, time a kill gave back must not change them
-            run_search(self.session, self.effort)
+        entrants = self.session.entrants
+        if refits(self.session.out):  # what time a kill gave back must not change, but what an endpoint did not answer
+            entrants = [entrant for entrant in entrants if self.effort.is_unanswered(entrant.backbone)]
+        if entrants:
+            run_search(dataclasses.replace(self.session, entrants=entrants), self.effort)
         finals.refit(self.session, self.effort)
 
     def read_test(self) -> None:
@@ -116,6 +118,8 @@ def open_stage(
     }
     for workshop in workshops.values():
         workshop.material.store.between = clock.check
+    if spending is not None:
+        spending.clock = clock
     with clock.bounded(clock.left_s / 2):
         entrants, refused = _entrants(_methods(config), workshops)
     session = Session(
