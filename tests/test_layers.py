@@ -1,5 +1,6 @@
 """Imports point down, have no cycles, and leave heavy packages alone until they are needed."""
 
+import ast
 import graphlib
 import importlib.util
 import pkgutil
@@ -43,6 +44,20 @@ def test_layers_hold() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_a_base_can_do_is_asked_of_the_base() -> None:
+    """Never of its class: the next kind of base would be forgotten in a list of classes."""
+    classes = {"Prompted", "Writer", "Prefixed", "Decoder", "Encoder", "Masked", "Seq2Seq", "Remote"}
+    classes |= {"Checkpoint", "Endpoint"}
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance"
+        if classes & {name.id for name in ast.walk(node.args[1]) if isinstance(name, ast.Name)}
+    ]
+    assert not found
 
 
 def test_no_import_cycles() -> None:

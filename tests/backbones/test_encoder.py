@@ -12,7 +12,8 @@ from torch import Tensor
 from tests import tiny
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Calibration, Verbalizer
-from tunewright.backbones.base import Dropout, Encoding, Row
+from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.encoder import Encoder
 from tunewright.errors import AdapterError
 

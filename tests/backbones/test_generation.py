@@ -18,7 +18,8 @@ from tunewright.adapters.parts import Decoding, SoftPrompt
 from tunewright.backbones.base import Request, Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder
-from tunewright.backbones.generation import Emitted, Generating, draw
+from tunewright.backbones.generation import Generating, draw
+from tunewright.backbones.stepwise import Emitted
 from tunewright.backbones.written import Written
 
 GetDecoder = Callable[[str], Decoder]

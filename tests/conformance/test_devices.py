@@ -18,7 +18,8 @@ from tests import tiny
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones import causal, encoder, packed, prefix, tokens
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.base import Dropout, Row
+from tunewright.backbones.base import Row
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.inference import FeatureStore, predict
 
 ELSEWHERE = torch.device("meta")

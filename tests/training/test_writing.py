@@ -11,8 +11,9 @@ import transformers
 
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.base import Dropout, Row
+from tunewright.backbones.base import Row
 from tunewright.backbones.decoder import Decoder
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.encoder import Encoder
 from tunewright.backbones.inference import FeatureStore, answer, answer_losses, writer
 from tunewright.evaluation.metrics import METRICS

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import DemonstrationPool, Head, Verbalizer
-from tunewright.backbones.base import Dropout
+from tunewright.backbones.dropout import Dropout
 
 Embed = Callable[[tuple[str, ...]], Tensor]
 """Texts -> features, [texts, D], under the same adapter."""

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,12 @@ from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Lora, Prefix, Weights
 from tunewright.adapters.tuner import Tuner
 from tunewright.backbones import answers
-from tunewright.backbones.base import Base, Dropout, Encoding, Row, together
+from tunewright.backbones.base import Base, Encoding, Row, together
 from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.low_rank import TokensOf, low_rank_updates
 from tunewright.backbones.shapes import check_shapes
+from tunewright.backbones.stepwise import Stepwise
 from tunewright.backbones.tokens import encode
 from tunewright.backbones.tuners import Injected, Linears, inject
 from tunewright.errors import AdapterError
@@ -56,6 +59,11 @@ class Backbone(Base):
         self.dtype = dtype
         self._tuners: dict[str, Injected] = {}
         self._phrases: dict[tuple[int, tuple[str, ...]], Tensor] = {}
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, prefix_bytes: int) -> Self:  # noqa: ARG003
+        """The same, told how many bytes of prefixes may be kept between passes; without effect where none are."""
+        return cls(checkpoint, dtype=dtype, device=device)
 
     @abstractmethod
     def _one_pass(self, rows: Sequence[Row], weights: Weights | None) -> Tensor:
@@ -195,6 +203,14 @@ class Backbone(Base):
 
     def cache_of(self, vectors_PD: Tensor) -> Prefix | None:  # noqa: ARG002
         """Keys and values, fp32, that embedded tokens leave in every layer; None where later ones would change them."""
+        return None
+
+    def generating(self) -> Stepwise | None:
+        """What answers in text rows that join and leave between steps; None where it answers whole batches alone.
+
+        Raises:
+            ModelError: The base came without a language model's head.
+        """
         return None
 
     def words(self, ids: Sequence[int]) -> list[str]:

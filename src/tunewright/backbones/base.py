@@ -3,7 +3,6 @@
 Shapes: B rows, C labels, E of a reading.
 """
 
-import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -12,10 +11,11 @@ from itertools import cycle, islice
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.heard import Heard
 from tunewright.errors import AdapterError, ModelError
 from tunewright.types import Example
@@ -79,21 +79,6 @@ class Request:
     decoding: Decoding
     generator: torch.Generator | None = None
     """Draws its tokens, and nobody else's, so that neighbours change nothing; not used at temperature 0."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dropout:
-    """Zeroes a share of values while training, from a generator of its own."""
-
-    share: float
-    generator: torch.Generator
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """The values with a share set to 0 and the rest scaled up to the same mean."""
-        if self.share == 0:
-            return values
-        kept = torch.rand(values.shape, generator=self.generator).ge_(self.share).to(values.device, values.dtype)
-        return values * kept / (1 - self.share)
 
 
 FinishReason = Literal["stop", "length"]
@@ -197,6 +182,11 @@ class Base(ABC):
     def is_here(self) -> bool:
         """Whether its weights are: only then can adapters change it, features be seen and given texts be scored."""
         return True
+
+    @property
+    def linears(self) -> Mapping[str, nn.Linear]:
+        """The linear layers a LoRA may change, by name; none of a base whose weights are elsewhere."""
+        return {}
 
     @property
     def num_parameters(self) -> int | None:
@@ -338,6 +328,16 @@ class Base(ABC):
         return ()
 
     @property
+    def is_causal(self) -> bool:
+        """Whether a token is read by those before it alone, so that any text has a likelihood where it writes too."""
+        return False
+
+    @property
+    def begin_ids(self) -> tuple[int, ...]:
+        """What the tokenizer puts before every text."""
+        return ()
+
+    @property
     def unknown_ids(self) -> frozenset[int]:
         """Tokens that stand for what the tokenizer does not know."""
         return frozenset()
@@ -379,7 +379,7 @@ class Base(ABC):
         return ModelError(f"model {self.identity.name!r} does not write. Choose a decoder.")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _SameAdapter:
     """Groups rows by the identity of their adapter, whose tensors cannot be compared."""
 

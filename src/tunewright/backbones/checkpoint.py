@@ -7,7 +7,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -107,6 +107,9 @@ class Checkpoint:
     """Tokens that end an answer."""
     start_ids: tuple[int, ...] = ()
     """What the decoder of an encoder-decoder begins with."""
+
+    is_here: ClassVar[Literal[True]] = True
+    """Its weights are; those behind an endpoint are not."""
 
     @property
     def fills_masks(self) -> bool:

@@ -20,7 +20,7 @@ from tunewright.backbones import causal
 from tunewright.backbones.base import Encoding, Generation, Row
 from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.fused import fuse
-from tunewright.backbones.generation import generate
+from tunewright.backbones.generation import Generating, generate
 from tunewright.backbones.prefixed import PREFIX_BYTES, Prefixed, fixed_text
 from tunewright.backbones.prompted import Frame
 from tunewright.backbones.scoring import Behind, Seen, Tree, batches_of, branches, tree_scores
@@ -125,6 +125,9 @@ class Decoder(Prefixed):
     ) -> list[Generation]:
         found = generate(self, self._requests(rows, generators, decoding), most_rows)
         return [found[k] for k in range(len(rows))]
+
+    def generating(self) -> Generating:
+        return Generating(self)
 
     def _scored(
         self, rows: Sequence[Row], trees: Sequence[Tree], weights: Weights | None, *, normalised: bool

@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import anyio
@@ -155,6 +155,7 @@ class Endpoint:
         self._cache = Cache(cache_path()) if cache is None else cache
         self._patience = Patience() if patience is None else patience
         self.account: Account = Tally()
+        self.is_here: Literal[False] = False
         self.fault: str | None = None
         """Why it does not answer any more."""
         self._refused: set[str] = set()

@@ -8,7 +8,7 @@ from tunewright.adapters.adapter import PARTS, Adapter
 from tunewright.adapters.parts import Lora, Prefix
 from tunewright.adapters.prompt_encoder import PromptEncoder
 from tunewright.adapters.tuner import Tuner
-from tunewright.backbones.backbone import Backbone
+from tunewright.backbones.base import Base
 from tunewright.backbones.tuners import renamed
 from tunewright.errors import AdapterError
 
@@ -18,7 +18,7 @@ def is_foreign(folder: Path) -> bool:
     return (folder / peft_format.CONFIG_FILE).exists() and not (folder / "adapter.json").exists()
 
 
-def read_foreign(folder: Path, backbone: Backbone) -> Adapter:
+def read_foreign(folder: Path, backbone: Base) -> Adapter:
     """The part of a PEFT folder as an adapter without labels.
 
     Raises:
@@ -54,7 +54,7 @@ def named_base(folder: Path) -> str:
     return str(name)
 
 
-def _renamed(lora: Lora, backbone: Backbone) -> Lora:
+def _renamed(lora: Lora, backbone: Base) -> Lora:
     """Names as in the bare base: a language model or a classifier calls the same layers `model.layers.0...`."""
 
     def bare(name: str) -> str:

@@ -18,24 +18,10 @@ from tunewright.backbones.packed import sequences
 from tunewright.backbones.prefix import Kept, Keys, stacked
 from tunewright.backbones.prefixed import Prefixed
 from tunewright.backbones.scoring import Seen
+from tunewright.backbones.stepwise import Emitted
 from tunewright.backbones.storage import Storage
 from tunewright.backbones.tokens import by_length
 from tunewright.backbones.written import Written
-
-
-@dataclass(frozen=True, kw_only=True)
-class Emitted:
-    """One more token of a row."""
-
-    id: Hashable
-    """Of the request."""
-    token: int
-    log_prob: float
-    """By the model itself, before temperature and top-p."""
-    text: str
-    """What is sure of the text now and was not before: less than the token where a stop text may have begun."""
-    finish_reason: FinishReason | None
-    """`stop` at an end-of-text token or a stop text, `length` where there is no room for more."""
 
 
 @dataclass(kw_only=True, eq=False)

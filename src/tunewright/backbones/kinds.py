@@ -37,11 +37,10 @@ def open_backbone(
         checkpoint: The base, fp32.
         dtype: Precision to run the frozen weights in.
         device: Where to run.
-        prefix_bytes: Of the prefixes that a decoder keeps between passes, at most; an encoder keeps none.
+        prefix_bytes: Of the prefixes that a base keeps between passes, at most; without effect where it keeps none.
     """
-    if checkpoint.identity.kind == "decoder":
-        return Decoder(checkpoint, dtype=dtype, device=device, prefix_bytes=prefix_bytes)
-    return BACKBONES[checkpoint.identity.kind](checkpoint, dtype=dtype, device=device)
+    made = BACKBONES[checkpoint.identity.kind]
+    return made.open(checkpoint, dtype=dtype, device=device, prefix_bytes=prefix_bytes)
 
 
 def find_base(name: str, *, is_given: bool = True) -> "Checkpoint | Endpoint":
@@ -76,7 +75,7 @@ def open_base(found: "Checkpoint | Endpoint", *, dtype: torch.dtype, device: tor
         dtype: Precision to run frozen weights in.
         device: Where to run them.
     """
-    if isinstance(found, Checkpoint):
+    if found.is_here:
         return open_backbone(found, dtype=dtype, device=device)
     from tunewright.backbones.remote import Remote
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,10 @@ class Prefixed(Writer):
         self._adopt()
         self.prefix_shape = (0, 0, 0)
         self.prefix_shape = self._find_prefix_shape()
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, *, dtype: torch.dtype, device: torch.device, prefix_bytes: int) -> Self:
+        return cls(checkpoint, dtype=dtype, device=device, prefix_bytes=prefix_bytes)
 
     @abstractmethod
     def _adopt(self) -> None:
@@ -194,6 +199,10 @@ class Prefixed(Writer):
         vectors = [opening.vectors_PD for opening in batch.openings]
         pairs = [t for pair in zip(vectors, openings, strict=True) for t in pair if t is not None]
         return torch.cat([*(t.to(embeds_ND) for t in pairs), texts_ND])
+
+    @property
+    def is_causal(self) -> bool:
+        return True
 
     @property
     def kept_values(self) -> int:

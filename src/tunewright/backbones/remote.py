@@ -15,8 +15,9 @@ from torch import Tensor
 from tunewright.adapters.adapter import BODY_PARTS, Adapter, BaseIdentity
 from tunewright.adapters.parts import Decoding, Template
 from tunewright.backbones import answers
-from tunewright.backbones.base import Base, Dropout, Encoding, Generation, Row
+from tunewright.backbones.base import Base, Encoding, Generation, Row
 from tunewright.backbones.dialect import Ask, Body
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.endpoint import Endpoint
 from tunewright.backbones.heard import Heard
 from tunewright.backbones.label_answers import phrase_scores, read_phrase

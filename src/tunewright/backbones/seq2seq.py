@@ -25,10 +25,11 @@ from tunewright.backbones import attention
 from tunewright.backbones.backbone import Update
 from tunewright.backbones.base import Generation, Request, Row
 from tunewright.backbones.checkpoint import Checkpoint
-from tunewright.backbones.generation import Answering, Emitted, choose, whole
+from tunewright.backbones.generation import Answering, choose, whole
 from tunewright.backbones.prompted import Frame
 from tunewright.backbones.recomputed import recomputed
 from tunewright.backbones.scoring import Tree, tree_scores
+from tunewright.backbones.stepwise import Emitted
 from tunewright.backbones.tokens import Layout, lay_out
 from tunewright.backbones.writer import GENERATED_ROWS, Writer
 from tunewright.backbones.written import Written

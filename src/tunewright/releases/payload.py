@@ -15,7 +15,6 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding
 from tunewright.backbones.backbone import Backbone
-from tunewright.backbones.decoder import Decoder
 from tunewright.errors import AdapterError
 from tunewright.types import Example
 
@@ -33,7 +32,7 @@ def prompt_vectors(adapter: Adapter, base: Backbone, text: str) -> Tensor:
     """
     if adapter.soft_prompt is None:
         raise AdapterError(f"the adapter has no soft prompt to send to vLLM. It has: {', '.join(adapter.parts())}.")
-    if not isinstance(base, Decoder):
+    if not base.is_causal:
         raise AdapterError(f"vLLM takes prompt_embeds for decoders. Got a base of kind {adapter.base.kind}.")
     (encoding,) = base.encode_for([Example(id="1", text=text)], adapter)
     fixed = () if adapter.template is None else base.fixed_ids(adapter.template.fixed)

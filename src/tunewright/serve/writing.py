@@ -1,7 +1,6 @@
 """Rows that are answered in text: they join a decoder's running batch, get a token with each step, and leave."""
 
 import logging
-import math
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -9,9 +8,9 @@ from dataclasses import replace
 import torch
 
 from tunewright.adapters.parts import Decoding
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Request, row_generator
-from tunewright.backbones.decoder import Decoder
-from tunewright.backbones.generation import Emitted, Generating
+from tunewright.backbones.stepwise import Emitted, Stepwise
 from tunewright.errors import ModelError
 from tunewright.serve.ask import Ask, Event, Piece, Sampling, Told
 from tunewright.serve.faults import Fault
@@ -29,7 +28,7 @@ class Writing:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._running: dict[int, tuple[Decoder, Generating]] = {}
+        self._running: dict[int, tuple[Backbone, Stepwise]] = {}
         """By the identity of the base, which is held here as long as rows run on it."""
         self._work: dict[Ask, Work] = {}
         self._pending: deque[Work] = deque()
@@ -51,7 +50,7 @@ class Writing:
             mine = [w for w in some if w.backbone is backbone]
             told += _refused([w for w in mine if w.row.adapter.deliberates], _NOT_AT_ONCE)
             mine = [w for w in mine if not w.row.adapter.deliberates]
-            told += self._join(backbone, mine) if isinstance(backbone, Decoder) else _unable(mine)
+            told += self._join(backbone, mine)
         return told
 
     def _that_fit(self) -> list[Work]:
@@ -99,18 +98,21 @@ class Writing:
                 del self._running[key]
         return told
 
-    def _lost(self, backbone: Decoder, error: Exception) -> Told:
+    def _lost(self, backbone: Backbone, error: Exception) -> Told:
         """All rows of a base that can no longer go on."""
         _LOG.exception("generation failed")
         lost = [ask for ask, w in self._work.items() if w.backbone is backbone]
         self._forget(lost)
         return [(ask, error) for ask in lost]
 
-    def _join(self, backbone: Decoder, work: Sequence[Work]) -> Told:
+    def _join(self, backbone: Backbone, work: Sequence[Work]) -> Told:
         """Where the rows cannot join together, each joins alone, so that a broken one harms nobody else."""
         try:
             if id(backbone) not in self._running:
-                self._running[id(backbone)] = (backbone, Generating(backbone))
+                generating = backbone.generating()
+                if generating is None:
+                    return _unable(work)
+                self._running[id(backbone)] = (backbone, generating)
             requests = [_request(w) for w in work]
             self._running[id(backbone)][1].add(requests)
         except ModelError as error:
@@ -145,11 +147,9 @@ def decoding_of(work_decoding: Decoding | None, sampling: Sampling | None) -> De
 def _full_bytes(work: Work) -> int:
     """Of the keys and values of a row that has got all the tokens it may get, its prefix apart."""
     backbone = work.backbone
-    if not isinstance(backbone, Decoder):
-        return 0
     own = decoding_of(work.row.adapter.decoding, work.ask.sampling)
     tokens = min(len(work.row.encoding.ids) + own.max_new_tokens, backbone.max_tokens)
-    return 2 * tokens * math.prod(backbone.prefix_shape) * backbone.dtype.itemsize
+    return tokens * backbone.kept_values * backbone.dtype.itemsize
 
 
 def _request(work: Work) -> Request:
@@ -165,10 +165,10 @@ def _request(work: Work) -> Request:
     return Request(id=ask, row=work.row, decoding=decoding, generator=generator)
 
 
-def _piece(work: Work, backbone: Decoder, emitted: Emitted) -> Piece:
+def _piece(work: Work, backbone: Backbone, emitted: Emitted) -> Piece:
     return Piece(
         text=emitted.text,
-        token=str(backbone.tokenizer.decode([emitted.token])),
+        token=backbone.words([emitted.token])[0],
         log_prob=emitted.log_prob,
         finish_reason=emitted.finish_reason,
         usage=usage_of(work),

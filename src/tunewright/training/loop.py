@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.backbones.base import Dropout
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.inference import FeatureStore
 from tunewright.backbones.recomputed import recomputing
 from tunewright.errors import OutOfMemory

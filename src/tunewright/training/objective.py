@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
-from tunewright.backbones.base import Dropout, Encoding, Row
+from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.inference import FeatureStore, answer_losses, generate_texts, predict, readings, writer
 from tunewright.training.loss import LossSum, balanced_weights, binary_cross_entropy, cross_entropy
 from tunewright.types import DevScore

@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 import yaml
 
-from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.inference import FeatureStore
 from tunewright.backbones.kinds import find_base, open_base
 from tunewright.config import RunConfig, short_name
@@ -82,7 +81,7 @@ def _compare(
     own = read_own(config, source, dataset)
     found = {name: find_base(name) for name in config.model}
     for name, base in found.items():
-        if own.prompt is not None and isinstance(base, Checkpoint) and base.head is not None:
+        if own.prompt is not None and base.is_here and base.head is not None:
             for_model(own.prompt, name, fills_masks=base.fills_masks)
     begun_before = held.enter_context(open_run(out, resume=config.resume))
     clock = Clock(out / "elapsed.json", _limit_s(config), start)

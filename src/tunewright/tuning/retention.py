@@ -12,7 +12,6 @@ import torch
 
 from tunewright.adapters.adapter import BODY_PARTS, Adapter
 from tunewright.backbones.base import Base, Encoding, Row
-from tunewright.backbones.decoder import Decoder
 from tunewright.errors import ConfigError
 from tunewright.runs.measurements import Retention
 from tunewright.runtime import quiet_libraries
@@ -51,7 +50,7 @@ def retention(adapter: Adapter, text: str, backbone: Base, clock: Clock) -> Rete
         backbone: The base.
         clock: Minds the budget.
     """
-    if not isinstance(backbone, Decoder) or backbone.next_token is None:
+    if not (backbone.is_causal and backbone.writes):
         return Retention(reason=f"{backbone.identity.name} is no decoder that writes: a text has no loss under it")
     bare = Adapter(base=backbone.identity, labels=(), max_tokens=adapter.max_tokens)
     attached = replace(bare, **{name: getattr(adapter, name) for name in BODY_PARTS})
@@ -63,7 +62,7 @@ def retention(adapter: Adapter, text: str, backbone: Base, clock: Clock) -> Rete
     return Retention(base=before, attached=under - before, detached=after - before, tokens=sum(map(len, pieces)))
 
 
-def _pieces(text: str, backbone: Decoder, adapter: Adapter) -> list[tuple[int, ...]]:
+def _pieces(text: str, backbone: Base, adapter: Adapter) -> list[tuple[int, ...]]:
     """The text's first tokens, cut so that every method's prompts leave room for a piece; the same for all of them."""
     with quiet_libraries():  # a tokenizer warns of texts that are longer than the base takes at once
         ids = tuple(backbone.token_ids(text)[:_TOKENS])
@@ -72,7 +71,7 @@ def _pieces(text: str, backbone: Decoder, adapter: Adapter) -> list[tuple[int, .
     return [piece for piece in pieces if len(piece) > 1 or backbone.begin_ids]
 
 
-def _loss(adapter: Adapter, pieces: Sequence[tuple[int, ...]], backbone: Decoder, clock: Clock) -> float:
+def _loss(adapter: Adapter, pieces: Sequence[tuple[int, ...]], backbone: Base, clock: Clock) -> float:
     """Mean negative log-probability per token, nats."""
     total, count, begin = 0.0, 0, backbone.begin_ids
     for k in range(0, len(pieces), _PIECES_AT_ONCE):

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tunewright.backbones.checkpoint import Checkpoint
 from tunewright.backbones.heard import Usage
 from tunewright.config import remote_model
 from tunewright.errors import ConfigError
@@ -20,6 +19,7 @@ from tunewright.runs.comparison import Requests
 from tunewright.tuning.progress import Clock, Journal, OutOfTime, Purse
 
 if TYPE_CHECKING:
+    from tunewright.backbones.checkpoint import Checkpoint
     from tunewright.backbones.endpoint import Endpoint
 
 FILE_NAME = "requests.jsonl"
@@ -123,7 +123,7 @@ def open_spending(
         found: All bases.
     """
     clock, journal = told
-    elsewhere = [base for base in found if not isinstance(base, Checkpoint)]
+    elsewhere = [base for base in found if not base.is_here]
     if not elsewhere:
         return None
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.transfer import learned
-from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base
 from tunewright.backbones.foreign import is_foreign, read_foreign
 from tunewright.errors import ConfigError
@@ -77,7 +76,7 @@ def read_start(path: str | None, bases: Mapping[str, Base], methods: Sequence[Me
         return {}
     place = Path(path)
     if is_foreign(place):
-        here = {name: base for name, base in bases.items() if isinstance(base, Backbone)}
+        here = {name: base for name, base in bases.items() if base.is_here}
         found = {name: Start(path=place, adapter=read_foreign(place, base), state=None) for name, base in here.items()}
     else:
         adapter, known = folder.load(place), state.load(place)
