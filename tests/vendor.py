@@ -188,7 +188,12 @@ def selling(vendor: Vendor) -> Iterator[Vendor]:
                 self.wfile.write(content)
 
     stopped = threading.Event()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+        """More than come at once: beyond it the system drops connections."""
+
+    server = Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     vendor.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
