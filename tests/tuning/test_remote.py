@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,19 @@ def by_topic(prompt: str) -> dict[str, float]:
     return {label: 0.9 * weight / sum(weights.values()) for label, weight in weights.items()}
 
 
+def furnished(place: Path) -> Path:
+    """Rows, prices and a prompt."""
+    write_topics(place / "topics.csv", 36)
+    (place / "prices.yaml").write_text(PRICES, encoding="utf-8")
+    (place / "prompt.txt").write_text("One of {labels}.\nText: {text}\nLabel:", encoding="utf-8")
+    return place
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "cache"))
-    write_topics(tmp_path / "topics.csv", 60)
-    (tmp_path / "prices.yaml").write_text(PRICES, encoding="utf-8")
-    (tmp_path / "prompt.txt").write_text("One of {labels}.\nText: {text}\nLabel:", encoding="utf-8")
-    return tmp_path
+    return furnished(tmp_path)
 
 
 @pytest.fixture
@@ -69,6 +74,38 @@ def run(home: Path, vendor: Vendor, **settings: Any) -> Run:
     return compare(str(home / "topics.csv"), **asked)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """A finished run, and what had been asked by its end."""
+
+    home: Path
+    vendor: Vendor
+    run: Run
+    num_asked: int
+    input_tokens: int
+    output_tokens: int
+
+
+@pytest.fixture(scope="module")
+def done_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    home = furnished(tmp_path_factory.mktemp("remote"))
+    with selling(Vendor(table=by_topic)) as vendor:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OPENAI_API_KEY", KEY)
+            patch.setenv("TUNEWRIGHT_CACHE", str(home / "cache"))
+            found = run(home, vendor)
+        sums = {"input_tokens": vendor.input_tokens, "output_tokens": vendor.output_tokens}
+        yield Done(home=home, vendor=vendor, run=found, num_asked=len(vendor.asked), **sums)
+
+
+@pytest.fixture
+def done(done_once: Done, monkeypatch: pytest.MonkeyPatch) -> Done:
+    """The same, with its key and cache."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(done_once.home / "cache"))
+    return done_once
+
+
 def candidate(found: Run, name: str) -> Candidate:
     return next(c for c in found.comparison.candidates if c.id == name)
 
@@ -77,8 +114,8 @@ def asked_as(row: dict[str, Any]) -> str:
     return f"One of {', '.join(map(in_words, sorted(LABELS)))}.\nText: {row['text']}\nLabel:"
 
 
-def test_a_comparison_is_what_the_table_implies_and_counts_every_token(home: Path, vendor: Vendor) -> None:
-    found = run(home, vendor)
+def test_a_comparison_is_what_the_table_implies_and_counts_every_token(done: Done) -> None:
+    found, vendor = done.run, done.vendor
     own, skipped = candidate(found, "template"), candidate(found, "lora")
     assert (skipped.status, skipped.reason) == (
         "skipped",
@@ -99,11 +136,11 @@ def test_a_comparison_is_what_the_table_implies_and_counts_every_token(home: Pat
     paid = ledger.requests
     assert paid is not None
     assert (paid.sent, paid.input_tokens, paid.output_tokens) == (
-        len(vendor.asked),
-        vendor.input_tokens,
-        vendor.output_tokens,
+        done.num_asked,
+        done.input_tokens,
+        done.output_tokens,
     )
-    assert paid.price == pytest.approx((2 * vendor.input_tokens + 8 * vendor.output_tokens) / 1e6)
+    assert paid.price == pytest.approx((2 * done.input_tokens + 8 * done.output_tokens) / 1e6)
     assert paid.price is not None
     assert ledger.price == pytest.approx(0.1 * ledger.wall_s / 3600 + paid.price)
     by_candidate = [c.cost.requests for c in found.comparison.candidates if c.cost.requests is not None]
@@ -118,8 +155,8 @@ def test_a_comparison_is_what_the_table_implies_and_counts_every_token(home: Pat
     assert "cannot be verified" in adapter.about["weights"]
 
 
-def test_a_resumed_run_and_a_second_one_pay_nothing(home: Path, vendor: Vendor) -> None:
-    first = run(home, vendor)
+def test_a_resumed_run_and_a_second_one_pay_nothing(done: Done) -> None:
+    first, home, vendor = done.run, done.home, done.vendor
     tries, lines = vendor.tries, read_lines(first.folder / "requests.jsonl")
     resumed = run(home, vendor, resume=True)
     assert vendor.tries == tries
@@ -133,7 +170,7 @@ def test_a_resumed_run_and_a_second_one_pay_nothing(home: Path, vendor: Vendor) 
     taken = again.comparison.ledger.requests
     assert taken is not None
     assert (taken.sent, taken.price) == (0, 0)
-    assert taken.known > 50
+    assert taken.known > 30
     own, other = candidate(first, "zero-shot").cost, candidate(again, "zero-shot").cost
     assert (own.price, own.latency) == (other.price, other.latency)
 
@@ -209,7 +246,7 @@ def test_a_limit_of_the_cost_is_never_exceeded(home: Path, vendor: Vendor) -> No
 def test_texts_are_generated(home: Path, vendor: Vendor) -> None:
     """The last word of the input, for which a prompt with examples asks."""
     table = home / "echo.jsonl"
-    rows = [{"input": f"say {w} {k}", "target": w} for k, w in enumerate(tiny.WORDS * 2)]
+    rows = [{"input": f"say {w} {k}", "target": w} for k, w in enumerate(tiny.WORDS)]
     table.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     vendor.table = lambda prompt: {prompt.rsplit("say ", 1)[-1].split()[0]: 0.9}
     (home / "prompt.txt").write_text("Repeat.\n{text}\n", encoding="utf-8")
@@ -224,28 +261,28 @@ def test_texts_are_generated(home: Path, vendor: Vendor) -> None:
 
 
 def test_predict_evaluate_and_try(
-    home: Path, vendor: Vendor, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    done: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = run(home, vendor, methods=["majority", "template"])
+    found, home, vendor = done.run, done.home, done.vendor
     call = Call(monkeypatch=monkeypatch, capsys=capsys)
     adapter = found.adapter_folder("template")
     name = f"openai:big@{vendor.url}"
     tries = vendor.tries
     for verb in ("predict", "evaluate"):
-        done = call(verb, adapter, home / "topics.csv")
-        assert (done.code, done.err.count("\n"), vendor.tries) == (2, 1, tries), (
+        told = call(verb, adapter, home / "topics.csv")
+        assert (told.code, told.err.count("\n"), vendor.tries) == (2, 1, tries), (
             "a folder does not say who gets the key"
         )
-        assert f"to which your OPENAI_API_KEY would be sent: {vendor.url}. If you know it, repeat it" in done.err
-        assert f"with --model {name}" in done.err
-    done = call("predict", adapter, home / "topics.csv", "--model", name)
-    assert done.code == 0
-    assert len(done.out.splitlines()) == 61
+        assert f"to which your OPENAI_API_KEY would be sent: {vendor.url}. If you know it, repeat it" in told.err
+        assert f"with --model {name}" in told.err
+    told = call("predict", adapter, home / "topics.csv", "--model", name)
+    assert told.code == 0
+    assert len(told.out.splitlines()) == 37
     monkeypatch.setenv("OPENAI_BASE_URL", vendor.url)
-    done = call("evaluate", adapter, home / "topics.csv")
-    assert "accuracy 0." in done.out
-    done = call("try", home / "prompt.txt", home / "topics.csv", "--rows", "1", "--model", f"openai:big@{vendor.url}")
-    assert (done.code, "tokens, billed with the fixed part" in done.out) == (0, True)
+    told = call("evaluate", adapter, home / "topics.csv")
+    assert "accuracy 0." in told.out
+    told = call("try", home / "prompt.txt", home / "topics.csv", "--rows", "1", "--model", f"openai:big@{vendor.url}")
+    assert (told.code, "tokens, billed with the fixed part" in told.out) == (0, True)
 
 
 def test_our_own_server_is_such_an_endpoint(home: Path, tiny_folder: Callable[[str], Path]) -> None:
@@ -270,7 +307,7 @@ def test_after_an_outage_the_search_goes_on(home: Path, vendor: Vendor) -> None:
     asked = {"methods": ["majority", "few-shot"], "trials": 3}
 
     def table(prompt: str) -> dict[str, float]:
-        if len(vendor.asked) > 40:
+        if len(vendor.asked) > 20:
             vendor.faults.extend([refusal(402, "Insufficient balance")] * 99)
         return by_topic(prompt)
 
@@ -310,7 +347,7 @@ def test_folds_share_the_money_and_the_first_is_priced_by_its_own_rows(home: Pat
     assert own.template is not None
     texts = {row["id"]: row["text"] for row in read_lines(found.folder / "test.jsonl")}
     ids = [line["id"] for line in read_lines(fold / "predictions" / "few-shot" / "seed-0.jsonl")]
-    sizes = [len((own.template.fixed + own.template.fill(texts[k])).split()) for k in ids]
+    sizes = [len((own.template.fixed + own.template.fill({"text": texts[k]})).split()) for k in ids]
     assert candidate(found, "few-shot").cost.price == pytest.approx(1000 * (2 * np.mean(sizes) + 8) / 1e6, rel=1e-4)
 
 
