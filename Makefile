@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_OUT ?= runs/demo
-DEMO_FLAGS ?= --trials 4 --rows 150 --folds 1
+DEMO_FLAGS ?= --trials 4 --rows 120 --folds 1
 BENCH_FLAGS ?= --quick
 PYTEST_FLAGS ?=
 
