@@ -14,7 +14,10 @@ import pytest
 
 from tunewright.cli.main import main
 
-COMMAND = (sys.executable, "-c", "from tunewright.cli.main import main; main()")
+_HEARS = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+"""Ctrl-C, even where the tests run in a background that does not."""
+
+COMMAND = (sys.executable, "-c", f"{_HEARS}; from tunewright.cli.main import main; main()")
 """The console script in a process of its own."""
 
 

@@ -36,6 +36,7 @@ def test_yaml_with_everything_and_the_command_line_on_top(call: Call, model: str
         "label": "kind",
         "task": "classify",
         "label_separator": None,
+        "choices": [],
         "database": None,
         "documents": None,
         "reasoning": None,

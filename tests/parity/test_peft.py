@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +185,6 @@ def test_long_text_is_cut_to_what_is_left(
 
 def test_kinds_that_are_not_run(tiny_folder: Callable[[str], Path], tmp_path: Path) -> None:
     configs = {
-        "IA3": peft.IA3Config(task_type="FEATURE_EXTRACTION", target_modules=["query"], feedforward_modules=[]),
-        "use_dora": replace(peft.LoraConfig(target_modules=["query"]), use_dora=True),
         "use_rslora": peft.LoraConfig(target_modules=["query"], use_rslora=True),
         "bias": peft.LoraConfig(target_modules=["query"], bias="all"),
         "prefix_projection": peft.PrefixTuningConfig(
