@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DOCS := $(VENV)/.installed-docs
 CODE := src tests docs $(wildcard bench)
-BENCHES := $(filter-out __init__ peer_% draw_%,$(basename $(notdir $(wildcard bench/*.py))))
+BENCHES := $(basename $(notdir $(shell grep -l -e '"--quick"' bench/*.py)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -1,7 +1,7 @@
 """The shapes that papers report about soft prompts, on one's own rows: rate, start and length, several seeds each.
 
     python -m bench.ablation path/to/sst2 --model FOLDER [--rows 1000 --seeds 5 --epochs N --lines F.jsonl]
-    python -m bench.ablation path/to/sst2 --model FOLDER --quick
+    python -m bench.ablation --quick
 
 First the learning rate, 1e-4 to 1e-1, from the labels' words with 20 tokens; then at the rate that is best on dev the
 start (Lester et al. 2021, section 3.2: noise, common words, the labels' words; a text too) and the length: 1, 5, 20 or
@@ -12,6 +12,7 @@ trains at 0.3 of the rate. Each appends a line to F and is not repeated when the
 import argparse
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.inference import predict
 from tunewright.backbones.kinds import open_backbone
-from tunewright.config import load_config
+from tunewright.config import EMBEDDED_MODEL, load_config
 from tunewright.data.load import load_dataset
 from tunewright.evaluation.metrics import METRICS
 from tunewright.evaluation.statistics import method_difference
@@ -30,6 +31,7 @@ from tunewright.runtime import device, fast_dtype, generator
 from tunewright.tuning.attempt import Workshop, attempt, label_rows, prepare
 from tunewright.types import Dataset, Params
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "support" / "messages.csv"
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 INITS = ("random", "vocabulary", "labels")
 LENGTHS = (1, 5, 20, 100)
@@ -114,14 +116,19 @@ def table(title: str, groups: dict[str, list[Line]]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is missing and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
-    parser.add_argument("--model", required=True)
+    parser.add_argument("data", nargs="?")
+    parser.add_argument("--model", default=EMBEDDED_MODEL)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--lines", type=Path, default=Path("ablation.jsonl"))
     parser.add_argument("--quick", action="store_true", help="two rates, starts and lengths, one seed, one epoch")
     options = parser.parse_args(argv)
+    if options.quick:
+        options.data, options.rows = str(EXAMPLE), 40
+        options.lines = Path(tempfile.mkdtemp()) / "lines.jsonl"
+    elif options.data is None:
+        parser.error("give DATA, or --quick")
     rates: Sequence[float] = (1e-3, 1e-2) if options.quick else RATES
     inits: Sequence[str] = ("random", TEXT) if options.quick else (*INITS, TEXT)
     lengths: Sequence[int] = (1, 5) if options.quick else LENGTHS

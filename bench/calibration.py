@@ -6,18 +6,21 @@ demonstrations, in another order; the test rows are the same. Bias is how far th
 label's share of the rows, in points.
 
     python -m bench.calibration MODEL path/to/sst2 [--rows 400 --seeds 5 --shots 4 --json F]
+    python -m bench.calibration --quick
 
 `sst2` is a folder with `train.csv` and `test.csv` of columns text and label; `--words` call the labels.
 """
 
 import argparse
 import csv
+import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from bench.serving_tasks import gpt2
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.inference import FeatureStore, predict
 from tunewright.backbones.kinds import open_backbone
@@ -29,6 +32,7 @@ from tunewright.runtime import device, generator
 from tunewright.tuning.attempt import prepare
 from tunewright.types import Example, Task
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "support" / "messages.csv"
 HOWS = ("none", "contextual", "pmi", "uniform")
 """Of which the last sees the training texts."""
 
@@ -48,9 +52,9 @@ class Result:
 
 
 def read(path: Path, rows: int, words: dict[str, str]) -> list[Example]:
-    """The first rows of a file, their labels called by the words that answer."""
+    """The first rows of a file with such labels, which are called by the words that answer."""
     with path.open(encoding="utf-8", newline="") as file:
-        some = list(csv.DictReader(file))[:rows]
+        some = [row for row in csv.DictReader(file) if row["label"] in words][:rows]
     return [Example(id=str(k), text=row["text"], label=words[row["label"]]) for k, row in enumerate(some)]
 
 
@@ -84,18 +88,25 @@ def measure(material: Material, template: str, shots: int, seed: int, test: list
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model")
-    parser.add_argument("data", type=Path)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("data", type=Path, nargs="?")
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--shots", type=int, default=4)
     parser.add_argument("--template", default="opinion")
     parser.add_argument("--words", nargs="*", default=["negative=terrible", "positive=great"], metavar="LABEL=WORD")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--quick", action="store_true", help="two narrow layers and 8 messages: shows that it runs")
     args = parser.parse_args()
+    if args.quick:
+        args.model, args.data, args.rows, args.seeds = gpt2(Path(tempfile.mkdtemp()), narrow=True), EXAMPLE, 8, 1
+        args.words = ["refund_request=refund", "delivery_status=parcel"]
+    elif args.data is None:
+        parser.error("give MODEL and DATA, or --quick")
+    files = (EXAMPLE, EXAMPLE) if args.quick else (args.data / "train.csv", args.data / "test.csv")
     base = open_backbone(load_checkpoint(args.model), dtype=torch.float32, device=device())
     words = dict(pair.split("=", 1) for pair in args.words)
-    train, test = (read(args.data / f"{part}.csv", n, words) for part, n in (("train", 2000), ("test", args.rows)))
+    train, test = (read(file, n, words) for file, n in zip(files, (2000, args.rows), strict=True))
     labels = tuple(words.values())
     task = Task(name=args.data.name, labels=labels, descriptions={label: label for label in labels})
     material = prepare(task, base, train, train[:1], METRICS["accuracy"], base.max_tokens).material

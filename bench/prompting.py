@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-import transformers
 
 from bench.serving_tasks import gpt2
 from tunewright.adapters.adapter import Adapter
@@ -138,10 +137,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two narrow layers and 8 rows: shows that it runs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        name = gpt2(Path(folder))
-        if options.quick:
-            small = transformers.GPT2Config(n_layer=2, n_embd=64, n_head=2)
-            transformers.GPT2LMHeadModel(small).save_pretrained(name)
+        name = gpt2(Path(folder), narrow=options.quick)
         made, rows = material(name, 8 if options.quick else options.rows)
         base = made.backbone
         assert isinstance(base, Decoder)

@@ -98,8 +98,8 @@ def register(where: Path, folders: Sequence[Path], count: int) -> list[str]:
     return names
 
 
-def gpt2(parent: Path) -> str:
-    """Random weights in the shape of GPT-2 124M, and a tokenizer made of the example texts."""
+def gpt2(parent: Path, *, narrow: bool = False) -> str:
+    """Random weights in the shape of GPT-2 124M, or of two narrow layers, and a tokenizer of the example texts."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = ByteLevelDecoder()
@@ -108,7 +108,8 @@ def gpt2(parent: Path) -> str:
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
     fast.save_pretrained(parent / "gpt2")
     torch.manual_seed(0)
-    transformers.GPT2LMHeadModel(transformers.GPT2Config()).save_pretrained(parent / "gpt2")
+    shape = {"n_layer": 2, "n_embd": 64, "n_head": 2} if narrow else {}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).save_pretrained(parent / "gpt2")
     return str(parent / "gpt2")
 
 
