@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Protocol
 
 import torch
@@ -25,7 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunewright.backbones.attention_core import attention
 from tunewright.backbones.packed import Sequences, sequences, spans
-from tunewright.backbones.prefix import Keys
+from tunewright.backbones.prefix import Kept, Keys
 
 NAME = "tunewright-packed"
 
@@ -64,7 +65,9 @@ class Pass:
     Args:
         prompts: The soft prompts; number g ends prefix g.
         texts: The texts, unless only the prefixes' keys and values are wanted.
-        known: Keys and values of each layer that need no run: of deep prefixes, or kept from another run.
+        known: Keys and values of each layer that need no run: of deep prefixes, or kept from another run. Put side
+            by side where that is wanted.
+        alone: The same for each text, where texts may attend one by one.
         reads: So many of the last tokens of each text are read; one where it is not given.
         past: Of the texts; None where they begin here and nobody goes on.
     """
@@ -73,12 +76,14 @@ class Pass:
         self,
         prompts: Sequences | None,
         texts: Sequences | None,
-        known: Sequence[Keys] | None,
+        known: Callable[[], Sequence[Keys] | None],
         *,
+        alone: Sequence[Kept | None] | None = None,
         reads: Sequence[int] | None = None,
         past: Past | None = None,
     ) -> None:
-        self.prompts, self.texts, self._known, self._past = prompts, texts, known, past
+        self.prompts, self.texts, self._known, self._past = prompts, texts, cache(known), past
+        self._alone = alone
         self.prefixes: list[Keys] = []
         """Of each layer, where there are no texts or somebody may go on."""
         self._first = 0 if prompts is None else prompts.num_tokens
@@ -161,10 +166,16 @@ class Pass:
         """One layer's attention, [N, H, d]; in the last layer of the tokens that are read."""
         if self._stage == "ends":
             key_NKd, value_NKd = self._last_keys
+        if self._stage == "keys" and self._alone is not None:
+            self._last_keys = (key_NKd, value_NKd)
+            raise _KeysAreKnown
+        if self._alone is not None and rule.softcap is None and rule.slopes_H is None:
+            return self._one_by_one(self._alone, layer, query_NHd, key_NKd, value_NKd, rule)
         # Split, not sliced: the gradient of a split is put together once, that of slices is added up.
         sizes = [self._first, len(key_NKd) - self._first]
         (prompt_key, text_key), (prompt_value, text_value) = key_NKd.split(sizes), value_NKd.split(sizes)
-        known = None if self._known is None else self._known[layer]
+        every = self._known()
+        known = None if every is None else every[layer]
         prompt = None if self.prompts is None else _keys(self.prompts, prompt_key, prompt_value)
         prefix = known if prompt is None else prompt if known is None else known.then(prompt)
         keeps = self.texts is None or (self._past is not None and self._stage != "keys")
@@ -185,6 +196,38 @@ class Pass:
         if self.texts is not None and text is not None:
             outputs.append(self._attention(text_query, self.texts, prefix, text, rule))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _one_by_one(
+        self, prefixes: Sequence[Kept | None], layer: int, query_NHd: Tensor, key_NKd: Tensor, value_NKd: Tensor, rule: Rule
+    ) -> Tensor:
+        """Each text to its own prefix and past, without padding and with no copy of other prefixes."""
+        assert self.texts is not None
+        reads = self._reads if self._stage == "ends" else self.texts.lengths
+        longest = max((0 if kept is None else kept[0].shape[2] for kept in prefixes), default=0)
+        mask_TS, outputs = self._past_only(max(self.texts.lengths), longest, rule.window, query_NHd), []
+        for kept, asked, span in zip(prefixes, spans(reads), spans(self.texts.lengths), strict=True):
+            first, size = longest if kept is None else longest - kept[0].shape[2], len(span)
+            own = [t[span.start : span.stop].transpose(0, 1) for t in (key_NKd, value_NKd)]
+            both = own if kept is None else [torch.cat([b[layer], t], 1) for b, t in zip(kept, own, strict=True)]
+            output_1HQd = nn.functional.scaled_dot_product_attention(
+                query_NHd[asked.start : asked.stop].transpose(0, 1)[None],
+                both[0][None],
+                both[1][None],
+                attn_mask=mask_TS[size - len(asked) : size, first : longest + size],
+                scale=rule.scaling,
+                enable_gqa=True,
+            )
+            outputs.append(output_1HQd[0].transpose(0, 1))
+        return torch.cat(outputs)
+
+    def _past_only(self, size: int, before: int, window: int | None, like: Tensor) -> Tensor:
+        """Added to the scores of the longest text behind the longest prefix; those of others are a part of it."""
+        key = (before, window)
+        if key not in self._masks:
+            distance_TS = torch.arange(size)[:, None] + before - torch.arange(before + size)
+            hidden_TS = distance_TS < 0 if window is None else (distance_TS < 0) | (distance_TS >= window)
+            self._masks[key] = like.new_zeros(hidden_TS.shape).masked_fill_(hidden_TS, _NEVER), 0
+        return self._masks[key][0]
 
     def _attention(self, query_NHd: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
         """Of sequences to their own past and to the prefix each names, one softmax over both."""

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self
 
 import torch
@@ -137,8 +137,12 @@ class Prefixed(Writer):
         """One pass over openings and texts."""
         openings, texts = lay_out(batch, self._device)
         embeds_ND = self._embed(batch)
-        known = stacked(batch.known, self.prefix_shape, embeds_ND)
-        one = Pass(openings, texts, known, reads=batch.reads, past=past)
+        # On a CPU small operations cost little, and pads and copies of prefixes much.
+        is_apart = embeds_ND.device.type == "cpu" and (len(batch.known) > 1 or len(batch.texts) == 1)
+        is_whole = past is None and openings is None and not torch.is_grad_enabled()
+        alone = batch.prefixes(embeds_ND) if is_apart and is_whole else None
+        known = partial(stacked, batch.known, self.prefix_shape, embeds_ND)
+        one = Pass(openings, texts, known, alone=alone, reads=batch.reads, past=past)
         loras = batch.loras if openings is not None else batch.loras[len(batch.known) :]
         return Ran(hidden_MD=self._forward(one, embeds_ND, loras, batch.weights), prefixes=one.prefixes)
 
@@ -162,7 +166,7 @@ class Prefixed(Writer):
             weights: Of all of them.
         """
         embeds_ND = self._embed(Batch(openings=(), known=(), texts=[tuple(ids)], loras=(), weights=weights))
-        one = Pass(None, texts, prefixes or None, reads=texts.lengths, past=past)
+        one = Pass(None, texts, lambda: prefixes or None, reads=texts.lengths, past=past)
         hidden_ND = self._forward(one, embeds_ND, loras, weights)
         assert hidden_ND is not None
         return hidden_ND
@@ -254,6 +258,12 @@ class Batch:
         """Positions of what is known of each prefix, and of its opening."""
         known = [0 if kept is None else kept[0].shape[2] for kept in self.known]
         return list(zip(known, map(len, self.openings), strict=True))
+
+
+    def prefixes(self, like: Tensor) -> list[Kept | None]:
+        """Of each text."""
+        known = [None if kept is None else (kept[0].to(like), kept[1].to(like)) for kept in self.known]
+        return [known[g] for g in self.which]
 
 
 @dataclass(frozen=True, kw_only=True)
