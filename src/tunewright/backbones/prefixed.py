@@ -35,6 +35,10 @@ PREFIX_BYTES = 512 * 2**20
 """Of the keys and values of prefixes that are kept between passes."""
 
 
+_ALONE_TOKENS = 20
+"""Of a text on average: measured with GPT-2's shape, where prefixes are all the same."""
+
+
 class Prefixed(Writer):
     """A frozen decoder that runs packed texts behind prefixes.
 
@@ -137,10 +141,8 @@ class Prefixed(Writer):
         """One pass over openings and texts."""
         openings, texts = lay_out(batch, self._device)
         embeds_ND = self._embed(batch)
-        # On a CPU small operations cost little, and pads and copies of prefixes much.
-        is_apart = embeds_ND.device.type == "cpu" and (len(batch.known) > 1 or len(batch.texts) == 1)
         is_whole = past is None and openings is None and not torch.is_grad_enabled()
-        alone = batch.prefixes(embeds_ND) if is_apart and is_whole else None
+        alone = batch.prefixes(embeds_ND) if is_whole and embeds_ND.device.type == "cpu" and batch.is_uneven else None
         known = partial(stacked, batch.known, self.prefix_shape, embeds_ND)
         one = Pass(openings, texts, known, alone=alone, reads=batch.reads, past=past)
         loras = batch.loras if openings is not None else batch.loras[len(batch.known) :]
@@ -259,6 +261,11 @@ class Batch:
         known = [0 if kept is None else kept[0].shape[2] for kept in self.known]
         return list(zip(known, map(len, self.openings), strict=True))
 
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether a CPU is faster with each text by itself than with pads, and copies of prefixes."""
+        return len(self.known) > 1 or sum(map(len, self.texts)) >= _ALONE_TOKENS * len(self.texts)
 
     def prefixes(self, like: Tensor) -> list[Kept | None]:
         """Of each text."""

@@ -94,7 +94,8 @@ class Engine:
             start_s = time.monotonic()
             if found:
                 self._guarded(found)
-                self._waiting.note_rate(len(found), time.monotonic() - start_s)
+                if not found[0][0].is_silent:
+                    self._waiting.note_answered(len(found), time.monotonic() - start_s)
             with self._lock:
                 gone, self._gone = self._gone, set()
             self._tell([*self._writing.remove(gone), *self._silent.remove(gone)])
