@@ -141,6 +141,30 @@ def test_silent_rows_wait_for_all_others(bench: Callable[..., Bench], task_folde
     assert all(isinstance(event, Label) for _, event in rig.told)
 
 
+def test_who_was_just_answered_shares_the_next_pass(task_folders: list[str]) -> None:
+    """Rows of clients that ask again are taken together, unless that takes too long or the queue is closed."""
+    first, *more = asks_of("task", task_folders[0], TEXTS[:4])
+
+    def take(waiting: Waiting, room: int = 64) -> list[Ask]:
+        return [ask for ask, _ in waiting.take(room, lambda _: AdapterError("none")) or []]
+
+    def waiting_for(rows: int, seconds: float) -> Waiting:
+        waiting = Waiting(10)
+        waiting.note_answered(rows, seconds)
+        waiting.put([first])
+        return waiting
+
+    waiting = waiting_for(rows=3, seconds=1e4)
+    for k, ask in enumerate(more, 1):
+        threading.Timer(0.1 * k, waiting.put, [[ask]]).start()
+    assert take(waiting)[:3] == [first, *more[:2]]
+    assert take(waiting_for(rows=3, seconds=1e-3)) == [first]
+    assert take(waiting_for(rows=3, seconds=1e4), room=1) == [first]
+    closed = waiting_for(rows=3, seconds=1e4)
+    threading.Timer(0.2, closed.close).start()
+    assert take(closed) == [first]
+
+
 def test_cancelled_rows_are_not_run(bench: Callable[..., Bench], task_folders: list[str]) -> None:
     rig = bench()
     gone, kept = (asks_of(name, task_folders[0], TEXTS) for name in ("gone", "kept"))

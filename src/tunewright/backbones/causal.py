@@ -170,7 +170,7 @@ class Pass:
             self._last_keys = (key_NKd, value_NKd)
             raise _KeysAreKnown
         if self._alone is not None and rule.softcap is None and rule.slopes_H is None:
-            return self._one_by_one(self._alone, layer, query_NHd, key_NKd, value_NKd, rule)
+            return self._one_by_one(layer, query_NHd, key_NKd, value_NKd, rule)
         # Split, not sliced: the gradient of a split is put together once, that of slices is added up.
         sizes = [self._first, len(key_NKd) - self._first]
         (prompt_key, text_key), (prompt_value, text_value) = key_NKd.split(sizes), value_NKd.split(sizes)
@@ -197,15 +197,14 @@ class Pass:
             outputs.append(self._attention(text_query, self.texts, prefix, text, rule))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _one_by_one(
-        self, prefixes: Sequence[Kept | None], layer: int, query_NHd: Tensor, key_NKd: Tensor, value_NKd: Tensor, rule: Rule
-    ) -> Tensor:
+    def _one_by_one(self, layer: int, query_NHd: Tensor, key_NKd: Tensor, value_NKd: Tensor, rule: Rule) -> Tensor:
         """Each text to its own prefix and past, without padding and with no copy of other prefixes."""
         assert self.texts is not None
+        assert self._alone is not None
         reads = self._reads if self._stage == "ends" else self.texts.lengths
-        longest = max((0 if kept is None else kept[0].shape[2] for kept in prefixes), default=0)
+        longest = max(0 if kept is None else kept[0].shape[2] for kept in self._alone)
         mask_TS, outputs = self._past_only(max(self.texts.lengths), longest, rule.window, query_NHd), []
-        for kept, asked, span in zip(prefixes, spans(reads), spans(self.texts.lengths), strict=True):
+        for kept, asked, span in zip(self._alone, spans(reads), spans(self.texts.lengths), strict=True):
             first, size = longest if kept is None else longest - kept[0].shape[2], len(span)
             own = [t[span.start : span.stop].transpose(0, 1) for t in (key_NKd, value_NKd)]
             both = own if kept is None else [torch.cat([b[layer], t], 1) for b, t in zip(kept, own, strict=True)]
@@ -221,13 +220,12 @@ class Pass:
         return torch.cat(outputs)
 
     def _past_only(self, size: int, before: int, window: int | None, like: Tensor) -> Tensor:
-        """Added to the scores of the longest text behind the longest prefix; those of others are a part of it."""
-        key = (before, window)
-        if key not in self._masks:
+        """Added to the scores of the longest text behind the longest prefix; what others need is a part of it."""
+        if (0, window) not in self._masks:
             distance_TS = torch.arange(size)[:, None] + before - torch.arange(before + size)
-            hidden_TS = distance_TS < 0 if window is None else (distance_TS < 0) | (distance_TS >= window)
-            self._masks[key] = like.new_zeros(hidden_TS.shape).masked_fill_(hidden_TS, _NEVER), 0
-        return self._masks[key][0]
+            hidden_TS = (distance_TS < 0) | (distance_TS >= (before + size if window is None else window))
+            self._masks[0, window] = like.new_zeros(hidden_TS.shape).masked_fill_(hidden_TS, _NEVER), 0
+        return self._masks[0, window][0]
 
     def _attention(self, query_NHd: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
         """Of sequences to their own past and to the prefix each names, one softmax over both."""

@@ -261,7 +261,6 @@ class Batch:
         known = [0 if kept is None else kept[0].shape[2] for kept in self.known]
         return list(zip(known, map(len, self.openings), strict=True))
 
-
     @property
     def is_uneven(self) -> bool:
         """Whether a CPU is faster with each text by itself than with pads, and copies of prefixes."""
