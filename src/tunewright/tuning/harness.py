@@ -36,7 +36,7 @@ from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods.prompting import for_model
 from tunewright.methods.table import chosen
 from tunewright.runs import comparison
-from tunewright.runs.folder import open_run
+from tunewright.runs.folder import ANSWERS, open_run
 from tunewright.runtime import device, environment
 from tunewright.tuning import conclusion, finals, outside, protocol
 from tunewright.tuning.attempt import Workshop, cut_targets
@@ -79,7 +79,7 @@ def _compare(
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
     own = read_own(config, source, dataset)
-    found = {name: find_base(name) for name in config.model}
+    found = {name: find_base(name, kept=out / ANSWERS) for name in config.model}
     for name, base in found.items():
         if own.prompt is not None and base.is_here and base.head is not None:
             for_model(own.prompt, name, fills_masks=base.fills_masks)
