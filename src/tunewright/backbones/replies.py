@@ -1,8 +1,8 @@
 """What an endpoint answered, as it is read and kept: nothing that was paid for is asked for again.
 
-The cache is one SQLite file for all runs; a run keeps its own answers too, so that it goes on without it. A key is a hash
-of everything that is sent, and where to; of an answer there is its text, the probabilities that were told, and what it
-was billed for.
+The cache is one SQLite file for all runs; a run keeps its own answers too, so that it goes on without it. A key is a
+hash of everything that is sent, and where to; of an answer there is its text, the probabilities that were told, and
+what it was billed for.
 """
 
 import contextlib
