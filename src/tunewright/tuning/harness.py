@@ -35,6 +35,7 @@ from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods.prompting import for_model
 from tunewright.methods.table import chosen
+from tunewright.prompts import pgvector
 from tunewright.runs import comparison
 from tunewright.runs.folder import ANSWERS, open_run
 from tunewright.runtime import device, environment
@@ -154,6 +155,7 @@ def _check_settings(config: RunConfig) -> None:
         lambda: swapped_rows(config.swap, ()),
         lambda: user_source(config),
         lambda: None if config.documents is None else read_documents(config.documents),
+        lambda: None if config.vector_store is None else pgvector.server(config.vector_store),
         *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),
     )
     if faults:
