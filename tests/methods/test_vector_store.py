@@ -127,7 +127,7 @@ def test_a_server_that_goes_away_in_the_middle_ends_the_run_which_then_goes_on(
         "folds": 1,
         "listener": Silent(),
     }
-    whole = compare(str(data), model=[str(base)], out=str(tmp_path / "whole"), **plain)
+    whole = compare(str(data), model=[str(base)], out=str(tmp_path / "whole"), listener=Silent(), **plain)
     keys = ("candidate", "trial", "params", "status", "value")
     trials = [[[each[k] for k in keys] for each in read_lines(tmp_path / n / "trials.jsonl")] for n in ("run", "whole")]
     assert trials[0] == trials[1]
