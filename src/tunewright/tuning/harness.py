@@ -178,7 +178,7 @@ def _limit_s(config: RunConfig) -> float | None:
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
-    return config.model_dump(mode="json", exclude={"resume", "out"})
+    return config.model_dump(mode="json", exclude={"resume", "out", "vector_store"})
 
 
 Hashes = Mapping[str, Mapping[str, str]]
