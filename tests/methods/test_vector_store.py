@@ -120,13 +120,7 @@ def test_a_server_that_goes_away_in_the_middle_ends_the_run_which_then_goes_on(
     assert cut.err.splitlines()[-1].endswith("a run goes on with --resume.")
     line.most_bytes, line.is_cut = None, False
     assert call(*stored, "--resume").code == 0
-    plain: dict[str, Any] = {
-        "methods": ["majority", "few-shot"],
-        "trials": 10,
-        "seeds": 1,
-        "folds": 1,
-        "listener": Silent(),
-    }
+    plain: dict[str, Any] = {"methods": ["majority", "few-shot"], "trials": 10, "seeds": 1, "folds": 1}
     whole = compare(str(data), model=[str(base)], out=str(tmp_path / "whole"), listener=Silent(), **plain)
     keys = ("candidate", "trial", "params", "status", "value")
     trials = [[[each[k] for k in keys] for each in read_lines(tmp_path / n / "trials.jsonl")] for n in ("run", "whole")]
