@@ -9,7 +9,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    from tests.postgresql import Relay
     from tunewright.backbones.backbone import Backbone
     from tunewright.backbones.decoder import Decoder
     from tunewright.backbones.encoder import Encoder
@@ -39,6 +40,48 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="no accelerator"))
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Callable[[], str]]:
+    """What makes a new database on a server that lives as long as the tests, and says its URL."""
+    from tests.postgresql import running
+
+    with running() as make:
+        yield make
+
+
+@pytest.fixture
+def vector_store(postgresql: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a new database, which the environment names."""
+    from tunewright.errors import VectorStoreError
+    from tunewright.prompts import pgvector
+
+    pytest.importorskip("pgvector", reason="no client of pgvector installed")
+    url = postgresql()
+    monkeypatch.setenv(pgvector.URL, url)
+    try:
+        pgvector.use(url)
+    except VectorStoreError as error:
+        pytest.skip(str(error))
+    return url
+
+
+@pytest.fixture
+def relay(vector_store: str, monkeypatch: pytest.MonkeyPatch) -> "Iterator[tuple[Relay, str]]":
+    """A line that can be cut, and the URL through it."""
+    import sqlalchemy as sql
+
+    from tests.postgresql import Relay
+    from tunewright.prompts import pgvector
+
+    found = sql.make_url(vector_store)
+    relay = Relay(str(Path(str(found.query["host"])) / ".s.PGSQL.5432"))
+    url = f"postgresql://tunewright@127.0.0.1:{relay.port}/{found.database}"
+    monkeypatch.setenv(pgvector.URL, url)
+    monkeypatch.setattr(pgvector, "_DOWN_S", 0.0)
+    yield relay, url
+    relay.close()
 
 
 @pytest.fixture(scope="session")

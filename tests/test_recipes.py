@@ -16,7 +16,7 @@ from tunewright.tuning.progress import Silent
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-OF_ONE_CALL = {"out", "resume", "start_from", "keep_state"}
+OF_ONE_CALL = {"out", "resume", "start_from", "keep_state", "vector_store"}
 """Settings that belong to one call and not to a task."""
 
 

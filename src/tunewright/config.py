@@ -117,6 +117,9 @@ class RunConfig(BaseModel):
     documents: str | None = Field(
         default=None, description="folder of text files, from whose passages method retrieve answers"
     )
+    vector_store: str | None = Field(
+        default=None, description="URL of a PostgreSQL with pgvector that searches nearest demonstrations and passages"
+    )
     trials: int | None = Field(default=None, ge=1, description="tuning trials for each family of methods (default 12)")
     budget: Seconds | None = Field(default=None, gt=0, description="time for the whole run, such as 90s, 10m or 2h")
     max_cost: float | None = Field(default=None, gt=0, description="modelled US dollars for the whole run, at most")

@@ -8,6 +8,7 @@
     |-- AdapterError                an adapter folder, or an adapter on another base
     |-- RunError                    the run folder: exists, is none, disk full
     |-- StateError                  the registry's database: locked, gone, no database
+    |-- VectorStoreError            the server that searches demonstrations or passages: gone, or without them
     |-- RegistryError               a task or version that is none, a promotion that is refused
     `-- OutOfMemory                 even one row at a time does not fit
 
@@ -55,6 +56,10 @@ class RunError(TunewrightError):
 
 class StateError(TunewrightError):
     """The registry's database cannot be used, now or at all; nothing of what was asked is stored."""
+
+
+class VectorStoreError(TunewrightError):
+    """A server of vectors cannot be used, now or at all."""
 
 
 class RegistryError(TunewrightError):

@@ -1,8 +1,10 @@
 """Passages of documents before a row: how folders are read and refused, and which passages are shown."""
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import pytest
@@ -97,6 +99,28 @@ def test_documents_with_rows_that_judge_are_refused(split: str) -> None:
     with pytest.raises(DataError, match=f"1 {split} rows \\({split}:1\\)"):
         check_apart(passages, dataset)
     check_apart(("we had some good old breads today", "bread"), dataset)
+
+
+LEAKS = [
+    ({"text": "Where is it?"}, "FAQ\n where is it \nno", True),
+    ({"text": "Where is it?", "label": "card_lost"}, 'text,label\n"where is it",card_lost\n', True),
+    ({"text": "Where is it?", "label": "card_lost"}, "lost\tWhere is it\t3", True),
+    ({"text": "Where is it?", "references": ("Here", "Over there")}, "over there: where is it", True),
+    ({"text": "Where is it?", "label": "card_lost"}, "we know where is it\nwhere is it now\n", False),
+    ({"text": "?"}, "what? !\n", False),
+    ({"text": "short", "text_pair": "We had some good, old bread!"}, "and WE had some good old bread once", True),
+    ({"text": "short", "text_pair": "old bread"}, "once\nold bread.\n", True),
+    ({"text": "short", "text_pair": "We had some good, old bread!"}, "we had some good old breads in short", False),
+]
+
+
+@pytest.mark.parametrize(("columns", "document", "is_refused"), LEAKS)
+def test_pairs_and_short_texts_are_looked_for_too(columns: dict[str, Any], document: str, is_refused: bool) -> None:
+    """Short ones as a line, a cell or beside their answer: in running text they may stand by chance."""
+    splits = Splits(train=(), dev=(), test=(Example(id="test:7", **columns),))
+    dataset = Dataset(task=tiny.task(), splits=splits, sha256="")
+    with pytest.raises(DataError, match=r"1 test rows \(test:7\)") if is_refused else contextlib.nullcontext():
+        check_apart(["nothing", document], dataset)
 
 
 @pytest.mark.parametrize("num_words", [30, 3 * PASSAGE_WORDS])

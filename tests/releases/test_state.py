@@ -287,9 +287,9 @@ def test_a_disk_that_is_full(tmp_path: Path, adapter: Make) -> None:
     assert state.feedback("tickets") == ()
 
 
-def test_a_server_that_is_gone(postgresql: str) -> None:
+def test_a_server_that_is_gone(postgresql: Callable[[], str]) -> None:
     url = "postgresql://ada:secret-word@127.0.0.1:1/registry"
-    assert postgresql
+    assert postgresql()
     with pytest.raises(StateError, match="cannot use the state postgresql") as caught:
         State.open(url)
     assert "secret-word" not in str(caught.value)

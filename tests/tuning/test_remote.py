@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,6 +174,22 @@ def test_a_resumed_run_and_a_second_one_pay_nothing(done: Done) -> None:
     assert taken.known > 30
     own, other = candidate(first, "zero-shot").cost, candidate(again, "zero-shot").cost
     assert (own.price, own.latency) == (other.price, other.latency)
+
+
+def test_a_resumed_run_has_its_answers_where_the_cache_is_lost(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is asked, not even what it understands; without its own file all that is still needed is."""
+    monkeypatch.setenv("TUNEWRIGHT_CACHE", str(tmp_path / "empty"))
+    shutil.copytree(done.run.folder, tmp_path / "moved")
+    tries, sent = done.vendor.tries, {"out": str(tmp_path / "moved"), "resume": True}
+    resumed = run(done.home, done.vendor, **sent)
+    assert done.vendor.tries == tries
+    assert candidate(resumed, "template") == candidate(done.run, "template")
+    assert not (tmp_path / "empty").exists()
+    (tmp_path / "moved" / "answers.sqlite").unlink()
+    run(done.home, done.vendor, **sent)
+    assert done.vendor.tries > tries
 
 
 def test_the_key_is_in_no_file(home: Path, vendor: Vendor) -> None:

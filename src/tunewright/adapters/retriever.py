@@ -3,17 +3,18 @@
 Shapes: B rows, N pool rows, D width.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tunewright.adapters.parts import Settings
 from tunewright.prompts.bm25 import BM25
+from tunewright.prompts.vector_store import InMemory, VectorStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,35 @@ class Retriever:
     num_shown: int
     """At most: as many as fit."""
     vectors_ND: Tensor | None = None
-    """The texts' features under the bare base, of length 1; None: they are compared by their words (BM25)."""
+    """The texts' features under the bare base, of length 1."""
+    collection: str | None = None
+    """Of these on a server. With neither, rows are compared by their words (BM25)."""
     mixes: ClassVar[bool] = True
+
+    @property
+    def by_features(self) -> bool:
+        """Whether rows are compared by their features."""
+        return self.vectors_ND is not None or self.collection is not None
+
+    def moved(self, url: str | None) -> Self:
+        """The same with its vectors on a server, if one is named.
+
+        Raises:
+            VectorStoreError: It does not take them.
+        """
+        if url is None or self.vectors_ND is None:
+            return self
+        from tunewright.prompts.pgvector import keep  # a database's client takes its time to load
+
+        return replace(self, vectors_ND=None, collection=keep(url, self.vectors_ND))
+
+    @cached_property
+    def _store(self) -> VectorStore:
+        if self.vectors_ND is not None:
+            return InMemory(self.vectors_ND)
+        from tunewright.prompts.pgvector import PgVector
+
+        return PgVector(str(self.collection))
 
     @cached_property
     def _index(self) -> BM25:
@@ -42,21 +70,23 @@ class Retriever:
 
         Args:
             queries: Texts of rows.
-            vectors_BD: Their features at length 1, where there are vectors.
+            vectors_BD: Their features at length 1, where they are compared by these.
+
+        Raises:
+            VectorStoreError: A server does not answer.
         """
         for b, query in enumerate(queries):
-            order = np.argsort(-self._similarity(query, None if vectors_BD is None else vectors_BD[b]), kind="stable")
-            others = [int(k) for k in order[: self.num_shown + self.texts.count(query)] if self.texts[k] != query]
+            count = self.num_shown + self.texts.count(query)
+            if vectors_BD is None or not self.by_features:
+                order = np.argsort(-self._index.scores(query), kind="stable")[:count].tolist()
+            else:
+                order = self._store.nearest(vectors_BD[b], count)
+            others = [k for k in order if self.texts[k] != query]
             yield tuple(self.shown[k] for k in others[: self.num_shown])
 
-    def _similarity(self, query: str, vector_D: Tensor | None) -> NDArray[np.float32]:
-        if self.vectors_ND is None or vector_D is None:
-            return self._index.scores(query)
-        similarity: NDArray[np.float32] = (self.vectors_ND @ vector_D.to(self.vectors_ND)).numpy()
-        return similarity
-
     def settings(self) -> dict[str, object]:
-        return {"texts": list(self.texts), "shown": list(self.shown), "num_shown": self.num_shown}
+        elsewhere = {} if self.collection is None else {"collection": self.collection}
+        return {"texts": list(self.texts), "shown": list(self.shown), "num_shown": self.num_shown, **elsewhere}
 
     def tensors(self) -> dict[str, Tensor]:
         return {} if self.vectors_ND is None else {"vectors": self.vectors_ND}
@@ -69,9 +99,12 @@ class Retriever:
         assert 0 < len(texts) == len(shown), "each text is shown in some way"
         num_shown = int(str(settings["num_shown"]))
         assert num_shown >= 1, "something is shown"
+        collection = settings.get("collection")
+        assert collection is None or re.fullmatch("tunewright_[0-9a-f]{40}", str(collection)), "a name of ours"
         return cls(
             texts=tuple(map(str, texts)),
             shown=tuple(map(str, shown)),
             num_shown=num_shown,
             vectors_ND=tensors.get("vectors"),
+            collection=None if collection is None else str(collection),
         )

@@ -65,8 +65,7 @@ class Pass:
     Args:
         prompts: The soft prompts; number g ends prefix g.
         texts: The texts, unless only the prefixes' keys and values are wanted.
-        known: Keys and values of each layer that need no run: of deep prefixes, or kept from another run. Put side
-            by side where that is wanted.
+        known: Keys and values of each layer that need no run: of deep prefixes, or kept from another run.
         alone: The same for each text, where texts may attend one by one.
         reads: So many of the last tokens of each text are read; one where it is not given.
         past: Of the texts; None where they begin here and nobody goes on.
@@ -78,12 +77,11 @@ class Pass:
         texts: Sequences | None,
         known: Callable[[], Sequence[Keys] | None],
         *,
-        alone: Sequence[Kept | None] | None = None,
+        alone: Sequence[Kept] = (),
         reads: Sequence[int] | None = None,
         past: Past | None = None,
     ) -> None:
-        self.prompts, self.texts, self._known, self._past = prompts, texts, cache(known), past
-        self._alone = alone
+        self.prompts, self.texts, self._known, self._past, self._alone = prompts, texts, cache(known), past, alone
         self.prefixes: list[Keys] = []
         """Of each layer, where there are no texts or somebody may go on."""
         self._first = 0 if prompts is None else prompts.num_tokens
@@ -158,7 +156,7 @@ class Pass:
     def _widen(self, _layer: nn.Module, _args: Any, output: Any) -> Any:
         """As many rows as there were, for models that insist on them."""
         hidden_1RD = output[0] if isinstance(output, tuple) else output
-        size = self._first + (0 if self.texts is None else self.texts.num_tokens)
+        size = self._first + (0 if self.texts is None else len(self.texts.place_N))
         hidden_1ND = hidden_1RD.new_zeros(1, size, hidden_1RD.shape[2]).index_copy(1, self._ends, hidden_1RD)
         return (hidden_1ND, *output[1:]) if isinstance(output, tuple) else hidden_1ND
 
@@ -166,16 +164,12 @@ class Pass:
         """One layer's attention, [N, H, d]; in the last layer of the tokens that are read."""
         if self._stage == "ends":
             key_NKd, value_NKd = self._last_keys
-        if self._stage == "keys" and self._alone is not None:
-            self._last_keys = (key_NKd, value_NKd)
-            raise _KeysAreKnown
-        if self._alone is not None and rule.softcap is None and rule.slopes_H is None:
+        if self._alone and self._stage != "keys" and rule.softcap is None and rule.slopes_H is None:
             return self._one_by_one(layer, query_NHd, key_NKd, value_NKd, rule)
         # Split, not sliced: the gradient of a split is put together once, that of slices is added up.
         sizes = [self._first, len(key_NKd) - self._first]
         (prompt_key, text_key), (prompt_value, text_value) = key_NKd.split(sizes), value_NKd.split(sizes)
-        every = self._known()
-        known = None if every is None else every[layer]
+        known = None if (every := self._known()) is None else every[layer]
         prompt = None if self.prompts is None else _keys(self.prompts, prompt_key, prompt_value)
         prefix = known if prompt is None else prompt if known is None else known.then(prompt)
         keeps = self.texts is None or (self._past is not None and self._stage != "keys")
@@ -200,24 +194,21 @@ class Pass:
     def _one_by_one(self, layer: int, query_NHd: Tensor, key_NKd: Tensor, value_NKd: Tensor, rule: Rule) -> Tensor:
         """Each text to its own prefix and past, without padding and with no copy of other prefixes."""
         assert self.texts is not None
-        assert self._alone is not None
-        reads = self._reads if self._stage == "ends" else self.texts.lengths
-        longest = max(0 if kept is None else kept[0].shape[2] for kept in self._alone)
-        mask_TS, outputs = self._past_only(max(self.texts.lengths), longest, rule.window, query_NHd), []
-        for kept, asked, span in zip(self._alone, spans(reads), spans(self.texts.lengths), strict=True):
-            first, size = longest if kept is None else longest - kept[0].shape[2], len(span)
-            own = [t[span.start : span.stop].transpose(0, 1) for t in (key_NKd, value_NKd)]
-            both = own if kept is None else [torch.cat([b[layer], t], 1) for b, t in zip(kept, own, strict=True)]
-            output_1HQd = nn.functional.scaled_dot_product_attention(
-                query_NHd[asked.start : asked.stop].transpose(0, 1)[None],
-                both[0][None],
-                both[1][None],
-                attn_mask=mask_TS[size - len(asked) : size, first : longest + size],
-                scale=rule.scaling,
-                enable_gqa=True,
+        lengths, output_NHd = self.texts.lengths, torch.zeros_like(query_NHd)
+        longest = max(kept[0].shape[2] for kept in self._alone)
+        mask_TS = self._past_only(max(lengths), longest, rule.window, query_NHd)
+        reads = spans(self._reads if self._stage == "ends" else lengths)
+        for kept, asked, span in zip(self._alone, reads, spans(lengths), strict=True):
+            own = (t[span.start : span.stop].transpose(0, 1) for t in (key_NKd, value_NKd))
+            key, value = (torch.cat([b[layer], t], 1)[None] for b, t in zip(kept, own, strict=True))
+            query_1HQd = query_NHd[asked.start : asked.stop].transpose(0, 1)[None]
+            size, start = len(span), longest - kept[0].shape[2]
+            mask_QS = mask_TS[size - len(asked) : size, start : longest + size]
+            found = nn.functional.scaled_dot_product_attention(
+                query_1HQd, key, value, attn_mask=mask_QS, scale=rule.scaling, enable_gqa=True
             )
-            outputs.append(output_1HQd[0].transpose(0, 1))
-        return torch.cat(outputs)
+            output_NHd[asked.start : asked.stop] = found[0].transpose(0, 1)
+        return output_NHd
 
     def _past_only(self, size: int, before: int, window: int | None, like: Tensor) -> Tensor:
         """Added to the scores of the longest text behind the longest prefix; what others need is a part of it."""

@@ -158,6 +158,8 @@ class Endpoint:
         self.is_here: Literal[False] = False
         self.fault: str | None = None
         """Why it does not answer any more."""
+        self._met: dict[str, Reply] = {}
+        """What it answered before anybody paid."""
         self._refused: set[str] = set()
         """Of the settings that it can do without."""
         self.writing = self.labelling = Dialect()
@@ -170,7 +172,8 @@ class Endpoint:
         return BaseIdentity(name=name, kind="remote", sha256=digest, tokenizer_sha256=digest)
 
     def charge(self, account: Account) -> None:
-        """From here on somebody else pays, what was asked so far included."""
+        """From here on somebody else pays, what was asked so far included, and keeps what was answered."""
+        self._cache.keep(self._met)
         before, self.account = self.account, account
         if isinstance(before, Tally):
             account.note(known=before.known, retried=before.retried)
@@ -203,13 +206,15 @@ class Endpoint:
         """As much of it as it takes."""
         while True:
             try:
-                (reply,) = self.ask([dialect.body(self.model, _HELLO)])
+                body = dialect.body(self.model, _HELLO)
+                (reply,) = self.ask([body])
             except Declined as declined:
                 simpler = dialect.plainer(str(declined))
                 if simpler is None:
                     raise
                 dialect = simpler
             else:
+                self._met[self._key_of(body)] = reply
                 return dialect if reply.tokens else replace(dialect, num_top=0)
 
     def ask(

@@ -1,6 +1,7 @@
 """Which class runs which kind of model, and whether a model runs here at all."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,13 +44,14 @@ def open_backbone(
     return made.open(checkpoint, dtype=dtype, device=device, prefix_bytes=prefix_bytes)
 
 
-def find_base(name: str, *, is_given: bool = True) -> "Checkpoint | Endpoint":
+def find_base(name: str, *, is_given: bool = True, kept: Path | None = None) -> "Checkpoint | Endpoint":
     """A base that is here, loaded, or an endpoint that has answered.
 
     Args:
         name: As of `load_checkpoint`, or `openai:MODEL@URL`.
         is_given: Whether the user named it. A file that came from somebody else may name any endpoint, and must not
             say where the user's key is sent.
+        kept: A run's own file of what it is answered.
 
     Raises:
         ModelError: No such model, a broken one, or an endpoint that does not answer or that only a file names.
@@ -58,13 +60,14 @@ def find_base(name: str, *, is_given: bool = True) -> "Checkpoint | Endpoint":
         return load_checkpoint(name)
     try:
         from tunewright.backbones.endpoint import KEY, OPENAI, Endpoint, parse_name  # its client is an extra
+        from tunewright.backbones.replies import Cache, cache_path
     except ImportError:
         raise ModelError(f"{name} needs the openai client. Run: pip install 'tunewright[remote]'.") from None
     model, url = parse_name(name)
     if not is_given and url not in (OPENAI, parse_name(f"{REMOTE}{model}")[1]):
         todo = f"If you know it, repeat it with --model {name} (in Python: Predictor.load(..., model=...))."
         raise ModelError(f"the adapter names an endpoint to which your {KEY} would be sent: {url}. {todo}")
-    return Endpoint(name).connect()
+    return Endpoint(name, cache=Cache(cache_path(), kept=kept)).connect()
 
 
 def open_base(found: "Checkpoint | Endpoint", *, dtype: torch.dtype, device: torch.device) -> Base:

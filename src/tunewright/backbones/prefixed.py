@@ -26,7 +26,7 @@ from tunewright.backbones.backbone import Update
 from tunewright.backbones.base import Row
 from tunewright.backbones.causal import Pass, Past
 from tunewright.backbones.checkpoint import Checkpoint
-from tunewright.backbones.packed import Sequences, sequences
+from tunewright.backbones.packed import Sequences, sequences, spare_tokens
 from tunewright.backbones.prefix import Kept, KeptPrefixes, Keys, stacked, unstacked
 from tunewright.backbones.recomputed import recomputed
 from tunewright.backbones.writer import Writer
@@ -139,10 +139,12 @@ class Prefixed(Writer):
 
     def run(self, batch: "Batch", past: Past | None = None) -> "Ran":
         """One pass over openings and texts."""
-        openings, texts = lay_out(batch, self._device)
         embeds_ND = self._embed(batch)
-        is_whole = past is None and openings is None and not torch.is_grad_enabled()
-        alone = batch.prefixes(embeds_ND) if is_whole and embeds_ND.device.type == "cpu" and batch.is_uneven else None
+        spare = spare_tokens(len(embeds_ND), embeds_ND) if batch.texts else 0
+        embeds_ND = nn.functional.pad(embeds_ND, (0, 0, 0, spare))
+        openings, texts = lay_out(batch, self._device, spare)
+        num_layers, num_heads, width = self.prefix_shape
+        alone = batch.alone(embeds_ND.new_zeros(num_layers, num_heads, 0, width)) if past is None else []
         known = partial(stacked, batch.known, self.prefix_shape, embeds_ND)
         one = Pass(openings, texts, known, alone=alone, reads=batch.reads, past=past)
         loras = batch.loras if openings is not None else batch.loras[len(batch.known) :]
@@ -261,14 +263,16 @@ class Batch:
         known = [0 if kept is None else kept[0].shape[2] for kept in self.known]
         return list(zip(known, map(len, self.openings), strict=True))
 
-    @property
-    def is_uneven(self) -> bool:
-        """Whether a CPU is faster with each text by itself than with pads, and copies of prefixes."""
-        return len(self.known) > 1 or sum(map(len, self.texts)) >= _ALONE_TOKENS * len(self.texts)
+    def alone(self, none: Tensor) -> list[Kept]:
+        """The prefix of each text, where a CPU is faster with each by itself than with pads and copies of prefixes.
 
-    def prefixes(self, like: Tensor) -> list[Kept | None]:
-        """Of each text."""
-        known = [None if kept is None else (kept[0].to(like), kept[1].to(like)) for kept in self.known]
+        Args:
+            none: Keys of a prefix without tokens; gives dtype and device.
+        """
+        is_even = len(self.known) == 1 and sum(map(len, self.texts)) < _ALONE_TOKENS * len(self.texts)
+        if is_even or any(self.openings) or torch.is_grad_enabled() or none.device.type != "cpu":
+            return []
+        known = [(none, none) if kept is None else (kept[0].to(none), kept[1].to(none)) for kept in self.known]
         return [known[g] for g in self.which]
 
 
@@ -282,12 +286,13 @@ class Ran:
     """Of each layer, where they were asked for."""
 
 
-def lay_out(batch: Batch, device: torch.device) -> tuple[Sequences | None, Sequences | None]:
-    """Where openings and texts stand."""
+def lay_out(batch: Batch, device: torch.device, spare: int) -> tuple[Sequences | None, Sequences | None]:
+    """Where openings and texts stand, and so many tokens that are neither."""
     lengths = batch.lengths()
     openings = sequences([p for _, p in lengths], [k for k, _ in lengths], range(len(lengths)), device)
     starts = [sum(lengths[g]) for g in batch.which]
-    return openings, sequences([len(ids) for ids in batch.texts], starts, batch.which, device, multiple=8)
+    texts = sequences([len(ids) for ids in batch.texts], starts, batch.which, device, multiple=8, spare=spare)
+    return openings, texts
 
 
 def _prefix_key(adapter: Adapter) -> tuple[object, ...]:

@@ -106,7 +106,7 @@ class Prompted(Backbone):
     ) -> Iterator[str]:
         """What stands before each row: its nearest examples, the nearest last, as many as fit so many tokens."""
         vectors_BD = None
-        if retriever.vectors_ND is not None and examples:
+        if retriever.by_features and examples:
             with torch.no_grad():
                 vectors_BD = unit(self._bare_features(examples, adapter.max_tokens).cpu())
         for nearest in retriever.ranked([whole_text(example) for example in examples], vectors_BD):

@@ -148,7 +148,7 @@ class Remote(Base):
     def check(self, adapter: Adapter) -> None:
         super().check(adapter)
         inside = ({*BODY_PARTS, "head"} - {"template", "retriever"}) & set(adapter.parts())
-        if inside or (adapter.retriever is not None and adapter.retriever.vectors_ND is not None):
+        if inside or (adapter.retriever is not None and adapter.retriever.by_features):
             raise AdapterError(
                 f"{self.identity.name} answers elsewhere and carries nothing that is learned inside a base."
             )

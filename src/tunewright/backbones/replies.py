@@ -1,7 +1,8 @@
 """What an endpoint answered, as it is read and kept: nothing that was paid for is asked for again.
 
-The cache is one SQLite file for all runs. A key is a hash of everything that is sent, and where to; of an answer there
-is its text, the probabilities that were told, and what it was billed for.
+The cache is one SQLite file for all runs; a run keeps its own answers too, so that it goes on without it. A key is a
+hash of everything that is sent, and where to; of an answer there is its text, the probabilities that were told, and
+what it was billed for.
 """
 
 import contextlib
@@ -140,10 +141,17 @@ class Cache:
     Args:
         path: The file; it appears with the first answer.
         most_bytes: That its answers may take.
+        kept: A run's own file of all that it was answered, of any size.
     """
 
-    def __init__(self, path: Path, most_bytes: int = MOST_BYTES) -> None:
-        self._path, self._most_bytes = path, most_bytes
+    def __init__(self, path: Path, most_bytes: int = MOST_BYTES, *, kept: Path | None = None) -> None:
+        self._path, self._most_bytes, self._kept = path, most_bytes, kept
+        self._keeps = False
+
+    def keep(self, replies: Mapping[str, Reply]) -> None:
+        """From here on the run has its folder: what it is answered, and was so far, is kept there."""
+        self._keeps = self._kept is not None
+        self._note(replies)
 
     def get(self, keys: Sequence[str]) -> dict[str, Reply]:
         """Those of the answers that are there.
@@ -151,18 +159,10 @@ class Cache:
         Raises:
             RunError: A broken file.
         """
-        found: dict[str, Reply] = {}
-        if not self._path.exists():
-            return found
-        unique = list(dict.fromkeys(keys))
-        with self._open() as db:
-            for start in range(0, len(unique), _AT_ONCE):
-                some = unique[start : start + _AT_ONCE]
-                marks = ",".join("?" * len(some))
-                rows = db.execute(f"SELECT key, reply FROM answers WHERE key IN ({marks})", some)
-                replies = ((str(key), _from_json(reply)) for key, reply in rows)
-                found |= {key: reply for key, reply in replies if reply is not None}
-        return found
+        own = {} if self._kept is None else _read(self._kept, keys)
+        shared = _read(self._path, [key for key in keys if key not in own])
+        self._note(shared)
+        return own | shared
 
     def put(self, key: str, reply: Reply) -> None:
         """Keeps an answer, on disk before it returns.
@@ -170,26 +170,56 @@ class Cache:
         Raises:
             RunError: A file that cannot be written.
         """
-        with self._open() as db:
-            db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(dataclasses.asdict(reply))))
+        self._note({key: reply})
+        with _opened(self._path) as db:
+            _write(db, {key: reply})
             if _used_bytes(db) > self._most_bytes:
                 oldest = "SELECT rowid FROM answers ORDER BY rowid LIMIT (SELECT 1 + count(*) / 4 FROM answers)"
                 db.execute(f"DELETE FROM answers WHERE rowid IN ({oldest})")
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.closing(sqlite3.connect(self._path, timeout=30, isolation_level=None)) as db:
-                self._path.chmod(0o600)  # answers may say as much as the texts
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute(_SCHEMA)
-                yield db
-        except (sqlite3.Error, OSError) as error:
-            raise RunError(
-                f"cannot use the cache of answers {self._path}: {error}. Mend or remove it, or name another folder by "
-                "TUNEWRIGHT_CACHE."
-            ) from None
+    def _note(self, replies: Mapping[str, Reply]) -> None:
+        if self._keeps and self._kept is not None and replies:
+            with _opened(self._kept) as db:
+                _write(db, replies)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as db:
+            path.chmod(0o600)  # answers may say as much as the texts
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute(_SCHEMA)
+            yield db
+    except (sqlite3.Error, OSError) as error:
+        raise RunError(
+            f"cannot use the cache of answers {path}: {error}. Mend or remove it; that of all runs is in the folder "
+            "that TUNEWRIGHT_CACHE names."
+        ) from None
+
+
+def _read(path: Path, keys: Sequence[str]) -> dict[str, Reply]:
+    """Those of the answers that a file has, if it is there."""
+    found: dict[str, Reply] = {}
+    unique = list(dict.fromkeys(keys))
+    if not unique or not path.exists():
+        return found
+    with _opened(path) as db:
+        for start in range(0, len(unique), _AT_ONCE):
+            some = unique[start : start + _AT_ONCE]
+            marks = ",".join("?" * len(some))
+            rows = db.execute(f"SELECT key, reply FROM answers WHERE key IN ({marks})", some)
+            replies = ((str(key), _from_json(reply)) for key, reply in rows)
+            found |= {key: reply for key, reply in replies if reply is not None}
+    return found
+
+
+def _write(db: sqlite3.Connection, replies: Mapping[str, Reply]) -> None:
+    lines = [(key, json.dumps(dataclasses.asdict(reply))) for key, reply in replies.items()]
+    db.execute("BEGIN IMMEDIATE")
+    db.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", lines)
+    db.execute("COMMIT")
 
 
 def _used_bytes(db: sqlite3.Connection) -> int:

@@ -37,6 +37,7 @@ def compare(
     methods: Annotated[str | None, typer.Option(help=_about("methods"))] = None,
     template: Annotated[str | None, typer.Option(help=_about("template"), metavar="FILE")] = None,
     documents: Annotated[str | None, typer.Option(help=_about("documents"), metavar="FOLDER")] = None,
+    vector_store: Annotated[str | None, typer.Option(help=_about("vector_store"), metavar="URL")] = None,
     trials: Annotated[str | None, typer.Option(help=_about("trials"), metavar="N")] = None,
     budget: Annotated[str | None, typer.Option(help=_about("budget"))] = None,
     max_cost: Annotated[str | None, typer.Option(help=_about("max_cost"), metavar="USD")] = None,

@@ -3,13 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.data.duplicates import normalise
 from tunewright.errors import ConfigError, DataError
-from tunewright.types import Dataset
+from tunewright.types import Dataset, Example
 
 PASSAGE_WORDS = 100
 """Of a passage, at most (Karpukhin et al. 2020, section 4.1)."""
@@ -19,7 +19,7 @@ MOST_BYTES = 64 * 2**20
 """Of all documents: they are kept in every adapter that answers from them."""
 
 _WHOLE_WORDS = 6
-"""A row's text of so many words that stands in a document was not met there by chance."""
+"""A row's text of so many words that stands in a document was not met there by chance; a shorter one may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +100,28 @@ def check_apart(texts: Sequence[str], dataset: Dataset) -> None:
         dataset: With the rows.
 
     Raises:
-        DataError: A dev or test row's text of six words or more stands in a file, whatever its case and punctuation.
+        DataError: A dev or test row's text, or its pair, stands in a file, whatever its case and punctuation: of six
+            words or more anywhere, a shorter one as a line or cell of its own, or as a line with the row's answer.
     """
     whole = "\n".join(f" {normalise(text)} " for text in texts)
+    lines = {line for text in texts for line in text.splitlines()}
+    parts = {normalise(part) for line in lines for part in (line, *line.split("\t"))}
     for split, rows in (("dev", dataset.splits.dev), ("test", dataset.splits.test)):
-        plain = {row.id: normalise(row.text) for row in rows}
-        found = [name for name, text in plain.items() if len(text.split()) >= _WHOLE_WORDS and f" {text} " in whole]
+        found = [row.id for row in rows if _stands_in(row, whole, parts)]
         if found:
             raise DataError(
                 f"the documents hold {len(found)} {split} rows ({', '.join(found[:3])}): answers would be looked up. "
                 "Take the rows' texts out of the folder of --documents."
             )
+
+
+def _stands_in(row: Example, whole: str, parts: Set[str]) -> bool:
+    answers = [normalise(answer) for answer in (row.label, *row.references, *row.choices) if answer is not None]
+
+    def is_there(text: str) -> bool:
+        if len(text.split()) >= _WHOLE_WORDS:
+            return f" {text} " in whole
+        beside = [said for answer in answers for said in (f"{text} {answer}", f"{answer} {text}")]
+        return any(said in parts for said in (text, *beside) if said)
+
+    return any(is_there(normalise(text)) for text in (row.text, row.text_pair) if text is not None)

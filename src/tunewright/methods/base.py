@@ -64,6 +64,8 @@ class Material:
     """(training rows, answers) -> the task's metric, for texts whose likelihood a base does not tell."""
     documents: Sequence[str] = ()
     """Passages of the user's documents, in which no row stands that methods must not see."""
+    vector_store: str | None = None
+    """URL of the server that keeps and searches what rows are compared with; None: adapters bring it along."""
 
     @property
     def weights(self) -> Backbone:
@@ -190,7 +192,7 @@ class Method:
     needs: str | None = None
     """The setting that gives it what it works on; without it the method takes no part."""
     uses: str | None = None
-    """A setting that it alone makes something of, and can do without."""
+    """A setting that few make something of, and that it can do without."""
     runs_base: bool = True
     """False for a floor, which answers without the base."""
 

@@ -68,4 +68,5 @@ METHOD = Method(
     space=space,
     by_words=True,
     kinds=("classify", "multi-label", "choose", "generate"),
+    uses="vector_store",
 )

@@ -240,7 +240,7 @@ def retrieving(material: Material, prompt: Prompt, count: int, by: str) -> Retri
         shown=tuple(demonstrated(prompt, example) for example in material.examples),
         num_shown=count,
         vectors_ND=unit(material.store(material.rows.encodings)) if by == "nearest" else None,
-    )
+    ).moved(material.vector_store)
 
 
 def demonstrated(prompt: Prompt, example: Example) -> str:

@@ -22,7 +22,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
         shown=tuple(f"{text}\n\n" for text in material.documents),
         num_shown=int(params["passages"]),
         vectors_ND=vectors_ND,
-    )
+    ).moved(material.vector_store)
     return calibrated(material.adapter(**asking(material, prompt), retriever=retriever), material, params)
 
 
@@ -49,4 +49,5 @@ METHOD = Method(
     by_words=True,
     kinds=("classify", "generate"),
     needs="documents",
+    uses="vector_store",
 )

@@ -11,6 +11,8 @@
                             of what is shipped seed-<k>.dev.jsonl and, with terms swapped, seed-<k>.swapped.jsonl too
     folds/r<i>-f<j>/        cross-validation: fold j of repeat i, with its own trials, finalists, predictions
     folds/all/              and the trials and finalists of what is shipped, trained on all rows
+    requests.jsonl          what was asked of endpoints, and for how much
+    answers.sqlite          and what they answered, so that a resumed run does not pay again
     judgements/<a>--<b>--<judge>.jsonl   which of two answers a person or a model held to be better
     comparison.json         the result, schema 1
     elapsed.json            seconds of all sessions so far, of wall and cores, and of the passes over test
@@ -37,6 +39,8 @@ _BEGINNINGS = ("environment.json", "test.jsonl", "data.json")
 """Written before `run.yaml`: with nothing else in it, a folder is that of a run killed as it began."""
 
 _LOCK = "session.lock"
+
+ANSWERS = "answers.sqlite"
 
 
 def adapter_folder(run_dir: Path, candidate: str, seed: int) -> Path:

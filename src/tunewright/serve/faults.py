@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from tunewright.errors import AdapterError, DataError, ModelError, OutOfMemory, StateError
+from tunewright.errors import AdapterError, DataError, ModelError, OutOfMemory, StateError, VectorStoreError
 
 KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """Status -> OpenAI's `type`; other faults of the sender's are invalid requests, ours are server errors."""
@@ -61,20 +61,29 @@ class Fault(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
+# Paths of the server are nobody's business outside; the log has the whole sentence.
+_UNAVAILABLE = (
+    (
+        (AdapterError, ModelError),
+        "task_unavailable",
+        "the task's adapter or base cannot be loaded. Ask who runs the server.",
+        None,
+    ),
+    (StateError, "state_unavailable", "the server cannot reach its registry now. Ask again later.", 5.0),
+    (VectorStoreError, "vector_store_unavailable", "the task's vector store does not answer. Ask again later.", 5.0),
+    (OutOfMemory, "out_of_memory", "the row does not fit in memory.", None),
+)
+
+
 def as_fault(error: Exception) -> Fault:
     """An exception of a row, as what its sender hears; of ours nothing but that it was ours."""
     if isinstance(error, Fault):
         return error
     if isinstance(error, DataError):
         return Fault(400, "invalid_input", str(error))
-    if isinstance(error, AdapterError | ModelError):
-        # Paths of the server are nobody's business outside; the log has the whole sentence.
-        return Fault(503, "task_unavailable", "the task's adapter or base cannot be loaded. Ask who runs the server.")
-    if isinstance(error, StateError):
-        message = "the server cannot reach its registry now. Ask again later."
-        return Fault(503, "state_unavailable", message, retry_after_s=5)
-    if isinstance(error, OutOfMemory):
-        return Fault(503, "out_of_memory", "the row does not fit in memory.")
+    for kinds, code, message, retry_after_s in _UNAVAILABLE:
+        if isinstance(error, kinds):
+            return Fault(503, code, message, retry_after_s=retry_after_s)
     return Fault(500, "internal_error", "the server failed; it is not the request's fault.")
 
 

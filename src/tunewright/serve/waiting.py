@@ -17,8 +17,7 @@ _SILENT_LIMIT = 256
 """Silent rows that wait."""
 
 _PATIENCE = 0.25
-"""Of the time that the last rows took, at most: clients that ask again at once then share a pass, where otherwise the
-first of them would run alone, which on a decoder costs as much as five in company."""
+"""Of the time that the last rows took: the first client that asks again runs not alone, which costs as much as five."""
 
 _CHARACTERS = 32 * 2**20
 """Of all rows that wait: two thousand of the longest texts would fill hundreds of megabytes."""
@@ -44,7 +43,7 @@ class Waiting:
         self._rate = 100.0
         """Rows a second, of late."""
         self._expected, self._until_s, self._patience = 0, 0.0, _PATIENCE
-        """Rows that wait if all who have just been answered ask again, and how long that is waited for."""
+        """Rows that wait once all who have just been answered have asked again; until when that is waited for."""
 
     def __len__(self) -> int:
         return self._count
@@ -145,10 +144,9 @@ class Waiting:
     def _gather(self, room: int) -> None:
         """Waits a little for those who have just been answered, for as long as that has paid of late."""
         left_s, wanted = self._until_s - time.monotonic(), min(room, self._expected)
-        if left_s <= 0 or self._count >= wanted:
-            return
-        came = self._changed.wait_for(lambda: self._closed or self._count >= wanted, left_s)
-        self._patience = min(_PATIENCE, 2 * self._patience) if came else max(_PATIENCE / 16, self._patience / 2)
+        if left_s > 0 and self._count < wanted:
+            came = self._changed.wait_for(lambda: self._closed or self._count >= wanted, left_s)
+            self._patience = min(_PATIENCE, 2 * self._patience) if came else max(_PATIENCE / 16, self._patience / 2)
 
     def _pick(self, room: int, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]]:
         found: list[tuple[Ask, Ready]] = []

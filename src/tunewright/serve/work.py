@@ -7,7 +7,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.prefixed import fixed_text
-from tunewright.errors import ConfigError, DataError
+from tunewright.errors import ConfigError, DataError, TunewrightError, VectorStoreError
 from tunewright.serve.ask import Ask, Event, Usage
 from tunewright.serve.faults import Fault
 
@@ -54,9 +54,11 @@ def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list
             try:
                 if isinstance(encoding, ConfigError):
                     raise Fault(400, "context_length_exceeded", f"task {ask.served.task} has no room: {encoding}")
+                if isinstance(encoding, TunewrightError):
+                    raise encoding
                 _check(ask, adapter, encoding)
                 work.append(Work(ask=ask, row=Row(encoding=encoding, adapter=adapter), backbone=backbone))
-            except (Fault, DataError) as error:
+            except (Fault, DataError, VectorStoreError) as error:
                 told.append((ask, error))
     return work
 
@@ -73,7 +75,7 @@ def _comes_whole(ask: Ask, adapter: Adapter, told: list[tuple[Ask, Event]]) -> b
     return False
 
 
-def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | ConfigError]:
+def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | TunewrightError]:
     # Most texts are short, and bare: all are tokenised at once, and again those of which more is to be said.
     found = backbone.encode([ask.example for ask, _ in asked], backbone.max_tokens)
     return [
@@ -89,12 +91,12 @@ def _is_framed(adapter: Adapter) -> bool:
     return adapter.frames_rows or adapter.writes_text
 
 
-def _framed(backbone: Backbone, ask: Ask, adapter: Adapter) -> Encoding | ConfigError:
+def _framed(backbone: Backbone, ask: Ask, adapter: Adapter) -> Encoding | TunewrightError:
     """Room for an answer in text is left where the request says how long it may be."""
     said = None if ask.sampling is None or not writes(ask, adapter) else ask.sampling.max_new_tokens
     try:
         return backbone.encode_for([ask.example], adapter, 0 if said is None else said)[0]
-    except ConfigError as error:
+    except (ConfigError, VectorStoreError) as error:
         return error
 
 

@@ -35,8 +35,9 @@ from tunewright.evaluation.requirements import parse
 from tunewright.files import dump_lines, read_json, write_json, write_text
 from tunewright.methods.prompting import for_model
 from tunewright.methods.table import chosen
+from tunewright.prompts import pgvector
 from tunewright.runs import comparison
-from tunewright.runs.folder import open_run
+from tunewright.runs.folder import ANSWERS, open_run
 from tunewright.runtime import device, environment
 from tunewright.tuning import conclusion, finals, outside, protocol
 from tunewright.tuning.attempt import Workshop, cut_targets
@@ -79,7 +80,7 @@ def _compare(
     dataset = plan.dataset
     answered = outside.read(config.predictions, dataset)
     own = read_own(config, source, dataset)
-    found = {name: find_base(name) for name in config.model}
+    found = {name: find_base(name, kept=out / ANSWERS) for name in config.model}
     for name, base in found.items():
         if own.prompt is not None and base.is_here and base.head is not None:
             for_model(own.prompt, name, fills_masks=base.fills_masks)
@@ -154,6 +155,7 @@ def _check_settings(config: RunConfig) -> None:
         lambda: swapped_rows(config.swap, ()),
         lambda: user_source(config),
         lambda: None if config.documents is None else read_documents(config.documents),
+        lambda: None if config.vector_store is None else pgvector.server(config.vector_store),
         *(partial(read_labelled, path) for path in (config.descriptions, config.error_costs) if path is not None),
     )
     if faults:
@@ -176,7 +178,7 @@ def _limit_s(config: RunConfig) -> float | None:
 
 
 def _settings(config: RunConfig) -> dict[str, object]:
-    return config.model_dump(mode="json", exclude={"resume", "out"})
+    return config.model_dump(mode="json", exclude={"resume", "out", "vector_store"})
 
 
 Hashes = Mapping[str, Mapping[str, str]]

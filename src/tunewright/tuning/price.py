@@ -193,9 +193,8 @@ def _retrieval_flops(retriever: Retriever, backbone: Base, tokens: float) -> flo
     """Of the pass that finds what is near, where features are compared, of the search, and of what is then shown."""
     some = retriever.shown[:_POOL_ROWS]
     shown = retriever.num_shown * sum(len(backbone.token_ids(text)) for text in some) / len(some)
-    by_features = retriever.vectors_ND is not None
-    passed = min(shown, backbone.max_tokens / 2) + (tokens if by_features else 0.0)
-    dimensions = backbone.width if by_features else round(tokens)
+    passed = min(shown, backbone.max_tokens / 2) + (tokens if retriever.by_features else 0.0)
+    dimensions = backbone.width if retriever.by_features else round(tokens)
     search = cost.search_flops(pool_rows=len(retriever.texts), dimensions=dimensions)
     return cost.FORWARD * backbone.computing(passed, 0.0) + search
 

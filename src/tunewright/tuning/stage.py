@@ -13,6 +13,7 @@ from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
 from tunewright.methods.base import Choice, Method, Range, word_remarks
 from tunewright.methods.table import METHODS, chosen, find
+from tunewright.prompts import pgvector
 from tunewright.prompts.template import Prompt, parse, read_source
 from tunewright.runs.fits import refits, trials
 from tunewright.tuning import finals
@@ -162,13 +163,17 @@ def needs(config: RunConfig) -> list[str]:
         if named and not given and "all" not in config.methods:
             about = RunConfig.model_fields[str(method.needs)].description
             faults.append(f"method {method.name!r} needs --{method.needs} ({about}). Give it, or leave the method out.")
-        setting = method.uses if method.needs is None else method.needs
-        if setting is not None and getattr(config, setting) is not None and not named:
-            faults.append(
-                f"`{setting}` is for method {method.name!r}, which takes no part. Got methods {', '.join(names)}. "
-                "Add it to --methods, or leave the setting out."
-            )
-    return faults
+    users: dict[str, list[str]] = {}
+    for method in METHODS.values():
+        for setting in (method.needs, method.uses):
+            if setting is not None and getattr(config, setting) is not None:
+                users.setdefault(setting, []).append(method.name)
+    return faults + [
+        f"`{setting}` is for method {' or '.join(map(repr, able))}, which takes no part. Got methods "
+        f"{', '.join(names)}. Add it to --methods, or leave the setting out."
+        for setting, able in users.items()
+        if not set(able) & set(names)
+    ]
 
 
 def user_source(config: RunConfig) -> str:
@@ -191,7 +196,10 @@ def read_own(config: RunConfig, source: str, dataset: Dataset) -> Own:
     Raises:
         ConfigError: A template that names no such column; a folder that is empty, too large or not of texts.
         DataError: Dev or test rows stand in the documents.
+        VectorStoreError: There is none at its URL.
     """
+    if config.vector_store is not None:
+        pgvector.use(config.vector_store)
     prompt = parse(source, dataset.task, dataset.columns, dataset.further) if source else None
     if config.documents is None:
         return Own(prompt=prompt, documents=())
@@ -220,7 +228,7 @@ def _prepare(
         store=store,
         prompt=own.prompt,
     )
-    material = dataclasses.replace(workshop.material, documents=own.documents)
+    material = dataclasses.replace(workshop.material, documents=own.documents, vector_store=config.vector_store)
     return dataclasses.replace(workshop, material=material, start=start)
 
 
