@@ -18,7 +18,7 @@ from tunewright.serve.ask import Ask, Event, Label, Reply, Told
 from tunewright.serve.cache import Cache
 from tunewright.serve.engine import Engine
 from tunewright.serve.faults import Fault
-from tunewright.serve.passes import split_by_length, split_by_sum
+from tunewright.serve.passes import split_by_length
 from tunewright.serve.predictor import Predictor
 from tunewright.serve.tasks import Served
 from tunewright.serve.waiting import Waiting
@@ -107,19 +107,6 @@ def test_a_noisy_task_starves_nobody(bench: Callable[..., Bench], task_folders: 
     order = list(found)
     assert max(order.index(ask) for ask in quiet) < 8
     assert len(found) == 1003
-
-
-def test_packed_rows_share_as_few_passes_as_hold_them() -> None:
-    """Each row once, in order; none could have joined the pass before."""
-    rng = np.random.default_rng(4)
-    for _ in range(50):
-        lengths = rng.integers(1, 130, rng.integers(1, 40)).tolist()
-        passes = split_by_sum(lengths, batch_tokens=100)
-        assert [k for members in passes for k in members] == list(range(len(lengths)))
-        sums = [sum(lengths[k] for k in members) for members in passes]
-        assert all(total <= 100 or len(members) == 1 for total, members in zip(sums, passes, strict=True))
-        later = zip(sums, passes[1:], strict=False)
-        assert all(total + lengths[members[0]] > 100 for total, members in later)
 
 
 def test_silent_rows_wait_for_all_others(bench: Callable[..., Bench], task_folders: list[str]) -> None:

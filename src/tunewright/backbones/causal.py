@@ -166,17 +166,18 @@ class Pass:
             key_NKd, value_NKd = self._last_keys
         if self._alone and self._stage != "keys" and rule.softcap is None and rule.slopes_H is None:
             return self._one_by_one(layer, query_NHd, key_NKd, value_NKd, rule)
+        if self._stage == "keys":
+            self._last_keys = (key_NKd, value_NKd)
+            if self.texts is not None:
+                raise _KeysAreKnown
         # Split, not sliced: the gradient of a split is put together once, that of slices is added up.
         sizes = [self._first, len(key_NKd) - self._first]
         (prompt_key, text_key), (prompt_value, text_value) = key_NKd.split(sizes), value_NKd.split(sizes)
         known = None if (every := self._known()) is None else every[layer]
         prompt = None if self.prompts is None else _keys(self.prompts, prompt_key, prompt_value)
         prefix = known if prompt is None else prompt if known is None else known.then(prompt)
-        keeps = self.texts is None or (self._past is not None and self._stage != "keys")
-        if keeps and prefix is not None and len(self.prefixes) == layer:
-            self.prefixes.append(prefix)
+        self._keep(layer, prefix)
         if self._stage == "keys":
-            self._last_keys = (key_NKd, value_NKd)
             raise _KeysAreKnown
         text = None if self.texts is None else _keys(self.texts, text_key, text_value)
         if text is not None and self._past is not None:
@@ -190,6 +191,11 @@ class Pass:
         if self.texts is not None and text is not None:
             outputs.append(self._attention(text_query, self.texts, prefix, text, rule))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _keep(self, layer: int, prefix: Keys | None) -> None:
+        """A prefix that is asked for; once, though a layer may run again on the way back."""
+        if prefix is not None and (self.texts is None or self._past is not None) and len(self.prefixes) == layer:
+            self.prefixes.append(prefix)
 
     def _one_by_one(self, layer: int, query_NHd: Tensor, key_NKd: Tensor, value_NKd: Tensor, rule: Rule) -> Tensor:
         """Each text to its own prefix and past, without padding and with no copy of other prefixes."""

@@ -42,8 +42,10 @@ class Waiting:
         self._changed = threading.Condition()
         self._rate = 100.0
         """Rows a second, of late."""
-        self._expected, self._until_s, self._patience = 0, 0.0, _PATIENCE
-        """Rows that wait once all who have just been answered have asked again; until when that is waited for."""
+        self._expected, self._until_s = 0, 0.0
+        """Rows that wait once the clients of the last pass have asked again; until when that is waited for."""
+        self._num_passes, self._pays = 0, True
+        """Whether the last such wait did, or should be tried."""
 
     def __len__(self) -> int:
         return self._count
@@ -115,10 +117,12 @@ class Waiting:
             self._changed.notify()
 
     def note_answered(self, rows: int, seconds: float) -> None:
-        """So many rows that somebody waited for have taken so long."""
+        """So many rows that somebody waited for have shared a pass, and are told."""
         with self._changed:
             self._rate = 0.9 * self._rate + 0.1 * rows / max(seconds, 1e-6)
-            self._expected, self._until_s = self._count + rows, time.monotonic() + self._patience * seconds
+            self._num_passes += 1
+            patience = _PATIENCE if self._pays or self._num_passes % 8 == 0 else 0.0
+            self._expected, self._until_s = self._count + rows, time.monotonic() + patience * seconds
 
     def wake(self) -> None:
         """An adapter has been loaded: rows may have become ready."""
@@ -142,11 +146,10 @@ class Waiting:
             return asks
 
     def _gather(self, room: int) -> None:
-        """Waits a little for those who have just been answered, for as long as that has paid of late."""
+        """Waits a little for those who have just been answered; where they do not come, not again for a while."""
         left_s, wanted = self._until_s - time.monotonic(), min(room, self._expected)
         if left_s > 0 and self._count < wanted:
-            came = self._changed.wait_for(lambda: self._closed or self._count >= wanted, left_s)
-            self._patience = min(_PATIENCE, 2 * self._patience) if came else max(_PATIENCE / 16, self._patience / 2)
+            self._pays = self._changed.wait_for(lambda: self._closed or self._count >= wanted, left_s)
 
     def _pick(self, room: int, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]]:
         found: list[tuple[Ask, Ready]] = []
