@@ -7,18 +7,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 from torch import Tensor
 
-from tunewright.adapters.parts import Settings
+from tunewright.adapters.parts import Part, Settings
 from tunewright.prompts.bm25 import BM25
 from tunewright.prompts.vector_store import InMemory, VectorStore
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retriever:
+class Retriever(Part):
     """Answered examples of which the nearest stand before a row, the nearest last (Liu et al. 2022, KATE, section 3).
 
     They belong to the row: they run with it, under its soft prompt and LoRA.
@@ -34,7 +34,6 @@ class Retriever:
     """The texts' features under the bare base, of length 1."""
     collection: str | None = None
     """Of these on a server. With neither, rows are compared by their words (BM25)."""
-    mixes: ClassVar[bool] = True
 
     @property
     def by_features(self) -> bool:
@@ -87,9 +86,6 @@ class Retriever:
     def settings(self) -> dict[str, object]:
         elsewhere = {} if self.collection is None else {"collection": self.collection}
         return {"texts": list(self.texts), "shown": list(self.shown), "num_shown": self.num_shown, **elsewhere}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {} if self.vectors_ND is None else {"vectors": self.vectors_ND}
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
