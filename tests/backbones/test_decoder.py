@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from tests import tiny
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora, Prefix, SoftPrompt
+from tunewright.backbones import prefixed
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder, _max_positions
@@ -226,6 +227,39 @@ def test_mixed_batch_in_bf16(kind: str, tiny_folder: GetFolder) -> None:
     # 2**-8 relative after each of some thirty roundings of values of the order of 1
     assert (together - exact).abs().mean() < 0.05
     assert ((together - exact).square().mean() / exact.square().mean()).sqrt() < 0.1
+
+
+@every_kind
+def test_spare_tokens_change_nothing(kind: str, tiny_decoder: GetDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither values nor gradients, those of the base's own weights included."""
+    base = tiny_decoder(kind)
+    found_ids = sorted({i for e in tiny.encodings(base, TEXTS) for i in e.ids})
+    whole = live(
+        tiny.adapter(base, weights=tiny.weights(base, 300, found_ids), soft_prompt=tiny.soft_prompt(base, 5, seed=10))
+    )
+    rows = mixed(base, [whole])
+
+    def found() -> list[Tensor]:
+        features = base.features(rows)
+        loss = (tiny.normal(3, *features.shape) * features).sum()
+        tensors = [tensor for tensor in whole.tensors().values() if tensor.requires_grad]
+        return [features, *torch.autograd.grad(loss, tensors, allow_unused=True, materialize_grads=True)]
+
+    without = found()
+    monkeypatch.setattr(prefixed, "spare_tokens", lambda *_: 7)
+    for one, other in zip(found(), without, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * max(1.0, float(other.detach().abs().max())), rtol=0)
+
+
+def test_few_sizes_occur_in_bf16(tiny_folder: GetFolder) -> None:
+    base = tiny.decoder(tiny_folder("llama"), dtype=torch.bfloat16)
+    sizes = set[int]()
+    first = next(module for module in base._model.modules() if isinstance(module, torch.nn.Linear))
+    first.register_forward_hook(lambda _module, args, _output: sizes.add(args[0].shape[1]))
+    for num in range(1, 64):
+        row = Row(encoding=Encoding(ids=(3,) * num, type_ids=(0,) * num), adapter=tiny.adapter(base))
+        base.features([row])
+    assert sizes == {16, 32, 48, 64}
 
 
 def test_prefix_is_kept_until_it_changes(tiny_folder: GetFolder) -> None:

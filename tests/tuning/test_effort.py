@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import pytest
 
+from tunewright.errors import RunError
 from tunewright.files import append_line, read_lines
 from tunewright.methods.base import Choice, Range, Space
 from tunewright.runs.fits import Trial, TrialStatus, finalist
@@ -101,6 +102,14 @@ def effort_of(trials: int | None, history: Sequence[Trial] = (), *, pruning: boo
 
 
 # --- whose turn it is -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("params", [{"lr": 1e-2}, {"lr": 1e-2, "rank": 7}, {"lr": 1e-2, "rank": 8, "alpha": 2}])
+def test_trials_of_another_version_are_refused(params: Params) -> None:
+    lora = FIELD[5]
+    effort = Effort(trials=4, pruning=True, seed=0, history=[trial(lora, 0, params)])
+    with pytest.raises(RunError, match=r"trial 1 of lora tried \{'lr'.*Allowed by this version: values of lr, rank\."):
+        effort.propose(lora)
 
 
 def test_every_family_has_the_same_number_of_trials() -> None:

@@ -153,7 +153,7 @@ class Pass:
     def _widen(self, _layer: nn.Module, _args: Any, output: Any) -> Any:
         """As many rows as there were, for models that insist on them."""
         hidden_1RD = output[0] if isinstance(output, tuple) else output
-        size = self._first + (0 if self.texts is None else self.texts.num_tokens)
+        size = self._first + (0 if self.texts is None else len(self.texts.place_N))
         hidden_1ND = hidden_1RD.new_zeros(1, size, hidden_1RD.shape[2]).index_copy(1, self._ends, hidden_1RD)
         return (hidden_1ND, *output[1:]) if isinstance(output, tuple) else hidden_1ND
 

@@ -9,7 +9,10 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+_TILE = 16
+"""Rows that a bf16 product takes at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class Sequences:
     prefixes: tuple[int, ...]
     """Which prefix each sees."""
     place_N: Tensor
-    """r T + t of each token."""
+    """r T + t of each token; of spare ones, which stand at the end and belong to no sequence, nought."""
     source_RT: Tensor
     """Which token stands there; on padding the last one before it."""
     position_RT: Tensor
@@ -53,7 +56,13 @@ class Sequences:
 
 
 def sequences(
-    lengths: Sequence[int], starts: Sequence[int], prefixes: Sequence[int], device: torch.device, multiple: int = 1
+    lengths: Sequence[int],
+    starts: Sequence[int],
+    prefixes: Sequence[int],
+    device: torch.device,
+    *,
+    multiple: int = 1,
+    spare: int = 0,
 ) -> Sequences | None:
     """The record of sequences; None where they have no tokens.
 
@@ -63,6 +72,7 @@ def sequences(
         prefixes: Which prefix each sees.
         device: Of the indices.
         multiple: T is made one of this; products of odd sizes take twice the time.
+        spare: Tokens behind the last sequence that nobody sees.
     """
     if sum(lengths) == 0:
         return None
@@ -72,12 +82,22 @@ def sequences(
         lengths=tuple(lengths),
         starts=tuple(starts),
         prefixes=tuple(prefixes),
-        place_N=place_N.to(device),
+        place_N=nn.functional.pad(place_N, (0, spare)).to(device),
         source_RT=(filled_RT.flatten().cumsum(0) - 1).clamp(min=0).view_as(filled_RT).to(device),
         position_RT=(columns_T + torch.tensor(starts)[:, None]).to(device),
         filled_RT=filled_RT.to(device),
         prefix_R=torch.tensor(prefixes).to(device),
     )
+
+
+def spare_tokens(num_tokens: int, like: Tensor) -> int:
+    """So many more make few sizes of all that occur, at most 3% or 15 of them.
+
+    The bf16 products of a CPU are compiled for each size: some milliseconds each, and megabytes for hundreds.
+    """
+    if like.device.type != "cpu" or like.dtype != torch.bfloat16:
+        return 0
+    return -num_tokens % max(_TILE, 2 ** (num_tokens.bit_length() - 6))
 
 
 def padding(lengths: Sequence[int], multiple: int) -> tuple[Tensor, Tensor]:
@@ -118,7 +138,9 @@ def _packed(values_KRYd: Tensor, block: Sequences) -> Tensor:
         heads_KJ = torch.arange(num_groups, device=device)[:, None] * (num * size) + heads_J
         place_N1 = (block.place_N // longest * size + block.place_N % longest)[:, None]
         block.indices[key] = (place_N1 + heads_KJ.flatten()).flatten()
-    return values_KRYd.reshape(-1, width).index_select(0, block.indices[key]).view(len(block.place_N), -1, width)
+    found = values_KRYd.reshape(-1, width).index_select(0, block.indices[key]).view(len(block.place_N), -1, width)
+    found[block.num_tokens :] = 0
+    return found
 
 
 class _Unpack(torch.autograd.Function):

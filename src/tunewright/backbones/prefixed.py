@@ -26,7 +26,7 @@ from tunewright.backbones.backbone import Update
 from tunewright.backbones.base import Row
 from tunewright.backbones.causal import Pass, Past
 from tunewright.backbones.checkpoint import Checkpoint
-from tunewright.backbones.packed import Sequences, sequences
+from tunewright.backbones.packed import Sequences, sequences, spare_tokens
 from tunewright.backbones.prefix import Kept, KeptPrefixes, Keys, stacked, unstacked
 from tunewright.backbones.recomputed import recomputed
 from tunewright.backbones.writer import Writer
@@ -135,8 +135,10 @@ class Prefixed(Writer):
 
     def run(self, batch: "Batch", past: Past | None = None) -> "Ran":
         """One pass over openings and texts."""
-        openings, texts = lay_out(batch, self._device)
         embeds_ND = self._embed(batch)
+        spare = spare_tokens(len(embeds_ND), embeds_ND) if batch.texts else 0
+        embeds_ND = nn.functional.pad(embeds_ND, (0, 0, 0, spare))
+        openings, texts = lay_out(batch, self._device, spare)
         known = stacked(batch.known, self.prefix_shape, embeds_ND)
         one = Pass(openings, texts, known, reads=batch.reads, past=past)
         loras = batch.loras if openings is not None else batch.loras[len(batch.known) :]
@@ -266,12 +268,13 @@ class Ran:
     """Of each layer, where they were asked for."""
 
 
-def lay_out(batch: Batch, device: torch.device) -> tuple[Sequences | None, Sequences | None]:
-    """Where openings and texts stand."""
+def lay_out(batch: Batch, device: torch.device, spare: int) -> tuple[Sequences | None, Sequences | None]:
+    """Where openings and texts stand, and so many tokens that are neither."""
     lengths = batch.lengths()
     openings = sequences([p for _, p in lengths], [k for k, _ in lengths], range(len(lengths)), device)
     starts = [sum(lengths[g]) for g in batch.which]
-    return openings, sequences([len(ids) for ids in batch.texts], starts, batch.which, device, multiple=8)
+    texts = sequences([len(ids) for ids in batch.texts], starts, batch.which, device, multiple=8, spare=spare)
+    return openings, texts
 
 
 def _prefix_key(adapter: Adapter) -> tuple[object, ...]:

@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+from tunewright.errors import RunError
 from tunewright.methods.base import Choice, Range, Space
 from tunewright.runs.fits import Trial
 from tunewright.types import DevScore, Family, Params
@@ -157,11 +158,21 @@ def _distribution(value: Range | Choice) -> BaseDistribution:
 
 
 def _replayed(trial: Trial, distributions: dict[str, BaseDistribution]) -> optuna.trial.FrozenTrial:
-    """A past trial as Optuna keeps it; a pruned one counts with its last value."""
-    return create_trial(
-        state=_STATES[trial.status],
-        value=None if trial.status == "failed" else trial.value,
-        params=dict(trial.params),
-        distributions=distributions,
-        intermediate_values={int(d["epoch"]): d["value"] for d in trial.dev},
-    )
+    """A past trial as Optuna keeps it; a pruned one counts with its last value.
+
+    Raises:
+        RunError: It was of another space, as a version of another day had it.
+    """
+    try:
+        return create_trial(
+            state=_STATES[trial.status],
+            value=None if trial.status == "failed" else trial.value,
+            params=dict(trial.params),
+            distributions=distributions,
+            intermediate_values={int(d["epoch"]): d["value"] for d in trial.dev},
+        )
+    except (KeyError, ValueError):
+        raise RunError(
+            f"trial {trial.trial + 1} of {trial.candidate} tried {dict(trial.params)}. Allowed by this version: "
+            f"values of {', '.join(distributions)}. Resume with the version that began it, or choose another --out."
+        ) from None
