@@ -7,7 +7,7 @@ from typing import Self
 
 from torch import Tensor
 
-from tunewright.adapters.parts import Part, Settings
+from tunewright.adapters.parts import Part, Settings, strings
 from tunewright.prompts.tf_idf import TfIdf
 
 
@@ -42,8 +42,6 @@ class NearestTarget(Part):
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        texts, targets = settings["texts"], settings["targets"]
-        assert isinstance(texts, list)
-        assert isinstance(targets, list)
+        texts, targets = strings(settings, "texts"), strings(settings, "targets")
         assert 0 < len(texts) == len(targets), "a target for each text"
-        return cls(texts=tuple(map(str, texts)), targets=tuple(map(str, targets)))
+        return cls(texts=texts, targets=targets)

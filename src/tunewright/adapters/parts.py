@@ -33,6 +33,13 @@ def is_embedding(parameter: str) -> bool:
 _SHAPE = re.compile("_[A-Z][A-Za-z]*$")
 
 
+def strings(settings: Settings, name: str) -> tuple[str, ...]:
+    """A list of texts among settings; none where it is left out."""
+    found = settings.get(name, [])
+    assert isinstance(found, list), "a list"
+    return tuple(map(str, found))
+
+
 class Part:
     """One optional part of an adapter: a frozen record of tensors, and of other values that it says as JSON itself."""
 
@@ -179,9 +186,8 @@ class Template(Part, Prompt):
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        row, columns = str(settings["row"]), settings.get("columns", [])
-        assert isinstance(columns, list)
-        found = cls(fixed=str(settings["fixed"]), row=row, columns=tuple(map(str, columns)))
+        row = str(settings["row"])
+        found = cls(fixed=str(settings["fixed"]), row=row, columns=strings(settings, "columns"))
         assert any(f"{{{name}}}" in row for name in found.places), "something of a row has its place"
         return found
 
@@ -217,13 +223,11 @@ class Decoding(Part):
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        stop = settings["stop"]
-        assert isinstance(stop, list)
         most, temperature, top_p = (float(str(settings[k])) for k in ("max_new_tokens", "temperature", "top_p"))
         assert most >= 1, "an answer has tokens"
         assert 0 <= temperature < math.inf, "a temperature is not negative"
         assert 0 < top_p <= 1, "a share of the probability"
-        found, samples = tuple(str(text) for text in stop), int(str(settings.get("samples", 1)))
+        found, samples = strings(settings, "stop"), int(str(settings.get("samples", 1)))
         assert all(found), "an empty text would end every answer"
         assert samples == 1 or (samples > 1 and temperature > 0), "answers of which none is drawn are all the same"
         return cls(max_new_tokens=int(most), temperature=temperature, top_p=top_p, stop=found, samples=samples)
@@ -273,10 +277,8 @@ class DemonstrationPool(Part):
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
-        texts = settings["texts"]
-        assert isinstance(texts, list)
         return cls(
-            texts=tuple(str(text) for text in texts),
+            texts=strings(settings, "texts"),
             labels_N=tensors["labels"],
             vectors_ND=tensors["vectors"],
             num_neighbours=int(str(settings["num_neighbours"])),

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from tunewright.adapters.parts import Part, Settings
+from tunewright.adapters.parts import Part, Settings, strings
 from tunewright.prompts.bm25 import BM25
 from tunewright.prompts.vector_store import InMemory, VectorStore
 
@@ -89,17 +89,15 @@ class Retriever(Part):
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
-        texts, shown = settings["texts"], settings["shown"]
-        assert isinstance(texts, list)
-        assert isinstance(shown, list)
+        texts, shown = strings(settings, "texts"), strings(settings, "shown")
         assert 0 < len(texts) == len(shown), "each text is shown in some way"
         num_shown = int(str(settings["num_shown"]))
         assert num_shown >= 1, "something is shown"
         collection = settings.get("collection")
         assert collection is None or re.fullmatch("tunewright_[0-9a-f]{40}", str(collection)), "a name of ours"
         return cls(
-            texts=tuple(map(str, texts)),
-            shown=tuple(map(str, shown)),
+            texts=texts,
+            shown=shown,
             num_shown=num_shown,
             vectors_ND=tensors.get("vectors"),
             collection=None if collection is None else str(collection),

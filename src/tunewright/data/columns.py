@@ -1,7 +1,7 @@
 """Which column is the text, its pair and the label or target: as given, else by name, else by rule; always said."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -268,7 +268,7 @@ def _is_numeric(table: Table, column: str) -> bool:
     return all(_NUMBER.fullmatch(value.strip()) for value in _values(table, column))
 
 
-_SEARCH = (
+_SEARCH: tuple[tuple[str, Callable[[Table, list[str], Mapping[str, str]], Choice | None]], ...] = (
     *((role, partial(_by_name, role)) for role in ("text", "label", "target")),
     ("text", _text_by_rule),
     ("label", _label_by_rule),
