@@ -45,6 +45,8 @@ class Example:
     """How one comes to the answer, where the data says it; of training rows alone, to be shown with the answer."""
     choices: tuple[str, ...] = ()
     """The row's own candidates; the label is then the number of the right one, from 1 on."""
+    messages: tuple[tuple[str, str], ...] = ()
+    """Role and content of each message of a conversation, of which the text is the plain form."""
     fields: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Column -> cell, of the columns that slices or the user's template ask for; methods see those of the template."""
 

@@ -3,44 +3,31 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import Self
 
 from torch import Tensor
 
-from tunewright.adapters.parts import Settings
+from tunewright.adapters.parts import Part, Settings, strings
 from tunewright.prompts.tf_idf import TfIdf
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopiedInput:
+class CopiedInput(Part):
     """The answer is the input."""
-
-    mixes: ClassVar[bool] = True
 
     def answers(self, texts: Sequence[str]) -> list[str]:
         """To each text."""
         return list(texts)
 
-    def settings(self) -> dict[str, object]:
-        return {}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        return cls()
-
 
 @dataclass(frozen=True, kw_only=True)
-class NearestTarget:
+class NearestTarget(Part):
     """The answer is the target of the training input with the most similar words."""
 
     texts: tuple[str, ...]
     """Training inputs."""
     targets: tuple[str, ...]
     """Of each."""
-    mixes: ClassVar[bool] = True
 
     @cached_property
     def _index(self) -> TfIdf:
@@ -53,13 +40,8 @@ class NearestTarget:
     def settings(self) -> dict[str, object]:
         return {"texts": list(self.texts), "targets": list(self.targets)}
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        texts, targets = settings["texts"], settings["targets"]
-        assert isinstance(texts, list)
-        assert isinstance(targets, list)
+        texts, targets = strings(settings, "texts"), strings(settings, "targets")
         assert 0 < len(texts) == len(targets), "a target for each text"
-        return cls(texts=tuple(map(str, texts)), targets=tuple(map(str, targets)))
+        return cls(texts=texts, targets=targets)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Self, cast
+from typing import Self, cast
 
 from torch import Tensor
 
@@ -28,11 +28,10 @@ _KINDS: dict[str, type[Part]] = {"template": Template, "verbalizer": Verbalizer,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Members:
+class Members(Part):
     """Prompts of which each answers every row: probabilities are averaged, texts vote."""
 
     members: tuple[Member, ...]
-    mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
         return {"members": [{name: part.settings() for name, part in each.parts().items()} for each in self.members]}

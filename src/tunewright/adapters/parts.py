@@ -6,8 +6,8 @@ Shapes: P virtual tokens, D model width, L layers, H key/value heads, d head wid
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -30,32 +30,42 @@ def is_embedding(parameter: str) -> bool:
     return _EMBEDDING.search(parameter) is not None
 
 
-class Part(Protocol):
-    """One optional part of an adapter."""
+_SHAPE = re.compile("_[A-Z][A-Za-z]*$")
 
-    mixes: ClassVar[bool]
+
+def strings(settings: Settings, name: str) -> tuple[str, ...]:
+    """A list of texts among settings; none where it is left out."""
+    found = settings.get(name, [])
+    assert isinstance(found, list), "a list"
+    return tuple(map(str, found))
+
+
+class Part:
+    """One optional part of an adapter: a frozen record of tensors, and of other values that it says as JSON itself."""
+
+    mixes: ClassVar[bool] = True
     """Whether rows with different parts of this kind can share one forward pass."""
 
     def settings(self) -> dict[str, object]:
         """What is not a tensor, as JSON values."""
-        ...
+        return {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors by name."""
-        ...
+        """Tensors by name: that of their field without its shape."""
+        return {_SHAPE.sub("", name): value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
-        """The inverse of `settings` and `tensors`."""
-        ...
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
+        """The inverse of `settings` and `tensors`; here of a record of tensors alone."""
+        names = (each.name for each in fields(cls))  # type: ignore[arg-type]
+        return cls(**{name: tensors[_SHAPE.sub("", name)] for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
-class SoftPrompt:
+class SoftPrompt(Part):
     """Vectors put before the input's embeddings (Lester et al. 2021, section 2)."""
 
     vectors_PD: Tensor
-    mixes: ClassVar[bool] = True
 
     @property
     def length(self) -> int:
@@ -66,43 +76,22 @@ class SoftPrompt:
         """What serves: itself."""
         return self
 
-    def settings(self) -> dict[str, object]:
-        return {}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"vectors": self.vectors_PD}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        return cls(vectors_PD=tensors["vectors"])
-
 
 @dataclass(frozen=True, kw_only=True)
-class Prefix:
+class Prefix(Part):
     """Keys and values put before those of the input in every layer (Li and Liang 2021; P-tuning v2)."""
 
     keys_LHPd: Tensor
     values_LHPd: Tensor
-    mixes: ClassVar[bool] = True
 
     @property
     def length(self) -> int:
         """Virtual tokens."""
         return self.keys_LHPd.shape[2]
 
-    def settings(self) -> dict[str, object]:
-        return {}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"keys": self.keys_LHPd, "values": self.values_LHPd}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        return cls(keys_LHPd=tensors["keys"], values_LHPd=tensors["values"])
-
 
 @dataclass(frozen=True, kw_only=True)
-class Lora:
+class Lora(Part):
     """Low-rank updates of linear layers: W x + (alpha / r) B A x (Hu et al. 2021, section 4.1)."""
 
     alpha: float
@@ -110,7 +99,6 @@ class Lora:
     """Module name -> A, [r, in]."""
     up: Mapping[str, Tensor]
     """Module name -> B, [out, r]."""
-    mixes: ClassVar[bool] = True
 
     @property
     def rank(self) -> int:
@@ -139,7 +127,7 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weights:
+class Weights(Part):
     """New values for some or all of the base's own parameters. Its rows need a forward pass of their own."""
 
     values: Mapping[str, Tensor]
@@ -178,45 +166,28 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
+class Head(Part):
     """A linear classifier on the pooled output of the base."""
 
     weight_CD: Tensor
     bias_C: Tensor
-    mixes: ClassVar[bool] = True
-
-    def settings(self) -> dict[str, object]:
-        return {}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"weight": self.weight_CD, "bias": self.bias_C}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        return cls(weight_CD=tensors["weight"], bias_C=tensors["bias"])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Template(Prompt):
+class Template(Part, Prompt):
     """Text around the input of a decoder: `[prefix][soft prompt][fixed][row]`, and then the answer.
 
     The fixed text is tokenised apart from the rows.
     """
 
-    mixes: ClassVar[bool] = True
-
     def settings(self) -> dict[str, object]:
         # Columns are left out where there are none, so that adapters saved before there were any keep their hash.
         return {"fixed": self.fixed, "row": self.row, **({"columns": list(self.columns)} if self.columns else {})}
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        row, columns = str(settings["row"]), settings.get("columns", [])
-        assert isinstance(columns, list)
-        found = cls(fixed=str(settings["fixed"]), row=row, columns=tuple(map(str, columns)))
+        row = str(settings["row"])
+        found = cls(fixed=str(settings["fixed"]), row=row, columns=strings(settings, "columns"))
         assert any(f"{{{name}}}" in row for name in found.places), "something of a row has its place"
         return found
 
@@ -227,7 +198,7 @@ class Template(Prompt):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
+class Decoding(Part):
     """How a decoder answers in text: token by token, the likeliest or drawn."""
 
     max_new_tokens: int = 64
@@ -239,7 +210,6 @@ class Decoding:
     """Texts that end the answer and are no part of it; the model's end-of-text token always does."""
     samples: int = 1
     """Answers drawn to each row, of which the one that most of them give counts."""
-    mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
         # Samples are left out at 1, so that adapters saved before there were several keep their hash.
@@ -251,25 +221,20 @@ class Decoding:
             **({} if self.samples == 1 else {"samples": self.samples}),
         }
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        stop = settings["stop"]
-        assert isinstance(stop, list)
         most, temperature, top_p = (float(str(settings[k])) for k in ("max_new_tokens", "temperature", "top_p"))
         assert most >= 1, "an answer has tokens"
         assert 0 <= temperature < math.inf, "a temperature is not negative"
         assert 0 < top_p <= 1, "a share of the probability"
-        found, samples = tuple(str(text) for text in stop), int(str(settings.get("samples", 1)))
+        found, samples = strings(settings, "stop"), int(str(settings.get("samples", 1)))
         assert all(found), "an empty text would end every answer"
         assert samples == 1 or (samples > 1 and temperature > 0), "answers of which none is drawn are all the same"
         return cls(max_new_tokens=int(most), temperature=temperature, top_p=top_p, stop=found, samples=samples)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verbalizer:
+class Verbalizer(Part):
     """Phrases that stand for each label.
 
     Under a template a decoder scores them as answers: the mean log-probability per token, and of several phrases their
@@ -280,13 +245,9 @@ class Verbalizer:
     """One tuple of phrases for each label, in the labels' order."""
     scale: float
     """Logits are `scale` times the score or the cosine."""
-    mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
         return {"phrases": [list(group) for group in self.phrases], "scale": float(self.scale)}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
@@ -296,7 +257,7 @@ class Verbalizer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemonstrationPool:
+class DemonstrationPool(Part):
     """Labelled examples to retrieve from: the nearest vote, weighted by similarity (Khandelwal et al. 2020, eq. 2)."""
 
     texts: tuple[str, ...]
@@ -306,7 +267,6 @@ class DemonstrationPool:
     """Their features, of length 1."""
     num_neighbours: int
     temperature: float
-    mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
         return {
@@ -315,15 +275,10 @@ class DemonstrationPool:
             "temperature": float(self.temperature),
         }
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {"labels": self.labels_N, "vectors": self.vectors_ND}
-
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
-        texts = settings["texts"]
-        assert isinstance(texts, list)
         return cls(
-            texts=tuple(str(text) for text in texts),
+            texts=strings(settings, "texts"),
             labels_N=tensors["labels"],
             vectors_ND=tensors["vectors"],
             num_neighbours=int(str(settings["num_neighbours"])),
@@ -332,58 +287,31 @@ class DemonstrationPool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Thresholds:
+class Thresholds(Part):
     """Labels are answered each for itself: those whose logits are above these."""
 
     logits_C: Tensor
-    mixes: ClassVar[bool] = True
-
-    def settings(self) -> dict[str, object]:
-        return {}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"logits": self.logits_C}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        return cls(logits_C=tensors["logits"])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidates:
+class Candidates(Part):
     """Labels are numbers of candidates that each row brings along.
 
     A head of one row scores the text with each of them; under a template they are scored as answers.
     """
 
-    mixes: ClassVar[bool] = True
-
-    def settings(self) -> dict[str, object]:
-        return {}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        return cls()
-
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class Calibration(Part):
     """A constant added to the logits of every row, and how sure the answers then are."""
 
     bias_C: Tensor | None = None
     temperature: float = 1.0
     """Divides the logits on their way to probabilities; it never changes a label."""
-    mixes: ClassVar[bool] = True
 
     def settings(self) -> dict[str, object]:
         # Left out at 1, so that adapters saved before there was a temperature keep their hash.
         return {} if self.temperature == 1 else {"temperature": float(self.temperature)}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {} if self.bias_C is None else {"bias": self.bias_C}
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:

@@ -10,12 +10,12 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from tunewright.adapters.parts import Settings, SoftPrompt
+from tunewright.adapters.parts import Part, Settings, SoftPrompt
 
 Network = Literal["mlp", "lstm"]
 
@@ -25,12 +25,11 @@ _LSTM_TENSORS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptEncoder:
+class PromptEncoder(Part):
     """Learned inputs and the network that turns them into a soft prompt. Stands where a `SoftPrompt` would."""
 
     weights: Mapping[str, Tensor]
     """Name as in PEFT -> value: `embedding.weight` [P, E], `lstm_head.*` if there is one, `mlp_head.<k>.weight`."""
-    mixes: ClassVar[bool] = True
 
     @classmethod
     def random(cls, network: Network, shape: tuple[int, int], hidden: int, generator: torch.Generator) -> Self:
@@ -82,9 +81,6 @@ class PromptEncoder:
         weight_DH = (torch.linalg.pinv(values_PH.double(), rtol=1e-4) @ (vectors_PD.double() - mean_D)).T
         last = {f"{name}.weight": weight_DH.float().contiguous(), f"{name}.bias": mean_D.float()}
         return PromptEncoder(weights={**self.weights, **last})
-
-    def settings(self) -> dict[str, object]:
-        return {}
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.weights)

@@ -3,22 +3,21 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Self
 
 from torch import Tensor
 
-from tunewright.adapters.parts import Settings
+from tunewright.adapters.parts import Part, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reasoning:
+class Reasoning(Part):
     """The base writes its reasoning, then a cue, then its answer (Wei et al. 2022, section 2)."""
 
     cue: str
     """Stands between the two."""
     full_stop: bool = False
     """Whether a full stop at the end is part of an answer in text."""
-    mixes: ClassVar[bool] = True
 
     def answer(self, text: str) -> str:
         """What follows the last cue, to the end of its line; empty where there is no cue: such an answer is illegal."""
@@ -28,9 +27,6 @@ class Reasoning:
 
     def settings(self) -> dict[str, object]:
         return {"cue": self.cue, "full_stop": self.full_stop}
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003

@@ -7,18 +7,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 from torch import Tensor
 
-from tunewright.adapters.parts import Settings
+from tunewright.adapters.parts import Part, Settings, strings
 from tunewright.prompts.bm25 import BM25
 from tunewright.prompts.vector_store import InMemory, VectorStore
 
 
 @dataclass(frozen=True, kw_only=True)
-class Retriever:
+class Retriever(Part):
     """Answered examples of which the nearest stand before a row, the nearest last (Liu et al. 2022, KATE, section 3).
 
     They belong to the row: they run with it, under its soft prompt and LoRA.
@@ -34,7 +34,6 @@ class Retriever:
     """The texts' features under the bare base, of length 1."""
     collection: str | None = None
     """Of these on a server. With neither, rows are compared by their words (BM25)."""
-    mixes: ClassVar[bool] = True
 
     @property
     def by_features(self) -> bool:
@@ -88,22 +87,17 @@ class Retriever:
         elsewhere = {} if self.collection is None else {"collection": self.collection}
         return {"texts": list(self.texts), "shown": list(self.shown), "num_shown": self.num_shown, **elsewhere}
 
-    def tensors(self) -> dict[str, Tensor]:
-        return {} if self.vectors_ND is None else {"vectors": self.vectors_ND}
-
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
-        texts, shown = settings["texts"], settings["shown"]
-        assert isinstance(texts, list)
-        assert isinstance(shown, list)
+        texts, shown = strings(settings, "texts"), strings(settings, "shown")
         assert 0 < len(texts) == len(shown), "each text is shown in some way"
         num_shown = int(str(settings["num_shown"]))
         assert num_shown >= 1, "something is shown"
         collection = settings.get("collection")
         assert collection is None or re.fullmatch("tunewright_[0-9a-f]{40}", str(collection)), "a name of ours"
         return cls(
-            texts=tuple(map(str, texts)),
-            shown=tuple(map(str, shown)),
+            texts=texts,
+            shown=shown,
             num_shown=num_shown,
             vectors_ND=tensors.get("vectors"),
             collection=None if collection is None else str(collection),

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor
 
-from tunewright.adapters.parts import Settings
+from tunewright.adapters.parts import Part, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tuner:
+class Tuner(Part):
     """An opaque adapter of PEFT's. Its rows need a forward pass of their own."""
 
     config: Mapping[str, Any]

@@ -8,6 +8,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from typing import Self
 
@@ -24,7 +25,7 @@ from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.low_rank import TokensOf, low_rank_updates
 from tunewright.backbones.shapes import check_shapes
 from tunewright.backbones.stepwise import Stepwise
-from tunewright.backbones.tokens import encode
+from tunewright.backbones.tokens import encode, written_chat
 from tunewright.backbones.tuners import Injected, Linears, inject
 from tunewright.errors import AdapterError
 from tunewright.types import Example, with_choice
@@ -195,7 +196,18 @@ class Backbone(Base):
         if examples and examples[0].choices:
             columns = zip(*([with_choice(e, choice) for choice in e.choices] for e in examples), strict=True)
             return together([self.encode(column, limit) for column in columns])
-        return encode(self._checkpoint.tokenizer, examples, limit)
+        return encode(self._checkpoint.tokenizer, self.in_chat(examples), limit)
+
+    def in_chat(self, examples: Sequence[Example]) -> Sequence[Example]:
+        """Conversations as the model's own chat template has them, if it has one: up to where its answer begins.
+
+        Raises:
+            DataError: The template does not take a conversation.
+        """
+        tokenizer = self._checkpoint.tokenizer
+        if tokenizer.chat_template is None or not any(example.messages for example in examples):
+            return examples
+        return [replace(e, text=written_chat(tokenizer, e), messages=()) if e.messages else e for e in examples]
 
     def token_ids(self, text: str) -> list[int]:
         """Token ids of a text without special tokens."""

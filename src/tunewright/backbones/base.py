@@ -173,15 +173,11 @@ class Base(ABC):
         """Whether words of a template can stand around its inputs."""
         return False
 
-    @property
-    def answers_apart(self) -> bool:
-        """Whether an answer takes no room from the text it answers."""
-        return False
+    answers_apart: bool = False
+    """Whether an answer takes no room from the text it answers."""
 
-    @property
-    def is_here(self) -> bool:
-        """Whether its weights are: only then can adapters change it, features be seen and given texts be scored."""
-        return True
+    is_here: bool = True
+    """Whether its weights are: only then can adapters change it, features be seen and given texts be scored."""
 
     @property
     def linears(self) -> Mapping[str, nn.Linear]:
@@ -236,10 +232,8 @@ class Base(ABC):
         """Whether it says how likely labels are, not only which it would write."""
         return True
 
-    @property
-    def batch_tokens(self) -> int | None:
-        """Tokens, padding included, that run together at most; None for what is usual."""
-        return None
+    batch_tokens: int | None = None
+    """Tokens, padding included, that run together at most; None for what is usual."""
 
     @property
     def priced_as(self) -> str | None:
@@ -327,10 +321,8 @@ class Base(ABC):
         """Tokens of a text that stands before all rows and runs once; none where it runs with each row."""
         return ()
 
-    @property
-    def is_causal(self) -> bool:
-        """Whether a token is read by those before it alone, so that any text has a likelihood where it writes too."""
-        return False
+    is_causal: bool = False
+    """Whether a token is read by those before it alone, so that any text has a likelihood where it writes too."""
 
     @property
     def begin_ids(self) -> tuple[int, ...]:

@@ -202,9 +202,7 @@ class Prefixed(Writer):
         pairs = [t for pair in zip(vectors, openings, strict=True) for t in pair if t is not None]
         return torch.cat([*(t.to(embeds_ND) for t in pairs), texts_ND])
 
-    @property
-    def is_causal(self) -> bool:
-        return True
+    is_causal: bool = True
 
     @property
     def kept_values(self) -> int:

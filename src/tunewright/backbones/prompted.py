@@ -78,7 +78,7 @@ class Prompted(Backbone):
             shown = [frame.said + words for words in found]
         limits = [min(wanted + around + len(self.token_ids(words.removeprefix(frame.said))), room) for words in shown]
         ids = (frame.begin_ids, frame.end_ids)
-        framed = encode_framed(self._checkpoint.tokenizer, examples, template, ids, limits, shown)
+        framed = encode_framed(self._checkpoint.tokenizer, self.in_chat(examples), template, ids, limits, shown)
         return self._with_choices(framed, examples, adapter) if adapter.scores_choices else framed
 
     def _with_choices(

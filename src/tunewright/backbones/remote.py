@@ -44,6 +44,12 @@ class Remote(Base):
         endpoint: Connected.
     """
 
+    max_tokens = CONTEXT_TOKENS
+    width = 0
+    writes = takes_templates = reasons = True
+    is_here = False
+    batch_tokens = 2**40  # the endpoint says how many at a time
+
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self._heard: list[Heard] | None = None
@@ -53,36 +59,8 @@ class Remote(Base):
         return self.endpoint.identity
 
     @property
-    def max_tokens(self) -> int:
-        return CONTEXT_TOKENS
-
-    @property
-    def width(self) -> int:
-        return 0
-
-    @property
-    def writes(self) -> bool:
-        return True
-
-    @property
-    def takes_templates(self) -> bool:
-        return True
-
-    @property
-    def reasons(self) -> bool:
-        return True
-
-    @property
-    def is_here(self) -> bool:
-        return False
-
-    @property
     def tells_scores(self) -> bool:
         return self.endpoint.labelling.num_top > 0
-
-    @property
-    def batch_tokens(self) -> int:
-        return 2**40  # the endpoint says how many at a time
 
     @property
     def about(self) -> Mapping[str, object]:

@@ -96,9 +96,7 @@ class Seq2Seq(Writer):
         said = getattr(config, "max_position_embeddings", getattr(config, "n_positions", None))
         return _USUAL_TOKENS if said is None else int(said)
 
-    @property
-    def answers_apart(self) -> bool:
-        return True
+    answers_apart: bool = True
 
     @cached_property
     def linears(self) -> dict[str, nn.Linear]:

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from tunewright.adapters.parts import Template
 from tunewright.backbones.base import Encoding
+from tunewright.errors import DataError
 from tunewright.types import Example
 
 _BUCKET = 2
@@ -65,6 +67,20 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example], limi
         lost[k] = len(ids[k]) - len(short["input_ids"])
         ids[k], types[k] = short["input_ids"], short["token_type_ids"]
     return [Encoding(ids=tuple(i), type_ids=tuple(t), num_cut=n) for i, t, n in zip(ids, types, lost, strict=True)]
+
+
+def written_chat(tokenizer: PreTrainedTokenizerFast, example: Example) -> str:
+    """A conversation by the tokenizer's chat template, without what it puts before every text anyway.
+
+    The line break at its end is left to prompts, whose rows end in one where nothing else goes before an answer.
+    """
+    messages = [{"role": role, "content": content} for role, content in example.messages]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    except TemplateError as error:
+        fault = f"row {example.id}: the model's chat template does not take its messages: {error}"
+        raise DataError(f"{fault}. Mend the row, or choose another --model.") from None
+    return str(text).removeprefix(tokenizer.bos_token or "").removesuffix("\n")
 
 
 def encode_framed(

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tunewright.data.chats import REPLY, with_reply
 from tunewright.data.choices import to_choices, without_choices
 from tunewright.data.columns import check_shown, match_columns
 from tunewright.data.examples import to_examples
@@ -47,13 +48,21 @@ def read_examples(
     own = {role: str(column) for role, column in columns.items() if role in given}
     choices = choice_columns(about)
     asked = without_choices(table, choices) if choices else table
+    if columns.get("target") == REPLY:
+        asked = with_reply(table, given.get("text") or str(columns["text"]), (REPLY,))
     found, said = match_columns(asked, own, given={role: name for role, name in given.items() if name is not None})
     if said is not None:
         print(f"note: {said.message}", file=sys.stderr)
     several, mark = "label_separator" in about, about.get("target_behind")
     target = found.get("target")
     is_parted = mark is not None and target is not None and any(str(mark) in str(row[target]) for row in table.rows)
-    examples = to_examples(table, found, several=several, reasoning=target if is_parted else None, fields=shown)
+    examples = to_examples(
+        asked if columns.get("target") == REPLY else table,
+        found,
+        several=several,
+        reasoning=target if is_parted else None,
+        fields=shown,
+    )
     if choices:
         examples, read = to_choices(examples, table, choices)
         if "label" in found:

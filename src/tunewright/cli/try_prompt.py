@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tunewright.cli.options import with_settings
 from tunewright.config import RunConfig, load_config
 from tunewright.errors import ConfigError
 
@@ -16,36 +17,26 @@ _MOST_LABELS = 5
 """Labels whose scores are shown."""
 
 
-def _about(field: str) -> str | None:
-    return RunConfig.model_fields[field].description
+_SETTINGS = ("task", "text", "text_pair", "label", "choices", "input", "target", "max_tokens")
 
 
 def register(app: typer.Typer) -> None:
     """Adds the verb."""
-    app.command("try", help="Ask a decoder with a prompt: what it sees of some training rows, and what it answers.")(
-        try_prompt
-    )
+    about = "Ask a decoder with a prompt: what it sees of some training rows, and what it answers."
+    app.command("try", help=about)(with_settings(try_prompt, _SETTINGS))
 
 
 def try_prompt(
     template: Annotated[
         str, typer.Argument(help="the prompt, with {text} or any {COLUMN} in it; or a text file that holds it")
     ],
-    data: Annotated[str, typer.Argument(help=_about("data"), metavar="DATA")],
+    data: Annotated[str, typer.Argument(help=RunConfig.model_fields["data"].description, metavar="DATA")],
     rows: Annotated[int, typer.Option(help="training rows to show", metavar="N")] = 5,
     model: Annotated[str | None, typer.Option(help="the decoder: name, folder or openai:MODEL@URL")] = None,
-    task: Annotated[str | None, typer.Option(help=_about("task"))] = None,
-    text: Annotated[str | None, typer.Option(help=_about("text"))] = None,
-    text_pair: Annotated[str | None, typer.Option(help=_about("text_pair"))] = None,
-    label: Annotated[str | None, typer.Option(help=_about("label"))] = None,
-    choices: Annotated[str | None, typer.Option(help=_about("choices"))] = None,
-    input: Annotated[str | None, typer.Option(help=_about("input"))] = None,  # noqa: A002
-    target: Annotated[str | None, typer.Option(help=_about("target"))] = None,
-    max_tokens: Annotated[str | None, typer.Option(help=_about("max_tokens"), metavar="N")] = None,
+    **given: Any,
 ) -> None:
     """Ask a decoder with a prompt: what it sees of some training rows, and what it answers."""
-    given: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("template", "rows")}
-    config = load_config(None, given)
+    config = load_config(None, {"data": data, "model": model, **given})
     if rows < 1:
         raise ConfigError(f"`rows` must be at least 1. Got {rows}.")
     from tunewright.prompts.template import read_source

@@ -1,8 +1,9 @@
 """Which column is the text, its pair and the label or target: as given, else by name, else by rule; always said."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from tunewright.data.formats import clip
 from tunewright.data.tables import Table
@@ -12,7 +13,7 @@ from tunewright.types import Notice, TaskKind
 # fmt: off
 TEXT_NAMES = (
     "text", "sentence", "question", "message", "review", "utterance", "query", "content", "body", "tweet",
-    "comment", "document", "input", "post", "headline", "abstract", "description", "title", "statement",
+    "comment", "document", "input", "post", "messages", "headline", "abstract", "description", "title", "statement",
     "phrase", "prompt", "premise", "sentence1", "question1", "text1", "text_a", "sentence_a",
 )
 # fmt: on
@@ -33,7 +34,7 @@ INPUT_NAMES = (
 )
 TARGET_NAMES = (
     "target", "ref", "reference", "human_reference", "output", "answer", "response", "completion", "summary",
-    "translation", "tgt", "highlights", "query_sql", "sql", "docstring", "answers",
+    "translation", "tgt", "highlights", "query_sql", "sql", "docstring", "answers", "reply",
 )
 # fmt: on
 """As for texts and labels, where texts are generated."""
@@ -202,17 +203,10 @@ def _pair_by_name(free: list[str]) -> dict[str, Choice]:
     return {}
 
 
-def _text_by_name(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
-    names = INPUT_NAMES if "target" in flags else TEXT_NAMES
-    return _only(table, "text", _named(free, names), "by name", flags)
-
-
-def _label_by_name(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
-    return _only(table, "label", _named(free, LABEL_NAMES), "by name", flags)
-
-
-def _target_by_name(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
-    return _only(table, "target", _named(free, TARGET_NAMES), "by name", flags)
+def _by_name(role: str, table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
+    texts = INPUT_NAMES if "target" in flags else TEXT_NAMES
+    names = {"label": LABEL_NAMES, "target": TARGET_NAMES}.get(role, texts)
+    return _only(table, role, _named(free, names), "by name", flags)
 
 
 def _text_by_rule(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
@@ -274,10 +268,8 @@ def _is_numeric(table: Table, column: str) -> bool:
     return all(_NUMBER.fullmatch(value.strip()) for value in _values(table, column))
 
 
-_SEARCH = (
-    ("text", _text_by_name),
-    ("label", _label_by_name),
-    ("target", _target_by_name),
+_SEARCH: tuple[tuple[str, Callable[[Table, list[str], Mapping[str, str]], Choice | None]], ...] = (
+    *((role, partial(_by_name, role)) for role in ("text", "label", "target")),
     ("text", _text_by_rule),
     ("label", _label_by_rule),
     ("target", _target_by_rule),

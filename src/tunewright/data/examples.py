@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from tunewright.data.chats import conversations, plain_text
 from tunewright.data.columns import check_columns
 from tunewright.data.formats import clip
 from tunewright.data.tables import Table
@@ -38,7 +39,8 @@ def to_examples(
         reasoning: Column of the reasoning; an empty cell is none. Where it is the target's column, see `separated`.
 
     Raises:
-        DataError: A column that the table lacks; missing or empty texts or labels, with count and first row numbers.
+        DataError: A column that the table lacks; missing or empty texts or labels, with count and first row numbers;
+            malformed messages.
     """
     wanted = {role: column for role, column in columns.items() if labelled or role not in _ANSWERS}
     check_columns(table, wanted)
@@ -46,10 +48,12 @@ def to_examples(
         if not (several and role == "label"):
             _check_filled(table, role, column)
     name = table.name if source is None else source
+    chats = conversations(table, wanted["text"])
     examples = tuple(
         Example(
             id=f"{name}:{number}",
-            text=str(row[wanted["text"]]),
+            text=plain_text(messages) if messages else str(row[wanted["text"]]),
+            messages=messages,
             text_pair=str(row[wanted["text_pair"]]) if "text_pair" in wanted else None,
             label=str(row[wanted["label"]] or "").strip() if "label" in wanted else None,
             target=str(row[wanted["target"]]).strip() if "target" in wanted else None,
@@ -57,7 +61,7 @@ def to_examples(
             reasoning=None if reasoning is None else (str(row[reasoning] or "").strip() or None),
             fields={column: str(row[column] or "") for column in fields},
         )
-        for number, row in table.numbered()
+        for (number, row), messages in zip(table.numbered(), chats, strict=True)
     )
     return separated(examples, table.path) if reasoning is not None and reasoning == wanted.get("target") else examples
 

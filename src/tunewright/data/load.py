@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tunewright.config import RunConfig
+from tunewright.data.chats import with_reply
 from tunewright.data.choices import to_choices, without_choices
-from tunewright.data.columns import check_shown, find_columns
+from tunewright.data.columns import TARGET_NAMES, check_shown, find_columns
 from tunewright.data.duplicates import (
     SHOWN,
     conflicting_labels,
@@ -73,6 +74,9 @@ def read_rows(config: RunConfig, template: str = "") -> Given:
     source = read_source(config)
     answers = {"target": config.target} if config.task == "generate" else {"label": config.label}
     text, several = config.input if config.task == "generate" else config.text, config.task == "multi-label"
+    if config.task == "generate" and config.target is None:
+        tables = {split: with_reply(table, text, TARGET_NAMES) for split, table in source.tables.items()}
+        source = replace(source, tables=tables)
     asked = source.tables["train"]
     if config.task == "choose":
         asked = {split: without_choices(table, config.choices) for split, table in source.tables.items()}["train"]

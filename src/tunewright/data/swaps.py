@@ -64,8 +64,9 @@ def _swapped(pair: Pair, rows: Sequence[Example]) -> Swap:
     for position, row in enumerate(rows):
         text, text_pair = swap(row.text, pair), None if row.text_pair is None else swap(row.text_pair, pair)
         if (text, text_pair) != (row.text, row.text_pair):
+            messages = tuple((role, swap(content, pair)) for role, content in row.messages)
             changed = dataclasses.replace(row, id=f"{row.id} {'/'.join(pair)}", text=text, text_pair=text_pair)
-            found.append((position, changed))
+            found.append((position, dataclasses.replace(changed, messages=messages)))
     return Swap(terms=pair, positions=tuple(k for k, _ in found), rows=tuple(row for _, row in found))
 
 

@@ -25,8 +25,6 @@ WAITS_S = (0.2, 1.0, 3.0)
 """Before a statement whose connection broke is tried again; a restarted server is back by then."""
 _DOWN_S = 10.0
 """For so long nobody waits for a server that was given up."""
-_ADVISORY_LOCK = 7_386_106
-"""Any number: it keeps two processes from filling a collection at the same time."""
 _FORM = "Write postgresql://USER@HOST/NAME, without a password: it goes in PGPASSWORD."
 
 
@@ -138,5 +136,6 @@ def _table(name: str, *width: int) -> sql.Table:
 
 
 def _extend(connection: sql.Connection) -> None:
-    connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+    # Any number: two processes must not fill a collection at the same time.
+    connection.execute(sql.text("SELECT pg_advisory_xact_lock(7386106)"))
     connection.execute(sql.text("CREATE EXTENSION IF NOT EXISTS vector"))

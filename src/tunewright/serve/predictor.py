@@ -10,6 +10,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.base import Base, Encoding
 from tunewright.backbones.inference import FeatureStore, answer
 from tunewright.backbones.kinds import find_base, open_base
+from tunewright.data.chats import spoken
 from tunewright.errors import AdapterError, DataError
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.metrics import row_scorer
@@ -70,7 +71,8 @@ class Predictor:
         """
         if isinstance(rows, str):
             raise DataError(f"`rows` must be a list of texts. Got one text, {rows[:40]!r}. Write predict([text]).")
-        examples = [Example(id=str(k), text=row) if isinstance(row, str) else row for k, row in enumerate(rows, 1)]
+        given = (Example(id=str(k), text=row) if isinstance(row, str) else row for k, row in enumerate(rows, 1))
+        examples = [spoken(example, self.adapter.about) for example in given]
         empty = [e.id for e in examples if not e.text.strip()]
         if empty:
             raise DataError(f"row {empty[0]} has an empty text ({len(empty)} in all). Every row needs one.")

@@ -7,6 +7,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Encoding, Row
 from tunewright.backbones.prefixed import fixed_text
+from tunewright.data.chats import spoken
 from tunewright.errors import ConfigError, DataError, TunewrightError, VectorStoreError
 from tunewright.serve.ask import Ask, Event, Usage
 from tunewright.serve.faults import Fault
@@ -77,7 +78,7 @@ def _comes_whole(ask: Ask, adapter: Adapter, told: list[tuple[Ask, Event]]) -> b
 
 def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | TunewrightError]:
     # Most texts are short, and bare: all are tokenised at once, and again those of which more is to be said.
-    found = backbone.encode([ask.example for ask, _ in asked], backbone.max_tokens)
+    found = backbone.encode([spoken(ask.example, adapter.about) for ask, adapter in asked], backbone.max_tokens)
     return [
         encoding
         if not _is_framed(adapter) and len(encoding.ids) <= adapter.max_tokens - adapter.prefix_tokens
@@ -95,7 +96,7 @@ def _framed(backbone: Backbone, ask: Ask, adapter: Adapter) -> Encoding | Tunewr
     """Room for an answer in text is left where the request says how long it may be."""
     said = None if ask.sampling is None or not writes(ask, adapter) else ask.sampling.max_new_tokens
     try:
-        return backbone.encode_for([ask.example], adapter, 0 if said is None else said)[0]
+        return backbone.encode_for([spoken(ask.example, adapter.about)], adapter, 0 if said is None else said)[0]
     except (ConfigError, VectorStoreError) as error:
         return error
 

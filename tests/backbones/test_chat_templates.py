@@ -1,0 +1,96 @@
+"""Conversations reach a chat model by its own template: token for token as transformers has them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+import transformers
+
+from tests import tiny
+from tests.commands import Call
+from tunewright.adapters.adapter import Adapter
+from tunewright.adapters.parts import Template
+from tunewright.backbones.decoder import Decoder
+from tunewright.errors import DataError
+from tunewright.files import read_lines
+from tunewright.prompts.template import PLAIN
+from tunewright.serve.predictor import Predictor
+from tunewright.types import Example
+
+CHATML = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('a system message comes first') }}{% endif %}{{ m.role[0] }}:\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}a:\n{% endif %}"
+)
+TALK = (("system", "one song"), ("user", "soup"), ("assistant", "and"), ("user", "it"))
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("chat")
+    tiny.build("llama", folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def adapter(base: Decoder, row: str) -> Adapter:
+    template = Template(fixed="", row=row)
+    return Adapter(base=base.identity, labels=("a", "b"), max_tokens=base.max_tokens, template=template)
+
+
+def test_tokens_are_those_of_transformers(chat_folder: Path, tiny_decoder: Callable[[str], Decoder]) -> None:
+    """Under the plain prompt, with no second token at the start; what is no conversation stays as it is."""
+    base = tiny.decoder(chat_folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(chat_folder)
+    said = Example(id="1", text="not this", messages=TALK)
+    messages = [{"role": role, "content": content} for role, content in TALK]
+    found = tokenizer.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True)
+    expected = cast(dict[str, list[int]], found)["input_ids"]
+    plain = Example(id="2", text="we had soup")
+    whole, other = base.encode_for([said, plain], adapter(base, PLAIN.row))
+    assert list(whole.ids) == expected
+    bare = tiny_decoder("llama")
+    (same,) = bare.encode_for([plain], adapter(bare, PLAIN.row))
+    assert other == same
+    (text,) = bare.encode_for([Example(id="1", text="we had soup", messages=TALK)], adapter(bare, PLAIN.row))
+    assert text == same
+    assert list(base.encode([said], base.max_tokens)[0].ids) == expected[:-1]  # without the prompt's line break
+
+
+def test_conversations_that_a_template_refuses(chat_folder: Path) -> None:
+    base = tiny.decoder(chat_folder)
+    late = Example(id="train:7", text="x", messages=(*TALK[1:], TALK[0]))
+    with pytest.raises(DataError, match="row train:7: the model's chat template does not take its messages: a system"):
+        base.encode([late], base.max_tokens)
+
+
+def test_a_comparison_on_conversations(
+    chat_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained and judged on them; `predict` says the same again, and takes a text alone for a message of the user."""
+    call = Call(monkeypatch=monkeypatch, capsys=capsys)
+    rows = [
+        {"messages": [{"role": "user", "content": f"say {w} {k}"}, {"role": "assistant", "content": w}]}
+        for k, w in enumerate(tiny.WORDS)
+    ]
+    data = tmp_path / "chats.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    asked = ("--task", "generate", "--methods", "zero-shot", "--trials", "1", "--seeds", "1", "--folds", "1")
+    told = call("compare", data, *asked, "--model", chat_folder, "--out", tmp_path / "run")
+    assert told.code == 0, told.err
+    path = tmp_path / "run" / "adapters" / "zero-shot" / "seed-0"
+    assert call("evaluate", path, data).code == 0
+    assert call("predict", path, data, "--out", tmp_path / "out.jsonl").code == 0
+    answers = {f"chats:{k}": row["predicted"] for k, row in enumerate(read_lines(tmp_path / "out.jsonl"), 1)}
+    known = read_lines(tmp_path / "run" / "predictions" / "zero-shot" / "seed-0.jsonl")
+    assert known
+    assert {line["id"]: line["text"] for line in known}.items() <= answers.items()
+    predictor = Predictor.load(path)
+    assert predictor.adapter.about["messages"] is True
+    (alone,) = predictor.predict(["say soup 7"])
+    (chatted,) = predictor.predict([Example(id="1", text="say soup 7", messages=(("user", "say soup 7"),))])
+    assert alone.text == chatted.text

@@ -1,0 +1,116 @@
+"""Conversations: which columns are some, what is wrong with them, their plain form and the reply at their end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from tests.commands import write_table
+from tunewright.config import load_config
+from tunewright.data.chats import with_reply
+from tunewright.data.load import load_dataset
+from tunewright.data.swaps import swapped_rows
+from tunewright.data.tables import read_table
+from tunewright.errors import DataError
+from tunewright.types import Dataset
+
+
+def message(role: str, content: object) -> dict[str, object]:
+    return {"role": role, "content": content}
+
+
+def chat(k: int) -> list[dict[str, object]]:
+    return [message("system", "Be brief."), message("user", f"say he{k}"), message("assistant", f"word {k}")]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """In the format of its ending."""
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        cells = [[v if isinstance(v, str) else json.dumps(v) for v in row.values()] for row in rows]
+        write_table(path, list(rows[0]), cells)
+    return path
+
+
+def load(path: Path, **settings: Any) -> Dataset:
+    return load_dataset(load_config(None, {"data": str(path), **settings}))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+def test_what_an_assistant_says_last_is_the_target(ending: str, tmp_path: Path) -> None:
+    path = write(tmp_path / f"chats.{ending}", [{"messages": chat(k)} for k in range(40)])
+    data = load(path, task="generate")
+    assert data.columns == {"text": "messages", "target": "reply"}
+    every = {row.id: row for rows in (data.splits.train, data.splits.dev, data.splits.test) for row in rows}
+    assert len(every) == 40
+    for k in range(40):
+        row = every[f"chats:{k + 1}"]
+        assert (row.text, row.target) == (f"System: Be brief.\nUser: say he{k}", f"word {k}")
+        assert row.messages == (("system", "Be brief."), ("user", f"say he{k}"))
+
+
+def test_labels_are_of_whole_conversations(tmp_path: Path) -> None:
+    """Under any name; a single message of the user is its text. Swapped terms are swapped in what a model is told."""
+    rows = [{"talk": chat(k) if k % 2 else chat(k)[1:2], "label": "ab"[k % 2]} for k in range(40)]
+    data = load(write(tmp_path / "c.jsonl", rows), text="talk")
+    every = {row.id: row for row in (*data.splits.train, *data.splits.dev, *data.splits.test)}
+    assert (every["c:1"].text, every["c:1"].messages) == ("say he0", (("user", "say he0"),))
+    assert every["c:2"].text == "System: Be brief.\nUser: say he1\nAssistant: word 1"
+    (tmp_path / "swap.txt").write_text("word, term\n", encoding="utf-8")
+    (tmp_path / "swap.yaml").write_text("- [word, term]\n", encoding="utf-8")
+    (swapped,) = swapped_rows(str(tmp_path / "swap.yaml"), [every["c:2"]])
+    assert swapped.rows[0].messages[-1] == ("assistant", "term 1")
+
+
+@pytest.mark.parametrize(
+    ("cell", "fault"),
+    [
+        ("hello", "no JSON, 'hello'"),
+        ({"role": "user", "content": "x"}, "no messages, "),
+        ([], "no messages, '[]'"),
+        (["x"], "message 1 has role None"),
+        ([message("user", "x"), message("robot", "y")], "message 2 has role 'robot'"),
+        ([{"content": "x"}], "message 1 has role None"),
+        ([message("user", None)], "message 1 has content None"),
+        ([message("user", " ")], "message 1 has content ' '"),
+        ([message("user", [{"type": "image"}])], "message 1 has content [{'type': 'image'}]"),
+    ],
+)
+def test_malformed_messages(cell: object, fault: str, tmp_path: Path) -> None:
+    """The row, what is wrong, how many, what is allowed."""
+    rows = [{"messages": chat(k), "label": "ab"[k % 2]} for k in range(10)]
+    for k in (3, 7):
+        rows[k]["messages"] = cell  # type: ignore[assignment]
+    path = write(tmp_path / "c.jsonl", rows)
+    with pytest.raises(DataError) as failed:
+        load(path)
+    assert str(failed.value) == (
+        f"{path}, row 4, column 'messages': {str(failed.value).split(': ', 1)[1].split(' (2 such')[0]} (2 such rows in "
+        'all). Allowed: a list of {"role": system or user or assistant, "content": a text}. Mend or remove these rows.'
+    )
+    assert fault in str(failed.value)
+
+
+@pytest.mark.parametrize("text", ['[{"a": 1}]', "[1, 2]", "[not json", "plain"])
+def test_texts_that_are_json_stay_texts(text: str, tmp_path: Path) -> None:
+    rows = [{"text": f"{text}", "label": "ab"[k % 2], "k": k} for k in range(40)]
+    rows = [{**row, "text": row["text"] if k < 2 else f"{text} {k}"} for k, row in enumerate(rows)]
+    data = load(write(tmp_path / "t.jsonl", rows))
+    every = {row.id: row for row in (*data.splits.train, *data.splits.dev, *data.splits.test)}
+    assert (every["t:1"].text, every["t:1"].messages) == (text, ())
+
+
+def test_a_table_with_a_target_of_its_own_keeps_its_conversations(tmp_path: Path) -> None:
+    table = read_table(str(write(tmp_path / "c.jsonl", [{"messages": chat(k), "answer": "x"} for k in range(3)])))
+    assert with_reply(table, None, ("answer",)) is table
+    open_ended = read_table(str(write(tmp_path / "d.jsonl", [{"messages": chat(0)}, {"messages": chat(1)[:2]}])))
+    assert with_reply(open_ended, None, ()) is open_ended
+    split = with_reply(table, None, ())
+    assert [row["reply"] for row in split.rows] == ["word 0", "word 1", "word 2"]
+    assert json.loads(str(split.rows[1]["messages"])) == chat(1)[:2]
