@@ -39,6 +39,44 @@ def table(folder: Path, columns: Sequence[str], *rows: Sequence[str]) -> Path:
     return write_table(folder / "answers.csv", columns, rows)
 
 
+def test_answers_with_several_labels(tmp_path: Path) -> None:
+    """As the data writes them, as a list, as `predict` writes them; an empty cell answers that there is none."""
+    task = replace(TASK, kind="multi-label")
+    cells = ("travel ; food", '["music", "food"]', "food|travel", "")
+    rows = [Example(id=str(k), text=f"row {k}", label="food") for k in range(len(cells))]
+    lines = [(row.text, cell, "0.9") for row, cell in zip(rows, cells, strict=True)]
+    path = table(tmp_path, ("message", "predicted", "p_food"), *lines)
+    found = read_outside({"today": str(path)}, rows, task, COLUMNS, ";")["today"]
+    assert [each.label for each in found] == ["food|travel", "food|music", "food|travel", ""]
+    assert {each.probabilities for each in found} == {()}
+
+    path = table(tmp_path, ("message", "predicted"), ("row 0", "food; cars"), ("row 1", "["))
+    with pytest.raises(ConfigError, match="labels of row 1 are no list"):
+        read_outside({"today": str(path)}, rows, task, COLUMNS, ";")
+    path = table(tmp_path, ("message", "predicted"), ("row 0", "food; cars"), ("row 1", "food"))
+    with pytest.raises(ConfigError) as error:
+        read_outside({"today": str(path)}, rows, task, COLUMNS, ";")
+    assert "2 of 4 test rows have no answer (first: 2, 3)" in str(error.value)
+    assert "1 of 4 test rows have an answer that is no label of the task (first: 0): 'cars|food'" in str(error.value)
+
+
+def test_answers_are_texts_of_candidates(tmp_path: Path) -> None:
+    task = Task(name="t", labels=("1", "2"), descriptions={}, kind="choose")
+    rows = [Example(id=str(k), text=f"row {k}", label="1", choices=("it rained", f"{k}")) for k in (1, 2)]
+    path = table(tmp_path, ("id", "predicted", "p_a", "p_b"), ("1", "1", ".1", ".9"), ("2", "it rained", ".6", ".4"))
+    found = read_outside({"today": str(path)}, rows, task, COLUMNS)["today"]
+    assert [each.label for each in found] == ["2", "1"]
+    path = table(tmp_path, ("id", "predicted"), ("1", "1"), ("2", "1"))
+    with pytest.raises(ConfigError, match=r"no candidate of the row \(first: 2\): '1'. Allowed: the text of one"):
+        read_outside({"today": str(path)}, rows, task, COLUMNS)
+
+
+def test_one_label_is_no_set(tmp_path: Path) -> None:
+    lines = [(row.id, answer) for row, answer in zip(ROWS, ("food|music", "travel", "music"), strict=True)]
+    (fault,) = faults(table(tmp_path, ("id", "predicted"), *lines))
+    assert "no label of the task (first: d:2): 'food|music'" in fault
+
+
 # --- which row, which answer ------------------------------------------------------------------------------------------
 
 

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from tunewright.data.formats import Row, quoted
+from tunewright.data.sets import to_sets
 from tunewright.data.tables import Table, read_table
 from tunewright.errors import ConfigError, DataError
-from tunewright.types import Example, Prediction, Task
+from tunewright.types import BETWEEN_LABELS, Example, Prediction, Task, is_known
 
 ANSWER_NAMES = ("predicted", "prediction", "answer")
 """Columns of the answer; the first that is there."""
@@ -60,9 +61,13 @@ def named_files(given: Iterable[str], taken: Iterable[str]) -> dict[str, str]:
 
 
 def read_outside(
-    files: Mapping[str, str], rows: Sequence[Example], task: Task, columns: Mapping[str, str]
+    files: Mapping[str, str],
+    rows: Sequence[Example],
+    task: Task,
+    columns: Mapping[str, str],
+    separator: str | None = None,
 ) -> dict[str, tuple[Prediction, ...]]:
-    """Name -> answers to the rows, in their order; without probabilities where the file has none.
+    """Name -> answers to the rows, in their order; without probabilities where the file has none, or labels are sets.
 
     A file names its rows by `id`, or by their texts; then rows that were not asked for are left aside.
 
@@ -71,6 +76,7 @@ def read_outside(
         rows: To be answered, each exactly once.
         task: Whether they are labels, and which.
         columns: Role -> column of the data.
+        separator: Between the labels of an answer with several, as in the data.
 
     Raises:
         ConfigError: With all faults of all files.
@@ -79,7 +85,7 @@ def read_outside(
     faults: list[str] = []
     for name, path in files.items():
         try:
-            given = _Given(read_table(path), rows, columns, task)
+            given = _Given(read_table(path), rows, columns, task, separator)
         except DataError as error:
             faults.append(str(error))
             continue
@@ -98,19 +104,31 @@ class _Given:
         DataError: It has no column that names the rows, or none or several that may be the answer.
     """
 
-    def __init__(self, table: Table, rows: Sequence[Example], columns: Mapping[str, str], task: Task) -> None:
+    def __init__(
+        self,
+        table: Table,
+        rows: Sequence[Example],
+        columns: Mapping[str, str],
+        task: Task,
+        separator: str | None,
+    ) -> None:
         self._labels, self._kind = task.labels, task.kind
+        several = task.kind == "multi-label"
         keys = _key_columns(table, rows, columns)
         answer = _answer_column(table, keys, columns)
-        self._chances = [f"p_{label}" for label in task.labels if f"p_{label}" in table.columns]
+        self._chances = [f"p_{label}" for label in task.labels if f"p_{label}" in table.columns and not several]
         lines: dict[Key, list[Row]] = {}
         for line in table.rows:
-            if (line[answer] or "").strip():
+            if several or (line[answer] or "").strip():
                 lines.setdefault(_key(line[column] for column in keys), []).append(line)
         asked = {row.id: _key([row.id] if keys == ["id"] else [row.text, row.text_pair][: len(keys)]) for row in rows}
         self._unknown = sorted(key[0] for key in lines.keys() - asked.values()) if keys == ["id"] else []
         self._lines = {row: lines.get(key, []) for row, key in asked.items()}
-        self._answers = {row: {str(line[answer]).strip() for line in found} for row, found in self._lines.items()}
+        said = {row: [(line[answer] or "").strip() for line in found] for row, found in self._lines.items()}
+        if several:
+            said = {row: [_as_set(cell, row, separator, table.path) for cell in found] for row, found in said.items()}
+        self._answers = {row: set(found) for row, found in said.items()}
+        self._choices = {row.id: row.choices for row in rows if task.kind == "choose"}
 
     def faults(self) -> list[str]:
         """Why not every row has exactly one usable answer; empty where each has."""
@@ -132,14 +150,23 @@ class _Given:
             ),
         )
         faults = [f"{len(rows)} {sentence % _first(rows)}" for rows, sentence in said if rows]
-        strange = [row for row, found in self._answers.items() if found - set(self._labels)]
-        if strange and self._kind == "classify":
-            got = quoted({answer for row in strange for answer in self._answers[row]} - set(self._labels))
-            allowed = f"Allowed: {quoted(self._labels)}. Write the labels as in the data."
+        strange = {row: unknown for row in self._answers if (unknown := self._unknown_in(row))}
+        if strange and self._kind != "generate":
+            got = quoted({answer for unknown in strange.values() for answer in unknown})
+            what, allowed = "label of the task", f"{quoted(self._labels)}. Write the labels as in the data."
+            if self._choices:
+                what, allowed = "candidate of the row", "the text of one of its candidates, as `predict` writes it."
             faults.append(
-                f"{len(strange)} {of} an answer that is no label of the task{_first(strange)}: {got}. {allowed}"
+                f"{len(strange)} {of} an answer that is no {what}{_first([*strange])}: {got}. Allowed: {allowed}"
             )
         return faults + self._chance_faults()
+
+    def _unknown_in(self, row: str) -> set[str]:
+        """Answers to a row that are none."""
+        answers = self._answers[row]
+        if self._kind == "multi-label":
+            return {answer for answer in answers if not is_known(answer, self._labels)}
+        return answers - set(self._choices.get(row, self._labels))
 
     def _chance_faults(self) -> list[str]:
         if not self._chances:
@@ -167,6 +194,8 @@ class _Given:
         given = {row: next(iter(found)) for row, found in self._answers.items()}
         if self._kind == "generate":
             return tuple(Prediction(id=row, text=text) for row, text in given.items())
+        if self._choices:
+            given = {row: self._labels[self._choices[row].index(text)] for row, text in given.items()}
         return tuple(
             Prediction(id=row, label=label, probabilities=self._shares(self._lines[row][0]))
             for row, label in given.items()
@@ -175,6 +204,12 @@ class _Given:
 
 def _key(parts: Iterable[str | None]) -> Key:
     return tuple(" ".join((part or "").split()) for part in parts)
+
+
+def _as_set(cell: str, row: str, separator: str | None, path: str) -> str:
+    """The labels of a cell as the data's are written, or as `predict` writes them; none in an empty one."""
+    between = BETWEEN_LABELS if BETWEEN_LABELS in cell else separator
+    return str(to_sets([Example(id=row, text="", label=cell)], between, path)[0].label)
 
 
 def _first(ids: Sequence[str]) -> str:

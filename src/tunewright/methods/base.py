@@ -175,8 +175,8 @@ class Method:
     """What serving it costs beyond the bare base."""
     place: Place
     """The initial adapter, from the training rows alone."""
-    space: Callable[[Material], Space]
-    """What to search, at the method's own scale."""
+    space: Callable[[Material], Space] = lambda _material: {}
+    """What to search, at the method's own scale; nothing where it is not said."""
     trained: Callable[[Adapter, Params, float], Rates] = trains_nothing
     """(adapter, parameters, progress in [0, 1)) -> who trains and how fast."""
     learns: str | None = None

@@ -4,18 +4,13 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.floors import CopiedInput
-from tunewright.methods.base import Material, Method, Space
+from tunewright.methods.base import Material, Method
 from tunewright.types import Params
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
     """Nothing but the part."""
     return material.adapter(copied_input=CopiedInput())
-
-
-def space(material: Material) -> Space:
-    """Nothing to search."""
-    return {}
 
 
 METHOD = Method(
@@ -25,7 +20,6 @@ METHOD = Method(
     trains="nothing",
     serves="nothing: the model is not run",
     place=place,
-    space=space,
     kinds=("generate",),
     runs_base=False,
 )

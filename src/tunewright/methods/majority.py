@@ -4,7 +4,7 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration
-from tunewright.methods.base import Material, Method, Space
+from tunewright.methods.base import Material, Method
 from tunewright.types import Params
 
 
@@ -15,11 +15,6 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     return material.adapter(calibration=Calibration(bias_C=bias_C))
 
 
-def space(material: Material) -> Space:
-    """Nothing to search."""
-    return {}
-
-
 METHOD = Method(
     name="majority",
     family="no training",
@@ -27,7 +22,6 @@ METHOD = Method(
     trains="nothing; C label shares are counted",
     serves="nothing: the model is not run",
     place=place,
-    space=space,
     kinds=("classify", "multi-label", "choose"),
     runs_base=False,
 )

@@ -4,7 +4,7 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.floors import NearestTarget
-from tunewright.methods.base import Material, Method, Space
+from tunewright.methods.base import Material, Method
 from tunewright.types import Params, whole_text
 
 
@@ -15,11 +15,6 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     return material.adapter(nearest_target=NearestTarget(texts=texts, targets=tuple(first[text] for text in texts)))
 
 
-def space(material: Material) -> Space:
-    """Nothing to search."""
-    return {}
-
-
 METHOD = Method(
     name="nearest-target",
     family="no training",
@@ -27,7 +22,6 @@ METHOD = Method(
     trains="nothing; the N training rows are kept",
     serves="a search among N texts; the model is not run",
     place=place,
-    space=space,
     kinds=("generate",),
     runs_base=False,
 )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.methods.base import Material, Method, Space
+from tunewright.methods.base import Material, Method
 from tunewright.methods.prompting import asking, cannot_be_asked
 from tunewright.types import Params
 
@@ -14,11 +14,6 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     return material.adapter(**asking(material, material.prompt))
 
 
-def space(material: Material) -> Space:
-    """Nothing to search."""
-    return {}
-
-
 METHOD = Method(
     name="template",
     family="no training",
@@ -26,7 +21,6 @@ METHOD = Method(
     trains="nothing",
     serves="one pass of the bare base behind the prompt",
     place=place,
-    space=space,
     refuses=cannot_be_asked,
     by_words=True,
     kinds=("classify", "choose", "generate"),

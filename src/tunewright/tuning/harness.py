@@ -78,7 +78,7 @@ def _compare(
     _check_settings(config)
     plan = make_plan(config, read_rows(config, source := user_source(config)))
     dataset = plan.dataset
-    answered = outside.read(config.predictions, dataset)
+    answered = outside.read(config, dataset)
     own = read_own(config, source, dataset)
     found = {name: find_base(name, kept=out / ANSWERS) for name in config.model}
     for name, base in found.items():

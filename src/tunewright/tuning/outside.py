@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tunewright.config import RunConfig
 from tunewright.data.outside import named_files, read_outside
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.answers import Answers, read_answers
@@ -30,13 +31,14 @@ def files(given: Sequence[str]) -> dict[str, str]:
     return named_files(given, METHODS)
 
 
-def read(given: Sequence[str], dataset: Dataset) -> dict[str, tuple[Prediction, ...]]:
+def read(config: RunConfig, dataset: Dataset) -> dict[str, tuple[Prediction, ...]]:
     """Name -> answers to the test rows.
 
     Raises:
         ConfigError: With every fault of every file.
     """
-    return read_outside(files(given), dataset.splits.test, dataset.task, dataset.columns)
+    given, rows = files(config.predictions), dataset.splits.test
+    return read_outside(given, rows, dataset.task, dataset.columns, config.label_separator)
 
 
 def store(out: Path, found: Mapping[str, Sequence[Prediction]]) -> None:

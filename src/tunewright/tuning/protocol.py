@@ -53,8 +53,8 @@ def faults(config: RunConfig) -> list[str]:
 
 _USELESS: Mapping[TaskKind, tuple[str, ...]] = {
     "classify": ("input", "target", "label_separator", "choices"),
-    "multi-label": ("input", "target", "error_costs", "predictions", "choices"),
-    "choose": ("input", "target", "label_separator", "descriptions", "error_costs", "swap", "predictions"),
+    "multi-label": ("input", "target", "error_costs", "choices"),
+    "choose": ("input", "target", "label_separator", "descriptions", "error_costs", "swap"),
     "generate": ("text", "label", "descriptions", "error_costs", "swap", "label_separator", "choices"),
 }
 """Kind of task -> settings that others have."""
