@@ -96,8 +96,8 @@ def test_a_comparison_on_conversations(
     (chatted,) = predictor.predict([Example(id="1", text="say soup 7", messages=(("user", "say soup 7"),))])
     assert alone.text == chatted.text
     with serving([f"chats={path}"]) as live, live.client() as client:
-        asked = {"model": "chats", "messages": [{"role": "user", "content": "say soup 7"}], "temperature": 0}
-        for route, body in (("/v1/tasks/chats/predict", {"text": "say soup 7"}), ("/v1/chat/completions", asked)):
-            told = client.post(route, json=body)
-            assert told.status_code == 200, told.text
-            assert json.dumps(alone.text, ensure_ascii=False)[1:-1] in told.text
+        chat = {"model": "chats", "messages": [{"role": "user", "content": "say soup 7"}], "temperature": 0}
+        for route, body in (("/v1/tasks/chats/predict", {"text": "say soup 7"}), ("/v1/chat/completions", chat)):
+            sent = client.post(route, json=body)
+            assert sent.status_code == 200, sent.text
+            assert json.dumps(alone.text, ensure_ascii=False)[1:-1] in sent.text
