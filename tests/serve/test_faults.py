@@ -313,6 +313,29 @@ def test_a_client_that_leaves_is_forgotten(task_folders: list[str]) -> None:
         assert passes(live.service.metrics.text().decode()) < 700, "rows of those who left were run"
 
 
+def test_a_client_that_reads_slowly_holds_up_nobody(live: Live) -> None:
+    """Who takes byte after byte of a large answer: others are answered meanwhile, and it still comes whole."""
+    host, port = live.url.removeprefix("http://").split(":")
+    body = json.dumps({"model": "head-0", "input": ["soup"] * 256}).encode()
+    head = f"POST /v1/embeddings HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    with socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        raw.settimeout(30)
+        raw.connect((host, int(port)))
+        raw.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        received = bytearray()
+        with live.client() as client:
+            for _ in range(20):
+                received += raw.recv(1)
+                assert client.post(PREDICT, json={"text": "soup"}).status_code == 200
+        while chunk := raw.recv(65536):
+            received += chunk
+    start, _, answer = bytes(received).partition(b"\r\n\r\n")
+    assert start.startswith(b"HTTP/1.1 200")
+    assert len(answer) > 100_000
+    assert len(json.loads(answer)["data"]) == 256
+
+
 def passes(metrics: str) -> float:
     """Of the engine, of one row each."""
     (line,) = [line for line in metrics.splitlines() if line.startswith("tunewright_batch_rows_count")]
