@@ -66,7 +66,7 @@ def test_a_mask_of_heads() -> None:
 def test_unpacked_and_back(multiple: int) -> None:
     """From any order in memory, with gradients; one of the sequences has no tokens."""
     lengths = [3, 0, 5, 1]
-    block = sequences(lengths, [0] * 4, [0] * 4, torch.device("cpu"), multiple)
+    block = sequences(lengths, [0] * 4, [0] * 4, torch.device("cpu"), multiple=multiple)
     assert block is not None
     assert block.filled_RT.shape == (4, 8 if multiple == 8 else 5)
     base = normal(1, 9, 3, 6, 4)  # as GPT-2's layer makes queries, keys and values

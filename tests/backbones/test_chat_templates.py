@@ -10,6 +10,7 @@ import transformers
 
 from tests import tiny
 from tests.commands import Call
+from tests.serve.live import serving
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Template
 from tunewright.backbones.decoder import Decoder
@@ -94,3 +95,9 @@ def test_a_comparison_on_conversations(
     (alone,) = predictor.predict(["say soup 7"])
     (chatted,) = predictor.predict([Example(id="1", text="say soup 7", messages=(("user", "say soup 7"),))])
     assert alone.text == chatted.text
+    with serving([f"chats={path}"]) as live, live.client() as client:
+        chat = {"model": "chats", "messages": [{"role": "user", "content": "say soup 7"}], "temperature": 0}
+        for route, body in (("/v1/tasks/chats/predict", {"text": "say soup 7"}), ("/v1/chat/completions", chat)):
+            sent = client.post(route, json=body)
+            assert sent.status_code == 200, sent.text
+            assert json.dumps(alone.text, ensure_ascii=False)[1:-1] in sent.text

@@ -16,6 +16,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Lora, Prefix, SoftPrompt
 from tunewright.backbones import prefixed
 from tunewright.backbones.base import Encoding, Row
+from tunewright.backbones.causal import Pass
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.decoder import Decoder, _max_positions
 from tunewright.types import Example
@@ -74,17 +75,27 @@ def live(adapter: Adapter) -> Adapter:
 
 
 @every_kind
-@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("how", ["kept", "trained", "served"])
 def test_mixed_prefixes_equal_transformers_alone(
-    kind: str, *, trains: bool, tiny_decoder: GetDecoder, tiny_folder: GetFolder
+    kind: str, how: str, tiny_decoder: GetDecoder, tiny_folder: GetFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Made in an earlier pass and kept, or in the same pass because they train."""
+    """Made in an earlier pass and kept, or in the same pass because they train; without gradients one by one."""
+    called, one_by_one = list[int](), Pass._one_by_one
+
+    def counted(self: Pass, *args: Any) -> Tensor:
+        called.append(1)
+        return one_by_one(self, *args)
+
+    monkeypatch.setattr(Pass, "_one_by_one", counted)
     base = tiny_decoder(kind)
-    rows = mixed(base, [live(a) if trains else a for a in adapters(base)])
+    rows = mixed(base, [live(a) if how == "trained" else a for a in adapters(base)])
     model = plain_model(tiny_folder(kind))
-    together, expected = base.features(rows), torch.stack([alone(model, row) for row in rows])
+    with torch.set_grad_enabled(how != "served"):
+        together = base.features(rows)
+        expected = torch.stack([alone(model, row) for row in rows])
     torch.testing.assert_close(together, expected, atol=EXACT, rtol=0)
     assert (torch.pdist(expected) > 0.1).all(), "rows that do not tell mixing apart"
+    assert bool(called) == (how == "served" and kind not in {"gemma2", "bloom"})
 
 
 @every_kind

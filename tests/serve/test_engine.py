@@ -18,7 +18,7 @@ from tunewright.serve.ask import Ask, Event, Label, Reply, Told
 from tunewright.serve.cache import Cache
 from tunewright.serve.engine import Engine
 from tunewright.serve.faults import Fault
-from tunewright.serve.passes import split_by_length, split_by_sum
+from tunewright.serve.passes import split_by_length
 from tunewright.serve.predictor import Predictor
 from tunewright.serve.tasks import Served
 from tunewright.serve.waiting import Waiting
@@ -109,19 +109,6 @@ def test_a_noisy_task_starves_nobody(bench: Callable[..., Bench], task_folders: 
     assert len(found) == 1003
 
 
-def test_packed_rows_share_as_few_passes_as_hold_them() -> None:
-    """Each row once, in order; none could have joined the pass before."""
-    rng = np.random.default_rng(4)
-    for _ in range(50):
-        lengths = rng.integers(1, 130, rng.integers(1, 40)).tolist()
-        passes = split_by_sum(lengths, batch_tokens=100)
-        assert [k for members in passes for k in members] == list(range(len(lengths)))
-        sums = [sum(lengths[k] for k in members) for members in passes]
-        assert all(total <= 100 or len(members) == 1 for total, members in zip(sums, passes, strict=True))
-        later = zip(sums, passes[1:], strict=False)
-        assert all(total + lengths[members[0]] > 100 for total, members in later)
-
-
 def test_silent_rows_wait_for_all_others(bench: Callable[..., Bench], task_folders: list[str]) -> None:
     """Though they came first; and there is room for so many only."""
     rig = bench(max_batch=8)
@@ -139,6 +126,30 @@ def test_silent_rows_wait_for_all_others(bench: Callable[..., Bench], task_folde
     assert {ask for ask, _ in rig.told[:20]} == set(live)
     assert {ask for ask, _ in rig.told[20:]} == set(silent)
     assert all(isinstance(event, Label) for _, event in rig.told)
+
+
+def test_who_was_just_answered_shares_the_next_pass(task_folders: list[str]) -> None:
+    """Rows of clients that ask again are taken together, unless that takes too long or the queue is closed."""
+    first, *more = asks_of("task", task_folders[0], TEXTS[:4])
+
+    def take(waiting: Waiting, room: int = 64) -> list[Ask]:
+        return [ask for ask, _ in waiting.take(room, lambda _: AdapterError("none")) or []]
+
+    def waiting_for(rows: int, seconds: float) -> Waiting:
+        waiting = Waiting(10)
+        waiting.note_answered(rows, seconds)
+        waiting.put([first])
+        return waiting
+
+    waiting = waiting_for(rows=3, seconds=1e4)
+    for k, ask in enumerate(more, 1):
+        threading.Timer(0.1 * k, waiting.put, [[ask]]).start()
+    assert take(waiting)[:3] == [first, *more[:2]]
+    assert take(waiting_for(rows=3, seconds=1e-3)) == [first]
+    assert take(waiting_for(rows=3, seconds=1e4), room=1) == [first]
+    closed = waiting_for(rows=3, seconds=1e4)
+    threading.Timer(0.2, closed.close).start()
+    assert take(closed) == [first]
 
 
 def test_cancelled_rows_are_not_run(bench: Callable[..., Bench], task_folders: list[str]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, Protocol
 
 import torch
@@ -25,7 +26,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from tunewright.backbones.attention_core import attention
 from tunewright.backbones.packed import Sequences, sequences, spans
-from tunewright.backbones.prefix import Keys
+from tunewright.backbones.prefix import Kept, Keys
 
 NAME = "tunewright-packed"
 
@@ -65,6 +66,7 @@ class Pass:
         prompts: The soft prompts; number g ends prefix g.
         texts: The texts, unless only the prefixes' keys and values are wanted.
         known: Keys and values of each layer that need no run: of deep prefixes, or kept from another run.
+        alone: The same for each text, where texts may attend one by one.
         reads: So many of the last tokens of each text are read; one where it is not given.
         past: Of the texts; None where they begin here and nobody goes on.
     """
@@ -73,12 +75,13 @@ class Pass:
         self,
         prompts: Sequences | None,
         texts: Sequences | None,
-        known: Sequence[Keys] | None,
+        known: Callable[[], Sequence[Keys] | None],
         *,
+        alone: Sequence[Kept] = (),
         reads: Sequence[int] | None = None,
         past: Past | None = None,
     ) -> None:
-        self.prompts, self.texts, self._known, self._past = prompts, texts, known, past
+        self.prompts, self.texts, self._known, self._past, self._alone = prompts, texts, cache(known), past, alone
         self.prefixes: list[Keys] = []
         """Of each layer, where there are no texts or somebody may go on."""
         self._first = 0 if prompts is None else prompts.num_tokens
@@ -161,17 +164,20 @@ class Pass:
         """One layer's attention, [N, H, d]; in the last layer of the tokens that are read."""
         if self._stage == "ends":
             key_NKd, value_NKd = self._last_keys
+        if self._alone and self._stage != "keys" and rule.softcap is None and rule.slopes_H is None:
+            return self._one_by_one(layer, query_NHd, key_NKd, value_NKd, rule)
+        if self._stage == "keys":
+            self._last_keys = (key_NKd, value_NKd)
+            if self.texts is not None:
+                raise _KeysAreKnown
         # Split, not sliced: the gradient of a split is put together once, that of slices is added up.
         sizes = [self._first, len(key_NKd) - self._first]
         (prompt_key, text_key), (prompt_value, text_value) = key_NKd.split(sizes), value_NKd.split(sizes)
-        known = None if self._known is None else self._known[layer]
+        known = None if (every := self._known()) is None else every[layer]
         prompt = None if self.prompts is None else _keys(self.prompts, prompt_key, prompt_value)
         prefix = known if prompt is None else prompt if known is None else known.then(prompt)
-        keeps = self.texts is None or (self._past is not None and self._stage != "keys")
-        if keeps and prefix is not None and len(self.prefixes) == layer:
-            self.prefixes.append(prefix)
+        self._keep(layer, prefix)
         if self._stage == "keys":
-            self._last_keys = (key_NKd, value_NKd)
             raise _KeysAreKnown
         text = None if self.texts is None else _keys(self.texts, text_key, text_value)
         if text is not None and self._past is not None:
@@ -185,6 +191,38 @@ class Pass:
         if self.texts is not None and text is not None:
             outputs.append(self._attention(text_query, self.texts, prefix, text, rule))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _keep(self, layer: int, prefix: Keys | None) -> None:
+        """A prefix that is asked for; once, though a layer may run again on the way back."""
+        if prefix is not None and (self.texts is None or self._past is not None) and len(self.prefixes) == layer:
+            self.prefixes.append(prefix)
+
+    def _one_by_one(self, layer: int, query_NHd: Tensor, key_NKd: Tensor, value_NKd: Tensor, rule: Rule) -> Tensor:
+        """Each text to its own prefix and past, without padding and with no copy of other prefixes."""
+        assert self.texts is not None
+        lengths, output_NHd = self.texts.lengths, torch.zeros_like(query_NHd)
+        longest = max(kept[0].shape[2] for kept in self._alone)
+        mask_TS = self._past_only(max(lengths), longest, rule.window, query_NHd)
+        reads = spans(self._reads if self._stage == "ends" else lengths)
+        for kept, asked, span in zip(self._alone, reads, spans(lengths), strict=True):
+            own = (t[span.start : span.stop].transpose(0, 1) for t in (key_NKd, value_NKd))
+            key, value = (torch.cat([b[layer], t], 1)[None] for b, t in zip(kept, own, strict=True))
+            query_1HQd = query_NHd[asked.start : asked.stop].transpose(0, 1)[None]
+            size, start = len(span), longest - kept[0].shape[2]
+            mask_QS = mask_TS[size - len(asked) : size, start : longest + size]
+            found = nn.functional.scaled_dot_product_attention(
+                query_1HQd, key, value, attn_mask=mask_QS, scale=rule.scaling, enable_gqa=True
+            )
+            output_NHd[asked.start : asked.stop] = found[0].transpose(0, 1)
+        return output_NHd
+
+    def _past_only(self, size: int, before: int, window: int | None, like: Tensor) -> Tensor:
+        """Added to the scores of the longest text behind the longest prefix; what others need is a part of it."""
+        if (0, window) not in self._masks:
+            distance_TS = torch.arange(size)[:, None] + before - torch.arange(before + size)
+            hidden_TS = (distance_TS < 0) | (distance_TS >= (before + size if window is None else window))
+            self._masks[0, window] = like.new_zeros(hidden_TS.shape).masked_fill_(hidden_TS, _NEVER), 0
+        return self._masks[0, window][0]
 
     def _attention(self, query_NHd: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
         """Of sequences to their own past and to the prefix each names, one softmax over both."""

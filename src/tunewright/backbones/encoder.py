@@ -80,10 +80,7 @@ class Encoder(Backbone):
         columns_L = torch.arange(layout.ids_BL.shape[1])
         last = self._first_position + self.max_tokens - 1
         positions_BL = (self._first_position + length_B[:, None] + columns_L).clamp(max=last)
-        inputs: dict[str, object] = {
-            "inputs_embeds": embeds_BLD,
-            "attention_mask": layout.mask_BL.to(self._device),
-        }
+        inputs: dict[str, object] = {"inputs_embeds": embeds_BLD, "attention_mask": layout.mask_BL.to(self._device)}
         if "position_ids" in self._accepted:
             inputs["position_ids"] = positions_BL.to(self._device)
         if "token_type_ids" in self._accepted:

@@ -20,12 +20,7 @@ from tunewright.errors import ModelError
 if TYPE_CHECKING:
     from tunewright.backbones.endpoint import Endpoint
 
-BACKBONES: Mapping[str, type[Backbone]] = {
-    "encoder": Encoder,
-    "decoder": Decoder,
-    "masked": Masked,
-    "seq2seq": Seq2Seq,
-}
+BACKBONES: Mapping[str, type[Backbone]] = {"encoder": Encoder, "decoder": Decoder, "masked": Masked, "seq2seq": Seq2Seq}
 """Kind, as in `checkpoint.KINDS` -> class."""
 
 

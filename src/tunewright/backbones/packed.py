@@ -97,7 +97,7 @@ def spare_tokens(num_tokens: int, like: Tensor) -> int:
     """
     if like.device.type != "cpu" or like.dtype != torch.bfloat16:
         return 0
-    return -num_tokens % max(_TILE, 2 ** (num_tokens.bit_length() - 6))
+    return -num_tokens % max(_TILE, 1 << max(0, num_tokens.bit_length() - 6))
 
 
 def padding(lengths: Sequence[int], multiple: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Self
 
 import torch
@@ -33,6 +33,10 @@ from tunewright.backbones.writer import Writer
 
 PREFIX_BYTES = 512 * 2**20
 """Of the keys and values of prefixes that are kept between passes."""
+
+
+_ALONE_TOKENS = 20
+"""Of a text on average: measured with GPT-2's shape, where prefixes are all the same."""
 
 
 class Prefixed(Writer):
@@ -139,8 +143,10 @@ class Prefixed(Writer):
         spare = spare_tokens(len(embeds_ND), embeds_ND) if batch.texts else 0
         embeds_ND = nn.functional.pad(embeds_ND, (0, 0, 0, spare))
         openings, texts = lay_out(batch, self._device, spare)
-        known = stacked(batch.known, self.prefix_shape, embeds_ND)
-        one = Pass(openings, texts, known, reads=batch.reads, past=past)
+        num_layers, num_heads, width = self.prefix_shape
+        alone = batch.alone(embeds_ND.new_zeros(num_layers, num_heads, 0, width)) if past is None else []
+        known = partial(stacked, batch.known, self.prefix_shape, embeds_ND)
+        one = Pass(openings, texts, known, alone=alone, reads=batch.reads, past=past)
         loras = batch.loras if openings is not None else batch.loras[len(batch.known) :]
         return Ran(hidden_MD=self._forward(one, embeds_ND, loras, batch.weights), prefixes=one.prefixes)
 
@@ -164,7 +170,7 @@ class Prefixed(Writer):
             weights: Of all of them.
         """
         embeds_ND = self._embed(Batch(openings=(), known=(), texts=[tuple(ids)], loras=(), weights=weights))
-        one = Pass(None, texts, prefixes or None, reads=texts.lengths, past=past)
+        one = Pass(None, texts, lambda: prefixes or None, reads=texts.lengths, past=past)
         hidden_ND = self._forward(one, embeds_ND, loras, weights)
         assert hidden_ND is not None
         return hidden_ND
@@ -254,6 +260,18 @@ class Batch:
         """Positions of what is known of each prefix, and of its opening."""
         known = [0 if kept is None else kept[0].shape[2] for kept in self.known]
         return list(zip(known, map(len, self.openings), strict=True))
+
+    def alone(self, none: Tensor) -> list[Kept]:
+        """The prefix of each text, where a CPU is faster with each by itself than with pads and copies of prefixes.
+
+        Args:
+            none: Keys of a prefix without tokens; gives dtype and device.
+        """
+        is_even = len(self.known) == 1 and sum(map(len, self.texts)) < _ALONE_TOKENS * len(self.texts)
+        if is_even or any(self.openings) or torch.is_grad_enabled() or none.device.type != "cpu":
+            return []
+        known = [(none, none) if kept is None else (kept[0].to(none), kept[1].to(none)) for kept in self.known]
+        return [known[g] for g in self.which]
 
 
 @dataclass(frozen=True, kw_only=True)

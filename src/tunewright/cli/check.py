@@ -15,11 +15,6 @@ Minimum = tuple[str, float]
 """Metric and least value."""
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("check", help="Does a run show what is required of it? Exit 0: yes, 1: no, 3: cannot be told.")(check)
-
-
 def check(
     run: Annotated[Path, typer.Argument(help="run folder")],
     minimum: Annotated[

@@ -6,14 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tunewright.cli.options import with_settings
-from tunewright.config import RunConfig, load_config
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    command = with_settings(compare, RunConfig.model_fields)
-    app.command("compare", help="Compare ways of adapting a model on your data and say which to take.")(command)
+from tunewright.config import load_config
 
 
 def compare(

@@ -6,11 +6,6 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("evaluate", help="Score a trained adapter on labelled rows.")(evaluate)
-
-
 def evaluate(
     adapter: Annotated[Path, typer.Argument(help="adapter folder, such as runs/NAME/adapters/lora/seed-0")],
     rows: Annotated[

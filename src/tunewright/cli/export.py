@@ -8,11 +8,6 @@ import typer
 from tunewright.errors import ConfigError, unknown
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("export", help="Write an adapter for PEFT, vLLM, any server of checkpoints, or as text.")(export)
-
-
 def export(
     adapter: Annotated[Path, typer.Argument(help="adapter folder, or a run's: what it recommends")],
     to: Annotated[str, typer.Option(help="peft, vllm, merged or text", metavar="FORM")],

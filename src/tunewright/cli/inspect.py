@@ -18,18 +18,13 @@ _LONGEST = 300
 _MOST_PLACES = 12
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("inspect", help="Show what is in an adapter: parts, base, scores, nearest words.")(inspect)
-
-
 def inspect(
     adapter: Annotated[Path, typer.Argument(help="adapter folder, ours or PEFT's")],
     model: Annotated[str | None, typer.Option(help="the base, where it is not under its name in training")] = None,
     top: Annotated[int, typer.Option(help="words shown for each vector of a soft prompt")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as JSON")] = False,
 ) -> None:
-    """Show what is in an adapter."""
+    """Show what is in an adapter: parts, base, scores, nearest words."""
     from tunewright.cli.rows import check_adapter
 
     if top < 1:

@@ -21,11 +21,6 @@ _QUIT = ("q", "quit")
 _HELP = "Keys: a, b, t for a tie, q to stop; the same call goes on later."
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("judge", help="Which of two candidates' answers is better: asked blind, of you or of a model.")(judge)
-
-
 def judge(
     run: Annotated[Path, typer.Argument(help="run folder")],
     pairs: Annotated[int, typer.Option(help="test rows to judge, those of earlier calls included", metavar="N")] = 50,

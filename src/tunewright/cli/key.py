@@ -6,11 +6,6 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("key", help="Make a key for `serve --api-keys`; shown once, stored as a hash.")(key)
-
-
 def key(
     name: Annotated[str, typer.Argument(help="whose key it is")],
     file: Annotated[Path, typer.Option(help="file of keys, made where there is none")],

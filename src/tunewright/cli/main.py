@@ -22,6 +22,8 @@ from tunewright.cli import (
     serve,
     try_prompt,
 )
+from tunewright.cli.options import with_settings
+from tunewright.config import RunConfig
 from tunewright.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, TunewrightError
 
 app = typer.Typer(
@@ -49,10 +51,13 @@ def _options(
 
 
 VERBS = (
-    compare, try_prompt, predict, evaluate, inspect, report, judge, check, methods, serve, key, registry, export,
+    with_settings(compare.compare, RunConfig.model_fields), predict.predict, evaluate.evaluate, inspect.inspect,
+    report.report, judge.judge, check.check, methods.methods, serve.serve, key.key, export.export,
 )  # fmt: skip
-for module in VERBS:
-    module.register(app)
+for verb in VERBS:
+    app.command()(verb)
+app.command("try")(with_settings(try_prompt.try_prompt, try_prompt.SETTINGS))
+app.add_typer(registry.registry, name="registry", help="Tasks, their versions, which one is live, and why.")
 
 
 def main() -> None:

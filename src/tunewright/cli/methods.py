@@ -1,14 +1,7 @@
 """`tunewright methods`: the table of methods."""
 
-import typer
-
 _NARROWEST = 64
 """Columns of the terminal that leave room for text beside the names, which are never cut."""
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("methods", help="List the methods: family, what they train, what they cost to serve.")(methods)
 
 
 def methods() -> None:

@@ -7,11 +7,6 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("predict", help="Answer the rows of a file with a trained adapter.")(predict)
-
-
 def predict(
     adapter: Annotated[Path, typer.Argument(help="adapter folder, such as runs/NAME/adapters/lora/seed-0")],
     rows: Annotated[str, typer.Argument(help="csv, tsv, jsonl or parquet file", metavar="INPUT")],

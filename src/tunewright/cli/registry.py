@@ -21,11 +21,6 @@ TaskArgument = Annotated[str, typer.Argument(help="name of the task")]
 VersionArgument = Annotated[int, typer.Argument(help="number of the version")]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verbs."""
-    app.add_typer(registry, name="registry", help="Tasks, their versions, which one is live, and why.")
-
-
 @registry.command("list")
 def list_tasks(
     task: Annotated[str | None, typer.Argument(help="one task, with its history")] = None,

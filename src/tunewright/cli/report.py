@@ -9,11 +9,6 @@ if TYPE_CHECKING:
     from tunewright.report.versus import Change, Versus
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("report", help="Make a run's report.html and report.md again; of two runs, compare them.")(report)
-
-
 def report(
     run: Annotated[Path, typer.Argument(help="run folder")],
     other: Annotated[

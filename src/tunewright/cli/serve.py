@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?")
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    app.command("serve", help="Answer over HTTP for many tasks from one base.")(serve)
-
-
 def serve(
     folders: Annotated[
         list[str] | None,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewright.cli.options import with_settings
 from tunewright.config import RunConfig, load_config
 from tunewright.errors import ConfigError
 
@@ -16,14 +15,8 @@ if TYPE_CHECKING:
 _MOST_LABELS = 5
 """Labels whose scores are shown."""
 
-
-_SETTINGS = ("task", "text", "text_pair", "label", "choices", "input", "target", "max_tokens")
-
-
-def register(app: typer.Typer) -> None:
-    """Adds the verb."""
-    about = "Ask a decoder with a prompt: what it sees of some training rows, and what it answers."
-    app.command("try", help=about)(with_settings(try_prompt, _SETTINGS))
+SETTINGS = ("task", "text", "text_pair", "label", "choices", "input", "target", "max_tokens")
+"""Of a run, that have flags here too."""
 
 
 def try_prompt(

@@ -78,12 +78,7 @@ def _one_repeat(
 
 
 def _held_out(
-    given: Given,
-    groups: Sequence[int],
-    folds: Sequence[int],
-    number: int,
-    config: RunConfig,
-    rng: np.random.Generator,
+    given: Given, groups: Sequence[int], folds: Sequence[int], number: int, config: RunConfig, rng: np.random.Generator
 ) -> Splits:
     """One fold, and the split of all others."""
     examples = given.rows["train"]

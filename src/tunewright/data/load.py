@@ -176,14 +176,7 @@ def _generating(
     train, limited = limit_train(rows["train"], config.rows, rng)
     dev, cut = limit_dev(by_input(rows["dev"], given.asked))
     judged = by_input(rows["test"], given.asked)
-    task = Task(
-        name=given.name,
-        labels=(),
-        descriptions={},
-        metric=config.metric,
-        kind="generate",
-        paired="text_pair" in given.columns,
-    )
+    task = _task(given, config, (), {})
     said = [*noticed, *target_notices(train, judged), *cut, *limited]
     return {"train": train, "dev": dev, "test": judged}, task, said
 
@@ -194,14 +187,7 @@ def _choosing(
     """A task of rows with candidates of their own, whose numbers are the labels."""
     labels = tuple(str(number) for number, _ in enumerate(config.choices, 1))
     train, limited = limit_train(rows["train"], config.rows, rng)
-    task = Task(
-        name=given.name,
-        labels=labels,
-        descriptions={label: label for label in labels},
-        metric=config.metric,
-        kind="choose",
-        paired="text_pair" in given.columns,
-    )
+    task = _task(given, config, labels, {label: label for label in labels})
     return {**rows, "train": train}, task, [*noticed, *limited]
 
 
@@ -219,15 +205,19 @@ def _classifying(
     noticed += absent_terms(swapped_rows(config.swap, rows["test"]))
     if config.error_costs is not None:
         error_costs(labels, config.error_costs, also_known=in_test)
-    task = Task(
+    task = _task(given, config, labels, describe(labels, config.descriptions, also_known=in_test))
+    return {**rows, "train": train}, task, [*noticed, *limited]
+
+
+def _task(given: Given, config: RunConfig, labels: tuple[str, ...], descriptions: Mapping[str, str]) -> Task:
+    return Task(
         name=given.name,
         labels=labels,
-        descriptions=describe(labels, config.descriptions, also_known=in_test),
+        descriptions=descriptions,
         metric=config.metric,
         kind=config.task,
         paired="text_pair" in given.columns,
     )
-    return {**rows, "train": train}, task, [*noticed, *limited]
 
 
 def _check_all_labels(given: Rows, path: str) -> None:

@@ -82,12 +82,7 @@ def quantile(values_R: FloatArray, tail: float, n: int) -> float:
 
 
 def interval(
-    scorer: Scorer,
-    stats_NM: StatsArray,
-    rng: Generator,
-    *,
-    level: float = LEVEL,
-    num_resamples: int = NUM_RESAMPLES,
+    scorer: Scorer, stats_NM: StatsArray, rng: Generator, *, level: float = LEVEL, num_resamples: int = NUM_RESAMPLES
 ) -> Estimate:
     """The metric's value with its interval: Wilson's for a proportion of independent rows, else by bootstrap."""
     if scorer.is_binomial:

@@ -22,13 +22,7 @@ FIRST = "the first live version: nothing to lose against"
 
 
 def promote(
-    state: State,
-    task: str,
-    version: int,
-    *,
-    margin: float | None = None,
-    force: bool = False,
-    who: str | None = None,
+    state: State, task: str, version: int, *, margin: float | None = None, force: bool = False, who: str | None = None
 ) -> Promotion:
     """Makes a version live if the rows show that it loses less than the margin against the one that is.
 
@@ -54,12 +48,7 @@ def promote(
             "Compare both on more of the same test rows, or use --force."
         )
     return state.promote(
-        task,
-        version,
-        reason=ruling.reason,
-        expected=None if live is None else live.version,
-        forced=not passed,
-        who=who,
+        task, version, reason=ruling.reason, expected=None if live is None else live.version, forced=not passed, who=who
     )
 
 

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from tunewright.backbones.tokens import by_length
 from tunewright.errors import OutOfMemory, TunewrightError
 from tunewright.runtime import is_out_of_memory
 from tunewright.serve.ask import Ask, Event, Features, Label, Piece, Told
 from tunewright.serve.cache import Cache, Loaded, Ready
 from tunewright.serve.faults import Fault
-from tunewright.serve.passes import split_by_length, split_by_sum
+from tunewright.serve.passes import split_by_length
 from tunewright.serve.waiting import SILENT_ROWS, Waiting
 from tunewright.serve.work import Work, prepare, usage_of, writes
 from tunewright.serve.writing import Writing
@@ -91,10 +92,8 @@ class Engine:
             found = self._waiting.take(self._max_batch, self._ready, waits=waits, silent=is_idle)
             if found is None and is_idle:
                 return
-            start_s = time.monotonic()
             if found:
                 self._guarded(found)
-                self._waiting.note_rate(len(found), time.monotonic() - start_s)
             with self._lock:
                 gone, self._gone = self._gone, set()
             self._tell([*self._writing.remove(gone), *self._silent.remove(gone)])
@@ -131,9 +130,12 @@ class Engine:
         self._tell(told)
         for backbone in {id(w.backbone): w.backbone for w in work}.values():
             mine = [w for w in work if w.backbone is backbone]
-            split = split_by_sum if mine[0].is_packed else split_by_length
+            split = by_length if mine[0].is_packed else split_by_length
             for members in split([w.num_tokens for w in mine]):
+                start_s = time.monotonic()
                 self._tell(self._run([mine[k] for k in members]))
+                if not mine[0].ask.is_silent:
+                    self._waiting.note_answered(len(members), time.monotonic() - start_s)
 
     def _run(self, work: Sequence[Work]) -> Told:
         """One pass; where it fails, each of its adapters alone, so that a broken one harms nobody else."""

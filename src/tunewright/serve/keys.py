@@ -126,10 +126,7 @@ def add_key(path: Path, name: str, *, tasks: Sequence[str] | None, rows_per_minu
     rate = _ROWS_PER_MINUTE if rows_per_minute is None else rows_per_minute
     try:
         entry = Entry(
-            name=name,
-            sha256=_hash(key.encode()),
-            tasks=None if tasks is None else tuple(tasks),
-            rows_per_minute=rate,
+            name=name, sha256=_hash(key.encode()), tasks=None if tasks is None else tuple(tasks), rows_per_minute=rate
         )
     except ValidationError as error:
         raise ConfigError([f"`{e['loc'][0]}`: {e['msg']}. Got {e['input']!r}." for e in error.errors()]) from None

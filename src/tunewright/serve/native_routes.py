@@ -76,12 +76,8 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/tasks/{task}/predict", response_model=Answers)
     async def predict(request: Request, task: Annotated[TaskName, Path()], asked: OneText | ManyRows) -> Response:
         """Answers one row, or many."""
-        number = asked.version
         rows: Sequence[Row] = asked.rows if isinstance(asked, ManyRows) else [asked]
-        if number is None:
-            served = service.find(request, task, len(rows))
-        else:
-            served = await service.find_version(request, task, number, len(rows))
+        served = await service.find(request, task, len(rows), asked.version)
         examples = [example_of(k, row.text, row.text_pair, row.fields) for k, row in enumerate(rows)]
         found = await service.answers(request, served, examples, may_cut=True, sampling=Sampling(seed=0))
         request_id = context_of(request.scope).request_id

@@ -33,10 +33,7 @@ def _usage(rows: Sequence[Usage], completion: int) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {
-            "prefix_tokens": prefix,
-            "cached_tokens": sum(row.kept_tokens for row in rows),
-        },
+        "prompt_tokens_details": {"prefix_tokens": prefix, "cached_tokens": sum(row.kept_tokens for row in rows)},
     }
 
 
@@ -65,11 +62,7 @@ class Form(ABC):
         return []
 
     async def stream(
-        self,
-        head: dict[str, Any],
-        events: AsyncIterator[tuple[int, Label | Piece | Fault]],
-        *,
-        wants_usage: bool,
+        self, head: dict[str, Any], events: AsyncIterator[tuple[int, Label | Piece | Fault]], *, wants_usage: bool
     ) -> AsyncIterator[str]:
         """Server-sent events."""
         usage: dict[int, Usage] = {}

@@ -47,12 +47,12 @@ def router(service: Service) -> APIRouter:
     @routes.get("/models/{model}", response_model=Model)
     async def model(request: Request, model: TaskName) -> Response:
         """One task."""
-        return JSONResponse(_model(service.find(request, model, 1)))
+        return JSONResponse(_model(await service.find(request, model, 1)))
 
     @routes.post("/chat/completions", response_model=Chat, responses=_STREAMS)
     async def chat(request: Request, asked: ChatRequest) -> Response:
         """The task's answer to the user's message."""
-        served = service.find(request, asked.model, 1)
+        served = await service.find(request, asked.model, 1)
         num_top = None if not asked.logprobs else 0 if asked.top_logprobs is None else asked.top_logprobs
         form = ChatForm(num_top=num_top)
         most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
@@ -62,7 +62,7 @@ def router(service: Service) -> APIRouter:
     async def completions(request: Request, asked: CompletionRequest) -> Response:
         """The task's answers to some texts."""
         prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-        served = service.find(request, asked.model, len(prompts))
+        served = await service.find(request, asked.model, len(prompts))
         rows = [example_of(k, text) for k, text in enumerate(prompts)]
         return await reply(request, served, asked, CompletionForm(num_top=asked.logprobs), rows, asked.max_tokens)
 
@@ -84,7 +84,7 @@ def router(service: Service) -> APIRouter:
     async def embeddings(request: Request, asked: EmbeddingRequest) -> Response:
         """Features of some texts under the task's adapter."""
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
-        served = service.find(request, asked.model, len(texts))
+        served = await service.find(request, asked.model, len(texts))
         found = await service.features(request, served, [example_of(k, text) for k, text in enumerate(texts)])
         encode = _base64 if asked.encoding_format == "base64" else list
         data = [{"object": "embedding", "index": k, "embedding": encode(f.values)} for k, f in enumerate(found)]

@@ -8,24 +8,6 @@ PASS_TOKENS = 48
 """What a pass costs beside its tokens, in tokens: measured with MiniLM on a CPU."""
 
 
-def split_by_sum(lengths: Sequence[int], *, batch_tokens: int = BATCH_TOKENS) -> list[list[int]]:
-    """Indices in as few passes as hold them, in their order, where rows are packed and padding costs nothing.
-
-    Args:
-        lengths: Tokens of each row.
-        batch_tokens: Most tokens of a pass; a longer single row runs alone.
-    """
-    passes: list[list[int]] = []
-    left = 0
-    for k, length in enumerate(lengths):
-        if not passes or length > left:
-            passes.append([])
-            left = batch_tokens
-        passes[-1].append(k)
-        left -= length
-    return passes
-
-
 def split_by_length(
     lengths: Sequence[int], *, pass_tokens: int = PASS_TOKENS, batch_tokens: int = BATCH_TOKENS
 ) -> list[list[int]]:

@@ -103,8 +103,8 @@ class Service:
         """Whether a request would be answered at once."""
         return self._is_warm and self._engine.is_alive
 
-    def find(self, request: Request, task: str, num_rows: int) -> Served:
-        """The live version of a task, for the sender of a request of so many rows.
+    async def find(self, request: Request, task: str, num_rows: int, version: int | None = None) -> Served:
+        """A version of a task, the live one by default, for the sender of a request of so many rows.
 
         Raises:
             Fault: 403 where the key is not for it, 404 where it is not there.
@@ -115,21 +115,10 @@ class Service:
         served = self.tasks.live(task)
         if served is None:
             raise Fault(404, "model_not_found", "there is no such task. GET /v1/models lists them.", param="model")
-        context.name_version(served, self.ids.issue(served, num_rows))
-        return served
-
-    async def find_version(self, request: Request, task: str, number: int, num_rows: int) -> Served:
-        """A certain version of a task that is served, live or not; otherwise as `find`.
-
-        Raises:
-            Fault: As `find`.
-        """
-        context = context_of(request.scope)
-        if context.key is not None:
-            context.key.check_task(task)
-        served = await asyncio.to_thread(self.tasks.version, task, number)
-        if served is None or self.tasks.live(task) is None:
-            raise Fault(404, "version_not_found", "there is no such version of such a task.", param="version")
+        if version is not None:
+            served = await asyncio.to_thread(self.tasks.version, task, version)
+        if served is None:
+            raise Fault(404, "version_not_found", "the task has no such version.", param="version")
         context.name_version(served, self.ids.issue(served, num_rows))
         return served
 

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,6 +15,9 @@ SILENT_ROWS = 8
 
 _SILENT_LIMIT = 256
 """Silent rows that wait."""
+
+_PATIENCE = 0.25
+"""Of the time that the last rows took: the first client that asks again runs not alone, which costs as much as five."""
 
 _CHARACTERS = 32 * 2**20
 """Of all rows that wait: two thousand of the longest texts would fill hundreds of megabytes."""
@@ -38,6 +42,10 @@ class Waiting:
         self._changed = threading.Condition()
         self._rate = 100.0
         """Rows a second, of late."""
+        self._expected, self._until_s = 0, 0.0
+        """Rows that wait once the clients of the last pass have asked again; until when that is waited for."""
+        self._num_passes, self._pays = 0, True
+        """Whether the last such wait did, or should be tried."""
 
     def __len__(self) -> int:
         return self._count
@@ -82,6 +90,8 @@ class Waiting:
             silent: Whether silent ones are taken where there are no others; never both.
         """
         with self._changed:
+            if waits:
+                self._gather(room)
             while True:
                 found = self._pick(room, ready)
                 if not found and silent:
@@ -106,9 +116,13 @@ class Waiting:
             self._silent = deque(ask for ask in self._silent if ask not in gone)
             self._changed.notify()
 
-    def note_rate(self, rows: int, seconds: float) -> None:
-        """How fast rows are answered."""
-        self._rate = 0.9 * self._rate + 0.1 * rows / max(seconds, 1e-6)
+    def note_answered(self, rows: int, seconds: float) -> None:
+        """So many rows that somebody waited for have shared a pass, and are told."""
+        with self._changed:
+            self._rate = 0.9 * self._rate + 0.1 * rows / max(seconds, 1e-6)
+            self._num_passes += 1
+            patience = _PATIENCE if self._pays or self._num_passes % 8 == 0 else 0.0
+            self._expected, self._until_s = self._count + rows, time.monotonic() + patience * seconds
 
     def wake(self) -> None:
         """An adapter has been loaded: rows may have become ready."""
@@ -130,6 +144,12 @@ class Waiting:
             self._count = self._characters = 0
             self._changed.notify_all()
             return asks
+
+    def _gather(self, room: int) -> None:
+        """Waits a little for those who have just been answered; where they do not come, not again for a while."""
+        left_s, wanted = self._until_s - time.monotonic(), min(room, self._expected)
+        if left_s > 0 and self._count < wanted:
+            self._pays = self._changed.wait_for(lambda: self._closed or self._count >= wanted, left_s)
 
     def _pick(self, room: int, ready: Callable[[Ask], Ready | None]) -> list[tuple[Ask, Ready]]:
         found: list[tuple[Ask, Ready]] = []

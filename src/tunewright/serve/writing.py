@@ -48,7 +48,7 @@ class Writing:
         some = self._that_fit()
         for backbone in {id(w.backbone): w.backbone for w in some}.values():
             mine = [w for w in some if w.backbone is backbone]
-            told += _refused([w for w in mine if w.row.adapter.deliberates], _NOT_AT_ONCE)
+            told += _refused([w for w in mine if w.row.adapter.deliberates], ModelError(_NOT_AT_ONCE))
             mine = [w for w in mine if not w.row.adapter.deliberates]
             told += self._join(backbone, mine)
         return told
@@ -111,7 +111,7 @@ class Writing:
             if id(backbone) not in self._running:
                 generating = backbone.generating()
                 if generating is None:
-                    return _unable(work)
+                    return _refused(work, Fault(400, "not_token_by_token", _NO_DECODER))
                 self._running[id(backbone)] = (backbone, generating)
             requests = [_request(w) for w in work]
             self._running[id(backbone)][1].add(requests)
@@ -179,9 +179,5 @@ _NO_DECODER = "only a decoder is served token by token. Use `tunewright predict`
 _NOT_AT_ONCE = "a task that reasons or votes first is not answered token by token. Use `tunewright predict`."
 
 
-def _unable(work: Sequence[Work]) -> Told:
-    return [(w.ask, Fault(400, "not_token_by_token", _NO_DECODER)) for w in work]
-
-
-def _refused(work: Sequence[Work], why: str) -> Told:
-    return [(w.ask, ModelError(why)) for w in work]
+def _refused(work: Sequence[Work], why: Exception) -> Told:
+    return [(w.ask, why) for w in work]
