@@ -8,7 +8,7 @@ import pytest
 
 from tests import tiny
 from tunewright.adapters import folder
-from tunewright.adapters.parts import Decoding, Template
+from tunewright.adapters.parts import Candidates, Decoding, Part, Template
 from tunewright.errors import RegistryError
 from tunewright.releases.entries import Feedback
 from tunewright.releases.harvest import harvest
@@ -65,6 +65,25 @@ def test_pairs_of_texts(state: State) -> None:
 def test_no_such_task(state: State) -> None:
     with pytest.raises(RegistryError, match=r"unknown task 'tickts'\. Did you mean 'tickets'"):
         harvest(state, "tickts")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"template": Template(fixed="", row="{text} of {place}:", columns=("place",))},
+        {"candidates": Candidates(), "template": Template(fixed="", row="{text}:")},
+    ],
+)
+def test_rows_that_are_more_than_texts(
+    parts: dict[str, Part], tmp_path: Path, tiny_folder: Callable[[str], Path]
+) -> None:
+    base = tiny.decoder(tiny_folder("llama"))
+    folder.save(dataclasses.replace(tiny.adapter(base), head=None, **parts), tmp_path / "more")  # type: ignore[arg-type]
+    opened = State.open(str(tmp_path / "t.db"))
+    opened.add("tickets", tmp_path / "more")
+    say(opened, "1", "right", text="one", answer="1")
+    with pytest.raises(RegistryError, match="rows of tickets have columns beside the text"):
+        harvest(opened, "tickets")
 
 
 def test_a_task_that_writes_has_targets(tmp_path: Path, tiny_folder: Callable[[str], Path]) -> None:

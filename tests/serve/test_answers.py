@@ -10,9 +10,11 @@ import httpx
 import pytest
 
 from tests import tiny
+from tests.backbones import test_choices as choices
 from tests.parity.test_masked import SPLIT, WORDS, asking
 from tests.serve.live import ABOUT, Live, serving
 from tunewright.adapters import folder
+from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.masked import Masked
 from tunewright.serve.predictor import Predictor
@@ -96,6 +98,39 @@ def test_prompted_tasks_of_a_masked_model_answer_as_predict(
         refused = client.post("/v1/tasks/full/predict", json={"text": "soup"})
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "context_length_exceeded")
         assert "task full has no room: the template leaves no room for a text" in refused.text
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_rows_with_candidates_answer_as_predict(
+    kind: str, tiny_backbone: Callable[[str], Backbone], tmp_path: Path
+) -> None:
+    """Beside rows without, in one batch; by a head over pairs, and where the base writes as answers to a prompt."""
+    base = tiny_backbone(kind)
+    adapters = {"pairs": choices.paired(base), "plain": tiny.adapter(base)}
+    adapters |= {"asked": choices.asked(base)} if base.answers_prompts else {}
+    for name, adapter in adapters.items():
+        folder.save(adapter.with_about(ABOUT), tmp_path / name)
+    rows = [replace(row, text_pair=None) for row in choices.ROWS]
+    asked = [(name, row if name != "plain" else replace(row, choices=())) for row in rows for name in adapters]
+
+    async def ask(url: str) -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+            bodies = [{"text": row.text, "choices": list(row.choices)} for _, row in asked]
+            paths = [f"/v1/tasks/{name}/predict" for name, _ in asked]
+            return await asyncio.gather(*(client.post(p, json=b) for p, b in zip(paths, bodies, strict=True)))
+
+    with serving([str(tmp_path / name) for name in adapters]) as live:
+        replies = asyncio.run(ask(live.url))
+        with live.client() as client:
+            for task, given in (("pairs", ["one"]), ("pairs", ["one", "one"]), ("plain", ["one", "two"])):
+                refused = client.post(f"/v1/tasks/{task}/predict", json={"text": "soup", "choices": given})
+                assert (refused.status_code, refused.json()["error"]["code"]) == (400, "wrong_choices")
+            said = client.post("/v1/completions", json={"model": "pairs", "prompt": "soup"}).json()["error"]["message"]
+            assert said == "task pairs chooses among 2: give as many different texts in `choices`. Got 0."
+    for (name, row), reply in zip(asked, replies, strict=True):
+        (answer,), (wanted,) = reply.json()["answers"], Predictor(adapters[name], base).predict([row])
+        assert answer["label"] == wanted.label
+        assert list(answer["probabilities"].values()) == pytest.approx(wanted.probabilities, abs=1e-4)
 
 
 def at_mask(base: Masked, row: Row) -> list[float]:

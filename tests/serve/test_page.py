@@ -1,5 +1,6 @@
 """The page at `/`: what it shows, and in a real Chromium what it does."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -209,6 +210,22 @@ class TestInABrowser:
         page.get_by_role("button", name="Ask").click()
         page.locator("article .bad").first.wait_for()
         assert page.locator("article .bad").first.inner_text()
+
+    def test_columns_and_candidates_are_sent(self, browser: "Browser", served: Live) -> None:
+        page, _ = opened(browser, served)
+        page.locator("#text").fill("soup")
+        page.locator("summary", has_text="Further columns").click()
+        page.locator("#fields").fill("place: the inn: old\n\n day:Monday")
+        page.locator('input[data-task="mail"]').check()
+        with page.expect_request("**/mail/predict") as columns:
+            page.get_by_role("button", name="Ask").click()
+        assert json.loads(str(columns.value.post_data))["fields"] == {"place": "the inn: old", "day": "Monday"}
+        page.locator("#answers .bad", has_text="takes no `fields`. Got day, place.").first.wait_for()
+        page.locator("#choices").fill("bread\n cake ")
+        with page.expect_request("**/mail/predict") as candidates:
+            page.get_by_role("button", name="Ask").click()
+        assert json.loads(str(candidates.value.post_data))["choices"] == ["bread", "cake"]
+        page.locator("#answers .bad", has_text="takes none in `choices`. Got 2.").first.wait_for()
 
     def test_a_key_is_asked_for_and_kept(self, browser: "Browser", task_folders: list[str], tmp_path: Path) -> None:
         key = add_key(tmp_path / "keys.json", "ann", tasks=["head-0"], rows_per_minute=None)

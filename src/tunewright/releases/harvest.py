@@ -3,8 +3,9 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tunewright.errors import RunError
+from tunewright.errors import RegistryError, RunError
 from tunewright.files import read_json
 from tunewright.releases.entries import Feedback, Version
 from tunewright.releases.state import State
@@ -45,9 +46,13 @@ def harvest(state: State, task: str) -> Harvest:
     """All of a task's feedback, whichever version answered. Of one request, or one text, the last word counts.
 
     Raises:
-        RegistryError: No such task.
+        RegistryError: No such task, or its rows are more than texts.
     """
-    column = _column(state.versions(task)[-1])
+    record = _record(state.versions(task)[-1])
+    parts, column = record.get("parts", {}), "target" if record.get("labels") == [] else "label"
+    every = (parts, *parts.get("members", {}).get("members", ()))
+    if "candidates" in parts or any(each.get("template", {}).get("columns") for each in every):
+        raise RegistryError(f"rows of {task} have columns beside the text, which feedback does not keep: label a file.")
     given = state.feedback(task)
     last = {each.request_id: each for each in given}
     counts: Counter[str] = Counter()
@@ -73,13 +78,11 @@ def harvest(state: State, task: str) -> Harvest:
     )
 
 
-def _column(version: Version) -> str:
-    """What answers are called in the data; an adapter without labels writes texts."""
+def _record(version: Version) -> dict[str, Any]:
     try:
-        labels = read_json(Path(version.folder) / "adapter.json").get("labels")
+        return dict(read_json(Path(version.folder) / "adapter.json"))
     except RunError:  # the folder is gone
-        return "label"
-    return "target" if labels == [] else "label"
+        return {}
 
 
 def _fault(each: Feedback) -> str | None:

@@ -1,6 +1,7 @@
 """The server's own protocol: rows in, labels with all probabilities out; and what machines ask about the server."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field
 from tunewright.serve.ask import Answer, Label, Sampling
 from tunewright.serve.faults import ErrorReply, Fault
 from tunewright.serve.gate import context_of
-from tunewright.serve.records import Fields, Strict, TaskName, Text, example_of
+from tunewright.serve.records import Choices, Fields, Strict, TaskName, Text, example_of
 from tunewright.serve.request_ids import row_ids
 from tunewright.serve.service import Service
 
@@ -23,6 +24,7 @@ class Row(Strict):
     text: Text
     text_pair: Text | None = None
     fields: Fields = Field(default_factory=dict)
+    choices: Choices = Field(default_factory=list)
 
 
 class OneText(Row):
@@ -78,7 +80,10 @@ def router(service: Service) -> APIRouter:
         """Answers one row, or many."""
         rows: Sequence[Row] = asked.rows if isinstance(asked, ManyRows) else [asked]
         served = await service.find(request, task, len(rows), asked.version)
-        examples = [example_of(k, row.text, row.text_pair, row.fields) for k, row in enumerate(rows)]
+        examples = [
+            replace(example_of(k, row.text, row.text_pair), fields=row.fields, choices=tuple(row.choices))
+            for k, row in enumerate(rows)
+        ]
         found = await service.answers(request, served, examples, may_cut=True, sampling=Sampling(seed=0))
         request_id = context_of(request.scope).request_id
         ids = row_ids(request_id, len(found))

@@ -53,7 +53,7 @@ function feedback(answer, asked) {
         if (!right.value.trim()) return right.focus();
         body.corrected = right.value.trim();
       }
-      if (find("keep").checked) Object.assign(body, asked);
+      if (find("keep").checked) for (const name of ["text", "text_pair"]) if (name in asked) body[name] = asked[name];
       try {
         await post("/v1/feedback", body);
         said.textContent = `kept: ${verdict}`;
@@ -86,6 +86,9 @@ function start() {
     event.preventDefault();
     const asked = {text: find("text").value}, button = event.target.querySelector("form > button");
     if (find("pair").value) asked.text_pair = find("pair").value;
+    const [fields, choices] = ["fields", "choices"].map((id) => find(id).value.split("\n").filter((line) => line.trim()));
+    if (fields.length) asked.fields = Object.fromEntries(fields.map((line) => line.split(/:(.*)/s).slice(0, 2).map((part) => part.trim())));
+    if (choices.length) asked.choices = choices.map((line) => line.trim());
     const chosen = [...document.querySelectorAll("input[data-task]:checked")];
     find("answers").replaceChildren();
     if (!chosen.length) find("answers").append(make("p", "Choose a task to ask.", "bad"));

@@ -29,7 +29,6 @@ _UNSERVED = {
     "thresholds": "answers with several labels",
     # Every row would write all of its reasoning within one pass, while the rows of all other tasks wait.
     "reasoning": "reasons before it answers",
-    "candidates": "chooses among texts of each row",
 }
 """Part of an adapter -> why it is left to `predict`."""
 

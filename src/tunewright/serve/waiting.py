@@ -179,5 +179,5 @@ class Waiting:
 
 
 def _characters(ask: Ask) -> int:
-    row = ask.example
-    return len(row.text) + sum(map(len, row.fields.values())) + (0 if row.text_pair is None else len(row.text_pair))
+    texts = (ask.example.text, ask.example.text_pair, *ask.example.fields.values(), *ask.example.choices)
+    return sum(len(text) for text in texts if text is not None)

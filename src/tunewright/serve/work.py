@@ -1,7 +1,7 @@
 """A row that is ready to run: tokenised for its adapter, beside its base."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.backbone import Backbone
@@ -65,7 +65,13 @@ def prepare(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]], told: list
 
 
 def _comes_whole(ask: Ask, adapter: Adapter, told: list[tuple[Ask, Event]]) -> bool:
-    """Whether a row has just the columns that its task's template shows; told where it has not."""
+    """Whether a row has just the columns that its task's template shows, and as many candidates; told where not."""
+    count, num = 0 if adapter.candidates is None else len(adapter.labels), len(ask.example.choices)
+    if num != count or len(set(ask.example.choices)) < num:
+        needs = f"chooses among {count}: give as many different texts" if count else "takes none"
+        message = f"task {ask.served.task} {needs} in `choices`. Got {num}."
+        told.append((ask, Fault(400, "wrong_choices", message, param="choices")))
+        return False
     wanted, got = sorted(adapter.columns), sorted(ask.example.fields)
     if wanted == got:
         return True
@@ -78,7 +84,8 @@ def _comes_whole(ask: Ask, adapter: Adapter, told: list[tuple[Ask, Event]]) -> b
 
 def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | TunewrightError]:
     # Most texts are short, and bare: all are tokenised at once, and again those of which more is to be said.
-    found = backbone.encode([spoken(ask.example, adapter.about) for ask, adapter in asked], backbone.max_tokens)
+    bare = [replace(spoken(ask.example, adapter.about), choices=()) for ask, adapter in asked]
+    found = backbone.encode(bare, backbone.max_tokens)
     return [
         encoding
         if not _is_framed(adapter) and len(encoding.ids) <= adapter.max_tokens - adapter.prefix_tokens
@@ -88,8 +95,8 @@ def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list
 
 
 def _is_framed(adapter: Adapter) -> bool:
-    """Whether its texts share their room: with words around them, or with an answer."""
-    return adapter.frames_rows or adapter.writes_text
+    """Whether its texts share their room: with words around them, with an answer or with candidates."""
+    return adapter.frames_rows or adapter.writes_text or adapter.candidates is not None
 
 
 def _framed(backbone: Backbone, ask: Ask, adapter: Adapter) -> Encoding | TunewrightError:
