@@ -66,6 +66,19 @@ def test_labels_are_of_whole_conversations(tmp_path: Path) -> None:
     (tmp_path / "swap.yaml").write_text("- [word, term]\n", encoding="utf-8")
     (swapped,) = swapped_rows(str(tmp_path / "swap.yaml"), [every["c:2"]])
     assert swapped.rows[0].messages[-1] == ("assistant", "term 1")
+    (tmp_path / "swap.yaml").write_text("- [user, brief]\n- [system, term]\n", encoding="utf-8")
+    changed, unchanged = swapped_rows(str(tmp_path / "swap.yaml"), [every["c:2"]])
+    assert changed.rows[0].text == "System: Be user.\nUser: say he1\nAssistant: word 1", "roles are no words of it"
+    assert unchanged.rows == ()
+
+
+def test_the_same_text_as_a_conversation_is_other_data(tmp_path: Path) -> None:
+    """A run is not resumed from the one to the other; data without conversations keep their hash."""
+    plain = load(write(tmp_path / "c.jsonl", [{"text": f"say he{k}", "label": "ab"[k % 2]} for k in range(40)]))
+    rows = [{"text": [message("user", f"say he{k}")], "label": "ab"[k % 2]} for k in range(40)]
+    chats = load(write(tmp_path / "c.jsonl", rows))
+    assert [row.text for row in plain.splits.test] == [row.text for row in chats.splits.test]
+    assert plain.sha256 != chats.sha256
 
 
 def test_a_list_as_python_writes_it_is_no_text(tmp_path: Path) -> None:
