@@ -61,7 +61,7 @@ class Server:
         self._engine = sql.create_engine(found, pool_pre_ping=True, connect_args=limits)
 
     def ask(self, work: Callable[[sql.Connection], Any], waits_s: Sequence[float] = WAITS_S) -> Any:
-        """What comes of a transaction, begun again a few times where its connection breaks; without waits it is at once.
+        """What comes of a transaction, begun again a few times where its connection breaks; at once without waits.
 
         Raises:
             VectorStoreError: It cannot be reached any more, or refuses, or was given up a moment ago.
