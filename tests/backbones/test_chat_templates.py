@@ -7,35 +7,52 @@ from typing import cast
 
 import pytest
 import transformers
+from tokenizers import processors
 
 from tests import tiny
 from tests.commands import Call
-from tests.serve.live import serving
+from tests.serve.live import ABOUT, serving
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Template
 from tunewright.backbones.decoder import Decoder
 from tunewright.errors import DataError
 from tunewright.files import read_lines
 from tunewright.prompts.template import PLAIN
+from tunewright.serve.ask import Ask, Event, Reply
 from tunewright.serve.predictor import Predictor
+from tunewright.serve.tasks import Served
+from tunewright.serve.work import prepare
 from tunewright.types import Example
 
 CHATML = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ bos_token }}{% if messages[-1].content == 'nothing' %}{{ 1 // 0 }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
     "{{ raise_exception('a system message comes first') }}{% endif %}{{ m.role[0] }}:\n{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}a:\n{% endif %}"
 )
 TALK = (("system", "one song"), ("user", "soup"), ("assistant", "and"), ("user", "it"))
 
 
-@pytest.fixture(scope="module")
-def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("chat")
+def build(folder: Path, *, adds_bos: bool) -> Path:
     tiny.build("llama", folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = CHATML
+    if not adds_bos:  # as SmolLM2's, which has the token and leaves it to the template
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
     tokenizer.save_pretrained(folder)
+    begin = [tokenizer.bos_token_id] if adds_bos else []
+    assert transformers.AutoTokenizer.from_pretrained(folder)("")["input_ids"] == begin
     return folder
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("chat"), adds_bos=True)
+
+
+@pytest.fixture(scope="module")
+def bare_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("bare"), adds_bos=False)
 
 
 def adapter(base: Decoder, row: str) -> Adapter:
@@ -43,8 +60,12 @@ def adapter(base: Decoder, row: str) -> Adapter:
     return Adapter(base=base.identity, labels=("a", "b"), max_tokens=base.max_tokens, template=template)
 
 
-def test_tokens_are_those_of_transformers(chat_folder: Path, tiny_decoder: Callable[[str], Decoder]) -> None:
-    """Under the plain prompt, with no second token at the start; what is no conversation stays as it is."""
+@pytest.mark.parametrize("name", ["chat_folder", "bare_folder"])
+def test_tokens_are_those_of_transformers(
+    name: str, request: pytest.FixtureRequest, tiny_decoder: Callable[[str], Decoder]
+) -> None:
+    """Under the plain prompt, with one token at the start, whoever puts it there; other texts stay as they are."""
+    chat_folder: Path = request.getfixturevalue(name)
     base = tiny.decoder(chat_folder)
     tokenizer = transformers.AutoTokenizer.from_pretrained(chat_folder)
     said = Example(id="1", text="not this", messages=TALK)
@@ -56,7 +77,7 @@ def test_tokens_are_those_of_transformers(chat_folder: Path, tiny_decoder: Calla
     assert list(whole.ids) == expected
     bare = tiny_decoder("llama")
     (same,) = bare.encode_for([plain], adapter(bare, PLAIN.row))
-    assert other == same
+    assert other.ids == same.ids[name == "bare_folder" :]
     (text,) = bare.encode_for([Example(id="1", text="we had soup", messages=TALK)], adapter(bare, PLAIN.row))
     assert text == same
     assert list(base.encode([said], base.max_tokens)[0].ids) == expected[:-1]  # without the prompt's line break
@@ -65,8 +86,26 @@ def test_tokens_are_those_of_transformers(chat_folder: Path, tiny_decoder: Calla
 def test_conversations_that_a_template_refuses(chat_folder: Path) -> None:
     base = tiny.decoder(chat_folder)
     late = Example(id="train:7", text="x", messages=(*TALK[1:], TALK[0]))
-    with pytest.raises(DataError, match="row train:7: the model's chat template does not take its messages: a system"):
-        base.encode([late], base.max_tokens)
+    void = Example(id="train:7", text="x", messages=(("user", "nothing"),))
+    for row, cause in ((late, "a system message comes first"), (void, "integer division or modulo by zero")):
+        said = f"row train:7: the model's chat template does not take its messages: {cause}"
+        with pytest.raises(DataError, match=said):
+            base.encode([row], base.max_tokens)
+
+
+def test_a_row_that_a_template_refuses_harms_no_other_of_its_batch(chat_folder: Path) -> None:
+    """Under a prompt and without one."""
+    base = tiny.decoder(chat_folder)
+    framed = adapter(base, PLAIN.row).with_about(ABOUT | {"messages": True})
+    bare = tiny.adapter(base).with_about(framed.about)
+    served = Served(task="chats", version=1, folder="x")
+    for made in (framed, bare):
+        told: list[tuple[Ask, Event]] = []
+        rows = [Example(id=t, text=t) for t in ("soup", "nothing", "song")]
+        work = prepare(base, [(Ask(served=served, example=row, reply=Reply()), made) for row in rows], told)
+        assert [each.ask.example.text for each in work] == ["soup", "song"]
+        assert [ask.example.text for ask, _ in told] == ["nothing"]
+        assert isinstance(told[0][1], DataError)
 
 
 def test_a_comparison_on_conversations(

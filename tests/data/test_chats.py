@@ -66,6 +66,26 @@ def test_labels_are_of_whole_conversations(tmp_path: Path) -> None:
     (tmp_path / "swap.yaml").write_text("- [word, term]\n", encoding="utf-8")
     (swapped,) = swapped_rows(str(tmp_path / "swap.yaml"), [every["c:2"]])
     assert swapped.rows[0].messages[-1] == ("assistant", "term 1")
+    (tmp_path / "swap.yaml").write_text("- [user, brief]\n- [system, term]\n", encoding="utf-8")
+    changed, unchanged = swapped_rows(str(tmp_path / "swap.yaml"), [every["c:2"]])
+    assert changed.rows[0].text == "System: Be user.\nUser: say he1\nAssistant: word 1", "roles are no words of it"
+    assert unchanged.rows == ()
+
+
+def test_the_same_text_as_a_conversation_is_other_data(tmp_path: Path) -> None:
+    """A run is not resumed from the one to the other; data without conversations keep their hash."""
+    plain = load(write(tmp_path / "c.jsonl", [{"text": f"say he{k}", "label": "ab"[k % 2]} for k in range(40)]))
+    rows = [{"text": [message("user", f"say he{k}")], "label": "ab"[k % 2]} for k in range(40)]
+    chats = load(write(tmp_path / "c.jsonl", rows))
+    assert [row.text for row in plain.splits.test] == [row.text for row in chats.splits.test]
+    assert plain.sha256 != chats.sha256
+
+
+def test_a_list_as_python_writes_it_is_no_text(tmp_path: Path) -> None:
+    """As `to_csv` of pandas leaves conversations; under the name of messages alone is it one."""
+    rows = [{"messages": repr(chat(k)), "label": "ab"[k % 2]} for k in range(10)]
+    with pytest.raises(DataError, match=r"row 1, column 'messages': no JSON, .* \(10 such rows in all\)"):
+        load(write(tmp_path / "c.csv", rows))
 
 
 @pytest.mark.parametrize(
@@ -82,18 +102,17 @@ def test_labels_are_of_whole_conversations(tmp_path: Path) -> None:
         ([message("user", [{"type": "image"}])], "message 1 has content [{'type': 'image'}]"),
     ],
 )
-def test_malformed_messages(cell: object, fault: str, tmp_path: Path) -> None:
-    """The row, what is wrong, how many, what is allowed."""
-    rows = [{"messages": chat(k), "label": "ab"[k % 2]} for k in range(10)]
-    for k in (3, 7):
-        rows[k]["messages"] = cell  # type: ignore[assignment]
-    path = write(tmp_path / "c.jsonl", rows)
+@pytest.mark.parametrize("rows", [(3, 7), (0, 7)])
+def test_malformed_messages(rows: tuple[int, int], cell: object, fault: str, tmp_path: Path) -> None:
+    """The row, what is wrong, how many, what is allowed; in the first row too."""
+    table = [{"messages": cell if k in rows else chat(k), "label": "ab"[k % 2]} for k in range(10)]
+    path = write(tmp_path / "c.jsonl", table)
     with pytest.raises(DataError) as failed:
         load(path)
-    assert str(failed.value) == (
-        f"{path}, row 4, column 'messages': {str(failed.value).split(': ', 1)[1].split(' (2 such')[0]} (2 such rows in "
-        'all). Allowed: a list of {"role": system or user or assistant, "content": a text}. Mend or remove these rows.'
-    )
+    where = f"{path}, row {rows[0] + 1}, column 'messages': "
+    todo = 'Allowed: a list of {"role": system or user or assistant, "content": a text}. Mend or remove these rows.'
+    assert str(failed.value).startswith(where)
+    assert str(failed.value).endswith(f" (2 such rows in all). {todo}")
     assert fault in str(failed.value)
 
 

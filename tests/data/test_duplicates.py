@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,6 +104,27 @@ def test_pairs_are_twins_only_when_both_texts_are() -> None:
         Example(id="t:3", text=premise + "!", text_pair="A man is outside with his bicycle."),
     ]
     assert twin_groups(examples) == (0, 1, 0)
+
+
+def test_a_system_message_is_compared_apart() -> None:
+    """Long and shared it makes no twins, and hides none that stand far apart; another one tells rows apart."""
+    rng = np.random.default_rng(0)
+    system = "you answer questions about parcels and never promise a date that is not in the file of the customer"
+    words = [f"{''.join(rng.choice(list('bcdfghaeiou'), 6))}" for _ in range(600)]
+    texts = [" ".join(words[k * 5 : k * 5 + 5]) for k in range(120)]
+    texts[110] = f"{texts[3]}!"
+    systems = [system] * 119 + [system[::-1]]
+    texts[119] = texts[5]
+    chats = [(("system", said), ("user", text)) for said, text in zip(systems, texts, strict=True)]
+    given_rows = [
+        Example(id=f"t:{k}", text=f"System: {c[0][1]}\nUser: {c[1][1]}", messages=c) for k, c in enumerate(chats)
+    ]
+    expected = list(range(120))
+    expected[110] = 3
+    assert list(twin_groups(given_rows)) == expected
+    texts[110] = f"{texts[3]} now"
+    near = replace(given_rows[110], messages=(("system", system), ("user", texts[110])))
+    assert list(twin_groups([*given_rows[:110], near, *given_rows[111:]])) == expected
 
 
 def test_thousands_of_one_template_stay_fast() -> None:

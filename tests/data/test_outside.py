@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import write_table
+from tunewright.data.chats import plain_text
 from tunewright.data.outside import answers_sha256, named_files, read_outside
 from tunewright.errors import ConfigError
 from tunewright.types import Example, Prediction, Task
@@ -58,6 +59,28 @@ def test_answers_with_several_labels(tmp_path: Path) -> None:
         read_outside({"today": str(path)}, rows, task, COLUMNS, ";")
     assert "2 of 4 test rows have no answer (first: 2, 3)" in str(error.value)
     assert "1 of 4 test rows have an answer that is no label of the task (first: 0): 'cars|food'" in str(error.value)
+
+
+def test_a_label_that_holds_the_separator_is_one(tmp_path: Path) -> None:
+    labels = ("New York, NY", "Rome", "a;b")
+    task = replace(TASK, kind="multi-label", labels=labels)
+    rows = [Example(id=str(k), text=f"row {k}", label="Rome") for k in range(4)]
+    cells = (*labels, "New York, NY|Rome")
+    path = table(tmp_path, ("id", "predicted"), *[(str(k), cell) for k, cell in enumerate(cells)])
+    assert [each.label for each in read_outside({"today": str(path)}, rows, task, COLUMNS)["today"]] == [*cells]
+
+
+@pytest.mark.parametrize("is_replied", [False, True])
+def test_conversations_are_named_by_their_column(is_replied: bool, tmp_path: Path) -> None:
+    """As the data or `predict` write them: with the reply that is asked for, or without."""
+    chats = [[("system", "Be brief."), ("user", f"say  {k}")] for k in range(3)]
+    rows = [Example(id=f"d:{k}", text=plain_text(tuple(c)), messages=tuple(c)) for k, c in enumerate(chats)]
+    said = [[*chat, ("assistant", f"word {k}")][: 2 + is_replied] for k, chat in enumerate(chats)]
+    cells = [json.dumps([{"content": text, "role": role} for role, text in chat], indent=1) for chat in said]
+    path = table(tmp_path, ("messages", "predicted"), *[(cell, f"a{k}") for k, cell in enumerate(cells)])
+    task = Task(name="t", labels=(), descriptions={}, kind="generate")
+    found = read_outside({"today": str(path)}, rows, task, {"text": "messages", "target": "reply"})["today"]
+    assert [(each.id, each.text) for each in found] == [(f"d:{k}", f"a{k}") for k in range(3)]
 
 
 def test_answers_are_texts_of_candidates(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_documents_with_rows_that_judge_are_refused(split: str) -> None:
     check_apart(("we had some good old breads today", "bread"), dataset)
 
 
+SYSTEM, BREAD = ("system", "Answer questions of customers in one line."), "We had some good old bread."
 LEAKS = [
     ({"text": "Where is it?"}, "FAQ\n where is it \nno", True),
     ({"text": "Where is it?", "label": "card_lost"}, 'text,label\n"where is it",card_lost\n', True),
@@ -111,6 +112,15 @@ LEAKS = [
     ({"text": "short", "text_pair": "We had some good, old bread!"}, "and WE had some good old bread once", True),
     ({"text": "short", "text_pair": "old bread"}, "once\nold bread.\n", True),
     ({"text": "short", "text_pair": "We had some good, old bread!"}, "we had some good old breads in short", False),
+    (
+        {"text": "x", "messages": (SYSTEM, ("user", "We had some good, old bread!"))},
+        "so we had some good old bread",
+        True,
+    ),
+    ({"text": "x", "messages": (SYSTEM, ("user", "Where is it?"))}, "FAQ\n where is it \nno", True),
+    ({"text": "x", "messages": (SYSTEM, ("user", "Where is it?"), ("assistant", "Here."))}, "where is it\n", False),
+    ({"text": "x", "messages": (SYSTEM, ("user", "It?"), ("assistant", "We had some good old bread."))}, BREAD, True),
+    ({"text": "x", "messages": (SYSTEM, ("user", "It?"))}, "Answer questions of customers in one line.", False),
 ]
 
 

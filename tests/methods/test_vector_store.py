@@ -21,7 +21,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.api import compare
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import predict
-from tunewright.errors import ConfigError
+from tunewright.errors import VectorStoreError
 from tunewright.files import read_lines
 from tunewright.methods.base import Material
 from tunewright.methods.table import METHODS
@@ -73,7 +73,8 @@ def test_answers_are_those_without_a_server(
     assert torch.equal(predict(loaded, base.encode_for(rows, loaded), made.store), expected)
     torch.testing.assert_close(collections(vector_store)[str(there.retriever.collection)], here.retriever.vectors_ND)
     monkeypatch.delenv(pgvector.URL)
-    with pytest.raises(ConfigError, match=r"TUNEWRIGHT_VECTOR_STORE for adapters that need one\) is not given"):
+    assert torch.equal(predict(there, base.encode_for(rows, there), made.store), expected), "it knows its server itself"
+    with pytest.raises(VectorStoreError, match=r"TUNEWRIGHT_VECTOR_STORE for adapters that need one\) is not given"):
         base.encode_for(rows, loaded)
 
 
@@ -142,7 +143,7 @@ def test_without_a_method_that_searches_it_has_no_effect(
 
 
 def test_a_served_task_whose_server_is_gone_harms_no_other(
-    relay: tuple[Relay, str], tiny_decoder: GetDecoder, tmp_path: Path
+    relay: tuple[Relay, str], tiny_decoder: GetDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line, url = relay
     base = tiny_decoder("llama")
@@ -160,3 +161,7 @@ def test_a_served_task_whose_server_is_gone_harms_no_other(
         assert (gone.status_code, gone.json()["error"]["code"]) == (503, "vector_store_unavailable")
         assert "postgresql" not in gone.text
         assert client.post("/v1/tasks/bare/predict", json=asked).status_code == 200
+        monkeypatch.delenv(pgvector.URL)
+        unnamed = client.post("/v1/tasks/near/predict", json=asked)
+        assert (unnamed.status_code, unnamed.json()["error"]["code"]) == (503, "vector_store_unavailable")
+        assert pgvector.URL not in unnamed.text

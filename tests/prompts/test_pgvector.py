@@ -1,6 +1,7 @@
 """Nearest vectors in memory and on a real PostgreSQL with pgvector: the same, whatever happens to the server."""
 
 import os
+import socket
 import threading
 
 import numpy as np
@@ -92,22 +93,53 @@ def test_a_connection_that_breaks_is_made_again(relay: tuple[Relay, str]) -> Non
 
 
 def test_a_server_that_stays_away_is_one_line(relay: tuple[Relay, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """After as many tries as are said; in its wake nobody waits, until it is back."""
+    """After as many tries as are said; in its wake it is not asked, then once, until it is back."""
     line, url = relay
     monkeypatch.setenv("PGPASSWORD", "secret-word")
     there = pgvector.PgVector(pgvector.keep(url, vectors(9)))
     line.cut(whole=True)
     monkeypatch.setattr(pgvector, "_DOWN_S", 60.0)
-    for num_tries in (1 + len(pgvector.WAITS_S), 1):
+    server = pgvector.server(url)
+    for num_tries, is_later in ((1 + len(pgvector.WAITS_S), False), (0, False), (1, True), (0, False)):
         taken = line.num_taken
+        server._down_until_s = 0.0 if is_later else server._down_until_s
         with pytest.raises(VectorStoreError, match="cannot use the vector store postgresql://tunewright@") as failed:
             there.nearest(vectors(1)[0], 1)
         assert line.num_taken - taken == num_tries
         assert "\n" not in str(failed.value)
         assert "secret-word" not in str(failed.value)
         assert str(failed.value).endswith("Mend it and repeat the call; a run goes on with --resume.")
-    line.is_cut = False
+    line.is_cut, server._down_until_s = False, 0.0
     assert there.nearest(vectors(9)[4], 1) == [4]
+    line.cut(whole=True)
+    taken = line.num_taken
+    with pytest.raises(VectorStoreError):
+        there.nearest(vectors(1)[0], 1)
+    assert line.num_taken - taken == 1 + len(pgvector.WAITS_S), "as patient as before"
+    line.is_cut = False
+    pgvector.use(url)  # a run that begins asks at once
+    assert there.nearest(vectors(9)[4], 1) == [4]
+
+
+def test_a_server_that_never_answers_is_waited_for_once() -> None:
+    """All rows of a task are refused while one connection was tried."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        url = f"postgresql://ada@127.0.0.1:{deaf.getsockname()[1]}/x"
+        with pytest.raises(VectorStoreError, match="timeout"):
+            pgvector.server(url).ask(lambda _: None, waits_s=())
+        deaf.accept()[0].close()
+        deaf.setblocking(False)
+        for _ in range(32):
+            with pytest.raises(VectorStoreError, match="timeout"):
+                pgvector.PgVector("x", url).nearest(vectors(1)[0], 1)
+        with pytest.raises(BlockingIOError):
+            deaf.accept()
+
+
+def test_a_server_that_nobody_named_is_no_fault_of_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(pgvector.URL, "")
+    with pytest.raises(VectorStoreError, match="--vector-store, or TUNEWRIGHT_VECTOR_STORE for adapters"):
+        pgvector.PgVector(f"tunewright_{0:040}").nearest(vectors(1)[0], 1)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +150,8 @@ def test_a_server_that_stays_away_is_one_line(relay: tuple[Relay, str], monkeypa
             "no URL of a PostgreSQL. Write .*: it goes in PGPASSWORD",
         ),
         ("postgresql://host/name?password=secret-word", "no URL of a PostgreSQL"),
+        ("postgresql://host/name?sslpassword=secret-word", "no URL of a PostgreSQL"),
+        ("postgresql://host/name?PGPASSWORD=secret-word", "no URL of a PostgreSQL"),
         ("postgresql://host:port/name", "no URL of a PostgreSQL"),
         ("sqlite:///secret-word.db", "no URL of a PostgreSQL"),
         ("secret-word", "no URL of a PostgreSQL"),

@@ -34,6 +34,8 @@ class Retriever(Part):
     """The texts' features under the bare base, of length 1."""
     collection: str | None = None
     """Of these on a server. With neither, rows are compared by their words (BM25)."""
+    url: str | None = None
+    """Of that server in the run that filled it; never saved: who loads the adapter names it in the environment."""
 
     @property
     def by_features(self) -> bool:
@@ -50,7 +52,7 @@ class Retriever(Part):
             return self
         from tunewright.prompts.pgvector import keep  # a database's client takes its time to load
 
-        return replace(self, vectors_ND=None, collection=keep(url, self.vectors_ND))
+        return replace(self, vectors_ND=None, collection=keep(url, self.vectors_ND), url=url)
 
     @cached_property
     def _store(self) -> VectorStore:
@@ -58,7 +60,7 @@ class Retriever(Part):
             return InMemory(self.vectors_ND)
         from tunewright.prompts.pgvector import PgVector
 
-        return PgVector(str(self.collection))
+        return PgVector(str(self.collection), self.url)
 
     @cached_property
     def _index(self) -> BM25:

@@ -77,10 +77,11 @@ def written_chat(tokenizer: PreTrainedTokenizerFast, example: Example) -> str:
     messages = [{"role": role, "content": content} for role, content in example.messages]
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    except TemplateError as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError) as error:  # its expressions are the model's
         fault = f"row {example.id}: the model's chat template does not take its messages: {error}"
         raise DataError(f"{fault}. Mend the row, or choose another --model.") from None
-    return str(text).removeprefix(tokenizer.bos_token or "").removesuffix("\n")
+    comes_anyway = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return str(text).removeprefix(str(tokenizer.bos_token) if comes_anyway else "").removesuffix("\n")
 
 
 def encode_framed(

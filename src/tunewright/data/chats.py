@@ -24,7 +24,7 @@ def conversations(table: Table, column: str) -> list[Messages]:
         DataError: Malformed messages, with the first such row and how many there are.
     """
     cells = [row[column] or "" for row in table.rows]
-    if not _holds_messages(next(filter(str.strip, cells), ""), column):
+    if not any(_holds_messages(cell, column) for cell in cells):
         return [()] * len(cells)
     read = [(number, _read(cell)) for (number, _), cell in zip(table.numbered(), cells, strict=True)]
     faults = [(number, found) for number, found in read if isinstance(found, str)]
@@ -69,13 +69,15 @@ def with_reply(table: Table, column: str | None, taken: Sequence[str]) -> Table:
 
 
 def _holds_messages(cell: str, column: str) -> bool:
-    """A text may be JSON without being a conversation."""
+    """A text may be JSON without being a conversation; what begins as a list of records is no text under that name."""
+    begins = cell.lstrip()
+    if column.casefold() == NAME or not begins.startswith("["):
+        return begins.startswith("[") and begins[1:].lstrip().startswith("{")
     try:
-        found: Any = json.loads(cell) if cell.lstrip().startswith("[") else None
+        found: Any = json.loads(cell)
     except ValueError:
         return False
-    is_listed = isinstance(found, list) and found != [] and isinstance(found[0], dict)
-    return is_listed and (column.casefold() == NAME or "role" in found[0])
+    return found != [] and isinstance(found[0], dict) and "role" in found[0]
 
 
 def _read(cell: str) -> Messages | str:

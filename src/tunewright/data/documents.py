@@ -101,7 +101,8 @@ def check_apart(texts: Sequence[str], dataset: Dataset) -> None:
 
     Raises:
         DataError: A dev or test row's text, or its pair, stands in a file, whatever its case and punctuation: of six
-            words or more anywhere, a shorter one as a line or cell of its own, or as a line with the row's answer.
+            words or more anywhere, a shorter one as a line or cell of its own, or as a line with the row's answer. Of a
+            conversation also what a user or an assistant says, where it is so long or all that is said.
     """
     whole = "\n".join(f" {normalise(text)} " for text in texts)
     lines = {line for text in texts for line in text.splitlines()}
@@ -124,4 +125,7 @@ def _stands_in(row: Example, whole: str, parts: Set[str]) -> bool:
         beside = [said for answer in answers for said in (f"{text} {answer}", f"{answer} {text}")]
         return any(said in parts for said in (text, *beside) if said)
 
-    return any(is_there(normalise(text)) for text in (row.text, row.text_pair) if text is not None)
+    said = [normalise(content) for role, content in row.messages if role != "system"]
+    said = [text for text in said if len(said) == 1 or len(text.split()) >= _WHOLE_WORDS]
+    texts = [normalise(text) for text in (row.text, row.text_pair) if text is not None]
+    return any(map(is_there, (*texts, *said)))

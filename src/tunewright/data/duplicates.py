@@ -11,12 +11,14 @@ Shapes: S shingles of one row, H hash functions.
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.data.chats import plain_text
 from tunewright.types import Example, Notice
 
 SIMILARITY = 0.8
@@ -55,8 +57,11 @@ def normalise(text: str) -> str:
 
 
 def _key(example: Example) -> tuple[str, ...]:
-    parts = (example.text,) if example.text_pair is None else (example.text, example.text_pair)
-    return tuple(normalise(part) for part in (*parts, *example.choices))
+    """Texts, each compared with its like: a system message apart, as rows that share it may share nothing else."""
+    begin, rest = example.messages[:1], example.messages[1:]
+    is_parted = bool(rest) and begin[0][0] == "system"
+    parts = (plain_text(rest) if is_parted else example.text, example.text_pair, *example.choices)
+    return tuple(normalise(part) for part in (*parts, begin[0][1] if is_parted else None) if part is not None)
 
 
 def twin_groups(examples: Sequence[Example]) -> tuple[int, ...]:
@@ -101,6 +106,7 @@ class _Shingles:
 
     def __init__(self, keys: Sequence[tuple[str, ...]]) -> None:
         self._keys = keys
+        self._num_rows = Counter(part for key in keys for part in key)
 
     def of_part(self, row: int, part: int) -> Hashes:
         """Distinct shingles of one of the row's texts; of a short text, its whole."""
@@ -111,8 +117,10 @@ class _Shingles:
         return _mix(whole + np.uint64(part))
 
     def signature(self, row: int) -> Hashes:
-        """MinHash of all of the row's shingles."""
-        hashes_S = np.concatenate([self.of_part(row, part) for part in range(len(self._keys[row]))])
+        """MinHash of the row's shingles, without those of texts that fill buckets alone, where others are left."""
+        every = range(len(self._keys[row]))
+        telling = [part for part in every if self._num_rows[self._keys[row][part]] <= WINDOW]
+        hashes_S = np.concatenate([self.of_part(row, part) for part in telling or every])
         masks_H, factors_H = _CONSTANTS
         values_SH: Hashes = ((hashes_S[:, None] ^ masks_H) * factors_H) >> np.uint64(32)
         minima_H: Hashes = values_SH.min(axis=0)

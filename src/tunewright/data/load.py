@@ -369,11 +369,12 @@ def test_sha256(dataset: Dataset) -> str:
 
 
 def data_sha256(rows: Rows, columns: Sequence[str] = ()) -> str:
-    """Hash over ids, texts, labels and further columns of all splits, in the order train, dev, test."""
+    """Hash over ids, texts, labels, further columns and messages of all splits, in the order train, dev, test."""
     digest = hashlib.sha256()
     for split in WEIGHTS:
         for example in rows[split]:
             asked = (example.text, example.text_pair, example.label, *example.references, *example.choices)
             more = (example.fields[column] for column in columns)
-            digest.update(json.dumps((split, example.id, *asked, *more)).encode() + b"\n")
+            chat = (example.messages,) if example.messages else ()
+            digest.update(json.dumps((split, example.id, *asked, *more, *chat)).encode() + b"\n")
     return digest.hexdigest()

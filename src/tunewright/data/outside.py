@@ -5,7 +5,9 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
+from tunewright.data.chats import REPLY, conversations, plain_text, with_reply
 from tunewright.data.formats import Row, quoted
 from tunewright.data.sets import to_sets
 from tunewright.data.tables import Table, read_table
@@ -114,20 +116,25 @@ class _Given:
     ) -> None:
         self._labels, self._kind = task.labels, task.kind
         several = task.kind == "multi-label"
+        if columns.get("target") == REPLY:
+            table = with_reply(table, columns["text"], (REPLY,))
         keys = _key_columns(table, rows, columns)
+        chats = zip(*(conversations(table, column) for column in keys), strict=True)
         answer = _answer_column(table, keys, columns)
         self._chances = [f"p_{label}" for label in task.labels if f"p_{label}" in table.columns and not several]
         lines: dict[Key, list[Row]] = {}
-        for line in table.rows:
+        for line, said in zip(table.rows, chats, strict=True):
             if several or (line[answer] or "").strip():
-                lines.setdefault(_key(line[column] for column in keys), []).append(line)
+                parts = (plain_text(chat) if chat else line[column] for chat, column in zip(said, keys, strict=True))
+                lines.setdefault(_key(parts), []).append(line)
         asked = {row.id: _key([row.id] if keys == ["id"] else [row.text, row.text_pair][: len(keys)]) for row in rows}
         self._unknown = sorted(key[0] for key in lines.keys() - asked.values()) if keys == ["id"] else []
         self._lines = {row: lines.get(key, []) for row, key in asked.items()}
-        said = {row: [(line[answer] or "").strip() for line in found] for row, found in self._lines.items()}
+        cells = {row: [(line[answer] or "").strip() for line in found] for row, found in self._lines.items()}
         if several:
-            said = {row: [_as_set(cell, row, separator, table.path) for cell in found] for row, found in said.items()}
-        self._answers = {row: set(found) for row, found in said.items()}
+            made = partial(_as_set, labels=task.labels, separator=separator, path=table.path)
+            cells = {row: [made(cell, row) for cell in found] for row, found in cells.items()}
+        self._answers = {row: set(found) for row, found in cells.items()}
         self._choices = {row.id: row.choices for row in rows if task.kind == "choose"}
 
     def faults(self) -> list[str]:
@@ -206,8 +213,10 @@ def _key(parts: Iterable[str | None]) -> Key:
     return tuple(" ".join((part or "").split()) for part in parts)
 
 
-def _as_set(cell: str, row: str, separator: str | None, path: str) -> str:
+def _as_set(cell: str, row: str, *, labels: Sequence[str], separator: str | None, path: str) -> str:
     """The labels of a cell as the data's are written, or as `predict` writes them; none in an empty one."""
+    if cell in labels:  # whatever stands in its name
+        return cell
     between = BETWEEN_LABELS if BETWEEN_LABELS in cell else separator
     return str(to_sets([Example(id=row, text="", label=cell)], between, path)[0].label)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.config import parse_yaml
+from tunewright.data.chats import plain_text
 from tunewright.errors import ConfigError
 from tunewright.types import Example, Notice
 
@@ -62,9 +63,10 @@ def absent_terms(swaps: Sequence[Swap]) -> list[Notice]:
 def _swapped(pair: Pair, rows: Sequence[Example]) -> Swap:
     found = []
     for position, row in enumerate(rows):
-        text, text_pair = swap(row.text, pair), None if row.text_pair is None else swap(row.text_pair, pair)
+        messages = tuple((role, swap(content, pair)) for role, content in row.messages)
+        text = plain_text(messages) if messages else swap(row.text, pair)
+        text_pair = None if row.text_pair is None else swap(row.text_pair, pair)
         if (text, text_pair) != (row.text, row.text_pair):
-            messages = tuple((role, swap(content, pair)) for role, content in row.messages)
             changed = dataclasses.replace(row, id=f"{row.id} {'/'.join(pair)}", text=text, text_pair=text_pair)
             found.append((position, dataclasses.replace(changed, messages=messages)))
     return Swap(terms=pair, positions=tuple(k for k, _ in found), rows=tuple(row for _, row in found))

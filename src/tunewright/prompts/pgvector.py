@@ -24,21 +24,25 @@ URL = "TUNEWRIGHT_VECTOR_STORE"
 WAITS_S = (0.2, 1.0, 3.0)
 """Before a statement whose connection broke is tried again; a restarted server is back by then."""
 _DOWN_S = 10.0
-"""For so long nobody waits for a server that was given up."""
+"""For so long a server that was given up is not asked; whoever asks next tries once."""
 _FORM = "Write postgresql://USER@HOST/NAME, without a password: it goes in PGPASSWORD."
 
 
 class PgVector:
-    """A collection on the server that the environment names; raises VectorStoreError where it does not answer."""
+    """A collection on a server, by default the environment's; raises VectorStoreError where that does not answer."""
 
-    def __init__(self, collection: str) -> None:
-        self._collection = collection
+    def __init__(self, collection: str, url: str | None = None) -> None:
+        self._collection, self._url = collection, url
 
     def nearest(self, vector_D: Tensor, count: int) -> Sequence[int]:
         columns = _table(self._collection).c
         near = columns.vector.max_inner_product(vector_D.float().cpu().numpy())
         query = sql.select(columns.position).order_by(near, columns.position).limit(count)
-        found: list[int] = server(os.environ.get(URL, "")).ask(lambda connection: connection.scalars(query).all())
+        try:
+            there = server(os.environ.get(URL, "") if self._url is None else self._url)
+        except ConfigError as error:  # no request's fault where it is served
+            raise VectorStoreError(str(error)) from None
+        found: list[int] = there.ask(lambda connection: connection.scalars(query).all())
         return found
 
 
@@ -47,32 +51,39 @@ class Server:
 
     def __init__(self, url: str) -> None:
         found = sql.make_url(url)
-        if found.get_backend_name() != "postgresql" or found.password is not None or "password" in found.query:
+        if found.get_backend_name() != "postgresql" or found.password is not None:
             raise ValueError
-        self.name, self._down_until_s = str(found), 0.0
+        if any("password" in key.casefold() for key in found.query):
+            raise ValueError
+        self.name, self._fault, self._down_until_s = str(found), "", 0.0
         limits = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "options": "-c statement_timeout=60000"}
         found = found.set(drivername="postgresql+psycopg")
         self._engine = sql.create_engine(found, pool_pre_ping=True, connect_args=limits)
 
     def ask(self, work: Callable[[sql.Connection], Any], waits_s: Sequence[float] = WAITS_S) -> Any:
-        """What comes of a transaction, begun again a few times where its connection breaks.
+        """What comes of a transaction, begun again a few times where its connection breaks; at once without waits.
 
         Raises:
-            VectorStoreError: It cannot be reached any more, or refuses.
+            VectorStoreError: It cannot be reached any more, or refuses, or was given up a moment ago.
         """
-        waits = iter(waits_s if time.monotonic() > self._down_until_s else ())
+        if waits_s and time.monotonic() < self._down_until_s:
+            raise VectorStoreError(self._fault)
+        waits = iter(() if self._fault else waits_s)
         while True:
             try:
                 with self._engine.begin() as connection:
-                    return work(connection)
+                    found = work(connection)
+                self._fault, self._down_until_s = "", 0.0
+                return found
             except DBAPIError as error:
                 is_lost = error.connection_invalidated or isinstance(error, OperationalError)
                 wait_s = next(waits, None) if is_lost else None
                 if wait_s is None:
-                    self._down_until_s = time.monotonic() + _DOWN_S if is_lost else 0.0
                     cause = str(error.orig).strip().partition("\n")[0]
                     todo = "Mend it and repeat the call; a run goes on with --resume."
-                    raise VectorStoreError(f"cannot use the vector store {self.name}: {cause}. {todo}") from None
+                    fault = f"cannot use the vector store {self.name}: {cause}. {todo}"
+                    self._fault, self._down_until_s = (fault, time.monotonic() + _DOWN_S) if is_lost else ("", 0.0)
+                    raise VectorStoreError(fault) from None
             time.sleep(wait_s)
 
 

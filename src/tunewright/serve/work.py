@@ -85,7 +85,10 @@ def _comes_whole(ask: Ask, adapter: Adapter, told: list[tuple[Ask, Event]]) -> b
 def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | TunewrightError]:
     # Most texts are short, and bare: all are tokenised at once, and again those of which more is to be said.
     bare = [replace(spoken(ask.example, adapter.about), choices=()) for ask, adapter in asked]
-    found = backbone.encode(bare, backbone.max_tokens)
+    try:
+        found = backbone.encode(bare, backbone.max_tokens)
+    except DataError as error:  # a model's chat template refuses a row
+        return [error] if len(asked) == 1 else [_encodings(backbone, [each])[0] for each in asked]
     return [
         encoding
         if not _is_framed(adapter) and len(encoding.ids) <= adapter.max_tokens - adapter.prefix_tokens
@@ -104,7 +107,7 @@ def _framed(backbone: Backbone, ask: Ask, adapter: Adapter) -> Encoding | Tunewr
     said = None if ask.sampling is None or not writes(ask, adapter) else ask.sampling.max_new_tokens
     try:
         return backbone.encode_for([spoken(ask.example, adapter.about)], adapter, 0 if said is None else said)[0]
-    except (ConfigError, VectorStoreError) as error:
+    except (ConfigError, DataError, VectorStoreError) as error:
         return error
 
 
