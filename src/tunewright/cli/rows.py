@@ -47,8 +47,8 @@ def read_examples(
         print(f"note: {notice.message}", file=sys.stderr)
     own = {role: str(column) for role, column in columns.items() if role in given}
     choices = choice_columns(about)
-    asked = without_choices(table, choices) if choices else table
-    if columns.get("target") == REPLY:
+    asked, is_reply = without_choices(table, choices) if choices else table, "reply_behind" in about
+    if is_reply:
         asked = with_reply(table, given.get("text") or str(columns["text"]), (REPLY,))
     found, said = match_columns(asked, own, given={role: name for role, name in given.items() if name is not None})
     if said is not None:
@@ -57,7 +57,7 @@ def read_examples(
     target = found.get("target")
     is_parted = mark is not None and target is not None and any(str(mark) in str(row[target]) for row in table.rows)
     examples = to_examples(
-        asked if columns.get("target") == REPLY else table,
+        asked if is_reply else table,
         found,
         several=several,
         reasoning=target if is_parted else None,
