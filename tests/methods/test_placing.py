@@ -128,11 +128,11 @@ def test_prefix_is_the_cache_of_a_text(kind: str, tiny_decoder: Callable[[str], 
     assert METHODS["prefix"].space(made)["init"].default == "labels"
 
 
-def test_prefix_of_an_encoder_starts_near_zero(material: Material) -> None:
+def test_prefix_of_an_encoder_starts_from_small_noise(material: Material) -> None:
     assert "init" not in METHODS["prefix"].space(material)
     adapter = METHODS["prefix"].place(material, {"length": 5}, generator("x"))
     assert adapter.prefix is not None
-    assert float(adapter.prefix.keys_LHPd.std()) == pytest.approx(0.02, rel=0.1)
+    assert float(adapter.prefix.keys_LHPd.std()) == pytest.approx(0.3, rel=0.1)
 
 
 def test_random_start_has_the_size_of_embeddings(material: Material) -> None:

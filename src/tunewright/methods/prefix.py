@@ -26,13 +26,13 @@ HEAD_RATE = 0.3
 """Of the prefix's rate, which is high for a head."""
 
 NOISE = "noise"
-"""The start where later tokens would change what words leave: small, as large random ones disturb the base most."""
+"""The start where later tokens would change what words leave; large random ones disturb the base most."""
 
-_NOISE = 0.02
+_NOISE = 0.3
 
 
 def place(material: Material, params: Params, rng: np.random.Generator) -> Adapter:
-    """Keys and values that words leave (section 7.4), or nearly zero; and a head from the labels' words."""
+    """Keys and values that words leave (section 7.4), or small noise; and a head from the labels' words."""
     length, init = int(params["length"]), str(params.get("init", NOISE))
     prefix = None
     if init != NOISE:

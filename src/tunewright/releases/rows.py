@@ -1,6 +1,7 @@
 """Rows of the registry's tables, found and made into records, within a transaction of the caller's."""
 
 import dataclasses
+import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -79,8 +80,8 @@ def lived(history: Sequence[Row[Any]]) -> list[int]:
 
 
 def to_version(row: Row[Any]) -> Version:
-    """A row of `versions`."""
-    fields = row._mapping
+    """A row of `versions`; what ten thousand of them share, such as the base's hash, is held once."""
+    fields: dict[str, Any] = {k: sys.intern(v) if isinstance(v, str) else v for k, v in row._mapping.items()}
     own = {field.name: fields[field.name] for field in dataclasses.fields(Version) if field.name != "measured"}
     measured = None
     if row.run is not None:

@@ -37,6 +37,9 @@ from tunewright.releases.rows import (
 )
 from tunewright.releases.tables import changes, feedback, promotions, shadow_pairs, tasks, versions
 
+_ROWS = 500
+"""Read at a time: ten thousand at once leave their memory behind."""
+
 
 class State:
     """The registry's memory.
@@ -81,22 +84,21 @@ class State:
     def tasks(self) -> tuple[TaskEntry, ...]:
         """The tasks that have a version, by name."""
         with self._database.reading() as connection:
-            found = connection.execute(select(versions).where(versions.c.removed_at.is_(None))).all()
-            by_number = {(row.task, row.version): to_version(row) for row in found}
-            counts: dict[str, int] = {}
-            for row in found:
-                counts[row.task] = counts.get(row.task, 0) + 1
+            chosen = select(versions).where(versions.c.removed_at.is_(None)).execution_options(yield_per=_ROWS)
+            found: dict[str, dict[int, Version]] = {}
+            for row in connection.execute(chosen):
+                found.setdefault(row.task, {})[row.version] = to_version(row)
             rows = connection.execute(select(tasks).order_by(tasks.c.name)).all()
         return tuple(
             TaskEntry(
                 name=row.name,
-                live=by_number.get((row.name, row.live)),
-                shadow=by_number.get((row.name, row.shadow)),
+                live=found[row.name].get(row.live),
+                shadow=found[row.name].get(row.shadow),
                 shadow_share=row.shadow_share,
-                num_versions=counts[row.name],
+                num_versions=len(found[row.name]),
             )
             for row in rows
-            if row.name in counts
+            if row.name in found
         )
 
     def live(self, task: str) -> Version | None:
