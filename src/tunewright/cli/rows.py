@@ -67,19 +67,14 @@ def read_examples(
         examples, read = to_choices(examples, table, choices)
         if "label" in found:
             print(f"note: {read.message}", file=sys.stderr)
-    return table, to_sets(examples, _separator(about), path) if several else examples
+    between = about.get("label_separator")
+    return table, to_sets(examples, None if between is None else str(between), path) if several else examples
 
 
 def choice_columns(about: Mapping[str, object]) -> tuple[str, ...]:
     """Columns of each row's own candidates in training; none where there were none."""
     found = about.get("choices")
     return tuple(map(str, found)) if isinstance(found, list) else ()
-
-
-def _separator(about: Mapping[str, object]) -> str | None:
-    """What stood between labels in training."""
-    found = about["label_separator"]
-    return None if found is None else str(found)
 
 
 def check_labels_known(examples: Sequence[Example], known: Sequence[str], path: str) -> None:
