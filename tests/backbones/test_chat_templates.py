@@ -135,6 +135,7 @@ def test_zero_points_are_of_conversations_without_content(how: str, chat_folder:
     for material in (plain, replace(plain, examples=chats)):
         made = calibrated(material.adapter(**asking(material, PLAIN)), material, {"calibration": how}).calibration
         assert made is not None
+        assert made.bias_C is not None
         found.append(made.bias_C)
     bare = plain.adapter(**asking(plain, PLAIN))
     texts = NOTHING_SAID if how == "contextual" else ("",)
