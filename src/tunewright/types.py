@@ -133,6 +133,8 @@ class Dataset:
     """Role (`text`, `text_pair`, `label`, `target`) -> the column's name in the source."""
     further: tuple[str, ...] = ()
     """The other columns, which a template may show."""
+    is_reply: bool = False
+    """Whether the target is what an assistant says at the end of a conversation, and no column of the source."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,22 +2,29 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import pytest
+import torch
 import transformers
 from tokenizers import processors
 
 from tests import tiny
 from tests.commands import Call
+from tests.methods.test_label_words import workshop
 from tests.serve.live import ABOUT, serving
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Template
 from tunewright.backbones.decoder import Decoder
+from tunewright.backbones.inference import predict
 from tunewright.errors import DataError
 from tunewright.files import read_lines
-from tunewright.prompts.template import PLAIN
+from tunewright.methods.prompting import NOTHING_SAID, asking, calibrated
+from tunewright.prompts.calibration import content_free_points, domain_points
+from tunewright.prompts.template import PLAIN, premise
+from tunewright.releases.payload import prompt_vectors
 from tunewright.serve.ask import Ask, Event, Reply
 from tunewright.serve.predictor import Predictor
 from tunewright.serve.tasks import Served
@@ -108,6 +115,39 @@ def test_a_row_that_a_template_refuses_harms_no_other_of_its_batch(chat_folder: 
         assert isinstance(told[0][1], DataError)
 
 
+def test_a_soft_prompt_for_vllm_has_the_text_as_a_message(chat_folder: Path) -> None:
+    base = tiny.decoder(chat_folder)
+    soft = replace(adapter(base, PLAIN.row), soft_prompt=tiny.soft_prompt(base, 2, seed=1))
+    (chat,) = base.encode_for([Example(id="1", text="soup", messages=(("user", "soup"),))], soft)
+    for about, is_chat in (({"messages": True}, True), ({}, False)):
+        vectors_ND = prompt_vectors(soft.with_about(about), base, "soup")
+        expected_TD = base.word_embeddings[torch.tensor(chat.ids)].float()
+        assert (vectors_ND[2:].shape == expected_TD.shape and torch.equal(vectors_ND[2:], expected_TD)) is is_chat
+
+
+@pytest.mark.parametrize("how", ["contextual", "pmi"])
+def test_zero_points_are_of_conversations_without_content(how: str, chat_folder: Path) -> None:
+    """The bias is of what the model says to a user who says nothing, in the template's words."""
+    base = tiny.decoder(chat_folder)
+    plain = workshop(base).material
+    chats = [replace(row, messages=(("user", row.text),)) for row in plain.examples]
+    found = []
+    for material in (plain, replace(plain, examples=chats)):
+        made = calibrated(material.adapter(**asking(material, PLAIN)), material, {"calibration": how}).calibration
+        assert made is not None
+        assert made.bias_C is not None
+        found.append(made.bias_C)
+    bare = plain.adapter(**asking(plain, PLAIN))
+    texts = NOTHING_SAID if how == "contextual" else ("",)
+    if how == "pmi":
+        bare = replace(bare, template=Template.of(premise(Template.of(PLAIN))))
+    rows = [Example(id=text, text=text, messages=(("user", text),)) for text in texts]
+    logits_KC = predict(bare, base.encode_for(rows, bare), plain.store)
+    expected_C = content_free_points(logits_KC) if how == "contextual" else domain_points(logits_KC[0])
+    torch.testing.assert_close(found[1], expected_C)
+    assert not torch.allclose(found[0], expected_C)
+
+
 def test_a_comparison_on_conversations(
     chat_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -130,7 +170,7 @@ def test_a_comparison_on_conversations(
     assert known
     assert {line["id"]: line["text"] for line in known}.items() <= answers.items()
     predictor = Predictor.load(path)
-    assert predictor.adapter.about["messages"] is True
+    assert predictor.adapter.about["messages"] is predictor.adapter.about["reply_behind"] is True
     (alone,) = predictor.predict(["say soup 7"])
     (chatted,) = predictor.predict([Example(id="1", text="say soup 7", messages=(("user", "say soup 7"),))])
     assert alone.text == chatted.text

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from tests.commands import write_table
+from tunewright.cli.rows import read_examples
 from tunewright.config import load_config
 from tunewright.data.chats import with_reply
 from tunewright.data.load import load_dataset
@@ -36,6 +37,9 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
         cells = [[v if isinstance(v, str) else json.dumps(v) for v in row.values()] for row in rows]
         write_table(path, list(rows[0]), cells)
     return path
+
+
+ENDED = [{"messages": chat(k)} for k in range(40)]
 
 
 def load(path: Path, **settings: Any) -> Dataset:
@@ -128,8 +132,18 @@ def test_texts_that_are_json_stay_texts(text: str, tmp_path: Path) -> None:
 def test_a_table_with_a_target_of_its_own_keeps_its_conversations(tmp_path: Path) -> None:
     table = read_table(str(write(tmp_path / "c.jsonl", [{"messages": chat(k), "answer": "x"} for k in range(3)])))
     assert with_reply(table, None, ("answer",)) is table
-    open_ended = read_table(str(write(tmp_path / "d.jsonl", [{"messages": chat(0)}, {"messages": chat(1)[:2]}])))
+    open_ended = read_table(str(write(tmp_path / "d.jsonl", [{"messages": chat(k)[:2]} for k in range(2)])))
     assert with_reply(open_ended, None, ()) is open_ended
+    path = write(tmp_path / "e.jsonl", [{"messages": chat(k)[: 2 if k == 30 else 3]} for k in range(40)])
+    with pytest.raises(DataError, match=r"e.jsonl, row 31, column 'messages': no assistant.* \(1 of 40 rows\)"):
+        load(path, task="generate")
+    own = [{"messages": chat(k), "reply": f"own {k}"} for k in range(40)]
+    assert [load(write(tmp_path / "f.jsonl", rows), task="generate").is_reply for rows in (own, ENDED)] == [False, True]
+    asked = [{"messages": chat(0)}]
+    for more, expected in (({}, chat(0)), ({"reply_behind": True}, chat(0)[:2])):
+        about = {"columns": {"text": "messages", "target": "reply"}, "messages": True, **more}
+        _, (row,) = read_examples(str(write(tmp_path / "g.jsonl", asked)), about, {"text": None})
+        assert [message(*each) for each in row.messages] == expected, "stripped of what was the target alone"
     split = with_reply(table, None, ())
     assert [row["reply"] for row in split.rows] == ["word 0", "word 1", "word 2"]
     assert json.loads(str(split.rows[1]["messages"])) == chat(1)[:2]

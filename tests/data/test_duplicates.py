@@ -109,10 +109,10 @@ def test_pairs_are_twins_only_when_both_texts_are() -> None:
 def test_a_system_message_is_compared_apart() -> None:
     """Long and shared it makes no twins, and hides none that stand far apart; another one tells rows apart."""
     rng = np.random.default_rng(0)
-    system = "you answer questions about parcels and never promise a date that is not in the file of the customer"
     words = [f"{''.join(rng.choice(list('bcdfghaeiou'), 6))}" for _ in range(600)]
     texts = [" ".join(words[k * 5 : k * 5 + 5]) for k in range(120)]
     texts[110] = f"{texts[3]}!"
+    system = " ".join(reversed(words))
     systems = [system] * 119 + [system[::-1]]
     texts[119] = texts[5]
     chats = [(("system", said), ("user", text)) for said, text in zip(systems, texts, strict=True)]

@@ -142,6 +142,21 @@ def test_without_a_method_that_searches_it_has_no_effect(
     assert "`vector_store` is for method 'few-shot' or 'retrieve', which takes no part." in told.err
 
 
+def test_for_encoders_alone_it_has_no_effect(
+    vector_store: str,
+    tiny_folder: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call = Call(monkeypatch=monkeypatch, capsys=capsys)
+    asked = ("compare", write_topics(tmp_path / "topics.csv", 36), "--model", tiny_folder("bert"))
+    told = call(*asked, "--methods", "few-shot", "--vector-store", vector_store, "--out", tmp_path / "run")
+    assert told.code == 2
+    assert "`vector_store` is for models that answer prompts and show features" in told.err
+    assert collections(vector_store) == {}
+
+
 def test_a_served_task_whose_server_is_gone_harms_no_other(
     relay: tuple[Relay, str], tiny_decoder: GetDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

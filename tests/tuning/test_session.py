@@ -37,6 +37,7 @@ def session(folder: Path, budget_s: float | None, *, seeds: int = 3) -> Session:
     return Session(
         config=RunConfig(data="d.csv", seeds=seeds),
         out=folder,
+        is_reply=False,
         columns={},
         clock=Clock(folder / "elapsed.json", budget_s, Start.now()),
         journal=Journal(folder / "log.txt", Silent()),

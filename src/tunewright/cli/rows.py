@@ -47,8 +47,8 @@ def read_examples(
         print(f"note: {notice.message}", file=sys.stderr)
     own = {role: str(column) for role, column in columns.items() if role in given}
     choices = choice_columns(about)
-    asked = without_choices(table, choices) if choices else table
-    if columns.get("target") == REPLY:
+    asked, is_reply = without_choices(table, choices) if choices else table, "reply_behind" in about
+    if is_reply:
         asked = with_reply(table, given.get("text") or str(columns["text"]), (REPLY,))
     found, said = match_columns(asked, own, given={role: name for role, name in given.items() if name is not None})
     if said is not None:
@@ -57,7 +57,7 @@ def read_examples(
     target = found.get("target")
     is_parted = mark is not None and target is not None and any(str(mark) in str(row[target]) for row in table.rows)
     examples = to_examples(
-        asked if columns.get("target") == REPLY else table,
+        asked if is_reply else table,
         found,
         several=several,
         reasoning=target if is_parted else None,
@@ -67,19 +67,14 @@ def read_examples(
         examples, read = to_choices(examples, table, choices)
         if "label" in found:
             print(f"note: {read.message}", file=sys.stderr)
-    return table, to_sets(examples, _separator(about), path) if several else examples
+    between = about.get("label_separator")
+    return table, to_sets(examples, None if between is None else str(between), path) if several else examples
 
 
 def choice_columns(about: Mapping[str, object]) -> tuple[str, ...]:
     """Columns of each row's own candidates in training; none where there were none."""
     found = about.get("choices")
     return tuple(map(str, found)) if isinstance(found, list) else ()
-
-
-def _separator(about: Mapping[str, object]) -> str | None:
-    """What stood between labels in training."""
-    found = about["label_separator"]
-    return None if found is None else str(found)
 
 
 def check_labels_known(examples: Sequence[Example], known: Sequence[str], path: str) -> None:

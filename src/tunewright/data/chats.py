@@ -54,13 +54,22 @@ def spoken(example: Example, about: Mapping[str, Any]) -> Example:
 def with_reply(table: Table, column: str | None, taken: Sequence[str]) -> Table:
     """The table with what an assistant says at the end of every conversation as a column of its own.
 
-    One with any of the `taken` columns, which are a target, stays as it is.
+    One with any of the `taken` columns, which are a target, stays as it is, and one in which no assistant ends.
+
+    Raises:
+        DataError: Malformed messages; conversations of which some end so and some do not.
     """
     column = NAME if column is None else column
     is_there = column in table.columns and not set(taken) & {name.casefold() for name in table.columns}
     found = conversations(table, column) if is_there else []
-    if not found or not all(len(messages) > 1 and messages[-1][0] == ROLES[-1] for messages in found):
+    ends = [len(messages) > 1 and messages[-1][0] == ROLES[-1] for messages in found]
+    if not any(ends):
         return table
+    if lacking := [number for (number, _), is_reply in zip(table.numbered(), ends, strict=True) if not is_reply]:
+        raise DataError(
+            f"{table.path}, row {lacking[0]}, column {clip(column)!r}: no assistant's reply ends this conversation "
+            f"({len(lacking)} of {len(ends)} rows). It must end all or none. Mend or remove these rows."
+        )
     rows = tuple(
         {**row, column: json.dumps([{"role": r, "content": c} for r, c in messages[:-1]]), REPLY: messages[-1][1]}
         for row, messages in zip(table.rows, found, strict=True)

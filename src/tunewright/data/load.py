@@ -59,6 +59,7 @@ class Given:
     """The other columns, which a template may show."""
     asked: tuple[str, ...] = ()
     """Of these the ones that it does show."""
+    is_reply: bool = False
 
 
 def read_rows(config: RunConfig, template: str = "") -> Given:
@@ -74,8 +75,10 @@ def read_rows(config: RunConfig, template: str = "") -> Given:
     source = read_source(config)
     answers = {"target": config.target} if config.task == "generate" else {"label": config.label}
     text, several = config.input if config.task == "generate" else config.text, config.task == "multi-label"
+    is_reply = False
     if config.task == "generate" and config.target is None:
         tables = {split: with_reply(table, text, TARGET_NAMES) for split, table in source.tables.items()}
+        is_reply = tables != source.tables
         source = replace(source, tables=tables)
     asked = source.tables["train"]
     if config.task == "choose":
@@ -112,7 +115,9 @@ def read_rows(config: RunConfig, template: str = "") -> Given:
         _check_all_labels(rows, config.data)
         _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
     notices = (said, *read, *source.notices, *empty_rows(source.tables.values()))
-    return Given(name=source.name, rows=rows, columns=columns, notices=notices, further=further, asked=shown)
+    return Given(
+        name=source.name, rows=rows, columns=columns, notices=notices, further=further, asked=shown, is_reply=is_reply
+    )
 
 
 def load_dataset(config: RunConfig, template: str = "") -> Dataset:
@@ -166,6 +171,7 @@ def to_dataset(
         notices=(*given.notices, *noticed),
         columns=given.columns,
         further=given.further,
+        is_reply=given.is_reply,
     )
 
 

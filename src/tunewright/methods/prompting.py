@@ -4,7 +4,7 @@ Shapes: C labels.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +13,9 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Calibration, Decoding, Template, Verbalizer
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.answers import unit
-from tunewright.backbones.base import Base
+from tunewright.backbones.base import Base, Encoding
 from tunewright.backbones.inference import predict
+from tunewright.data.chats import NAME, spoken
 from tunewright.data.labels import in_words
 from tunewright.data.sets import strata
 from tunewright.methods.base import Choice, Material
@@ -100,17 +101,14 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
     if how == "none":
         return adapter
     if how == "contextual":
-        empty = [Example(id=text, text=text, fields=dict.fromkeys(adapter.columns, text)) for text in NOTHING_SAID]
-        said_KC = predict(adapter, material.backbone.encode_for(empty, adapter), material.store)
+        said_KC = predict(adapter, _empty(material, adapter, NOTHING_SAID), material.store)
         # Where each label has a probability of its own, there is none to be shared out.
         apart = material.rows.sets_NC is not None
         bias_C = domain_points(said_KC.mean(0)) if apart else content_free_points(said_KC)
     elif how == "pmi":
         assert adapter.template is not None, "of prompts alone"
-        words = premise(adapter.template)
-        bare = replace(adapter, template=Template.of(words), retriever=None)
-        nothing = material.backbone.encode_for([Example(id="", text="")], bare)
-        bias_C = domain_points(predict(bare, nothing, material.store)[0])
+        bare = replace(adapter, template=Template.of(premise(adapter.template)), retriever=None)
+        bias_C = domain_points(predict(bare, _empty(material, bare, [""]), material.store)[0])
     else:
         encodings = material.rows.encodings
         if adapter.template is not None:
@@ -120,6 +118,13 @@ def calibrated(adapter: Adapter, material: Material, params: Params) -> Adapter:
             shares_C = shares_C.mean().expand_as(shares_C)
         bias_C = zero_points(logits_NC, shares_C, apart=material.rows.sets_NC is not None)
     return replace(adapter, calibration=Calibration(bias_C=bias_C))
+
+
+def _empty(material: Material, adapter: Adapter, texts: Sequence[str]) -> list[Encoding]:
+    """Inputs without content, in the form of the training rows."""
+    about = {NAME: bool(material.examples[0].messages)}
+    rows = [Example(id=text, text=text, fields=dict.fromkeys(adapter.columns, text)) for text in texts]
+    return material.backbone.encode_for([spoken(row, about) for row in rows], adapter)
 
 
 def cannot_be_asked(backbone: Base) -> str | None:

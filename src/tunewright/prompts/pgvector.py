@@ -51,9 +51,8 @@ class Server:
 
     def __init__(self, url: str) -> None:
         found = sql.make_url(url)
-        if found.get_backend_name() != "postgresql" or found.password is not None:
-            raise ValueError
-        if any("password" in key.casefold() for key in found.query):
+        told = found.password is not None or any("password" in key.casefold() for key in found.query)
+        if found.get_backend_name() != "postgresql" or told:
             raise ValueError
         self.name, self._fault, self._down_until_s = str(found), "", 0.0
         limits = {"connect_timeout": 5, "tcp_user_timeout": 10_000, "options": "-c statement_timeout=60000"}

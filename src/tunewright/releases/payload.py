@@ -15,6 +15,7 @@ from torch import Tensor
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding
 from tunewright.backbones.backbone import Backbone
+from tunewright.data.chats import spoken
 from tunewright.errors import AdapterError
 from tunewright.types import Example
 
@@ -34,7 +35,7 @@ def prompt_vectors(adapter: Adapter, base: Backbone, text: str) -> Tensor:
         raise AdapterError(f"the adapter has no soft prompt to send to vLLM. It has: {', '.join(adapter.parts())}.")
     if not base.is_causal:
         raise AdapterError(f"vLLM takes prompt_embeds for decoders. Got a base of kind {adapter.base.kind}.")
-    (encoding,) = base.encode_for([Example(id="1", text=text)], adapter)
+    (encoding,) = base.encode_for([spoken(Example(id="1", text=text), adapter.about)], adapter)
     fixed = () if adapter.template is None else base.fixed_ids(adapter.template.fixed)
     embeds_TD = base.word_embeddings[torch.tensor([*fixed, *encoding.ids])]
     return torch.cat([adapter.soft_prompt.vectors_PD.detach().float().cpu(), embeds_TD.float().cpu()])

@@ -118,6 +118,7 @@ def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial
         **({"label_separator": session.config.label_separator} if task.kind == "multi-label" else {}),
         **({"choices": list(session.config.choices)} if task.kind == "choose" else {}),
         **({"messages": True} if session.workshop(entrant).material.examples[0].messages else {}),
+        **({"reply_behind": True} if session.is_reply else {}),
         **({"target_behind": MARK} if target is not None and target == session.config.reasoning else {}),
         **_of_base(session.workshop(entrant).material.backbone),
         "candidate": entrant.id,

@@ -63,6 +63,8 @@ class Session:
     out: Path
     columns: Mapping[str, str]
     """Role -> column of the user's data."""
+    is_reply: bool
+    """As of a `Dataset`."""
     clock: Clock
     journal: Journal
     workshops: dict[str, Workshop]

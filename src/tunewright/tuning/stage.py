@@ -9,6 +9,7 @@ from pathlib import Path
 from tunewright.backbones.inference import FeatureStore
 from tunewright.config import RunConfig, short_name
 from tunewright.data.documents import check_apart, read_documents
+from tunewright.errors import ConfigError
 from tunewright.evaluation.metrics import Metric
 from tunewright.evaluation.named import find_metric
 from tunewright.methods.base import Choice, Method, Range, word_remarks
@@ -112,6 +113,11 @@ def open_stage(
         spending: Of the run, where bases answer elsewhere.
     """
     bases = {name: store.backbone for name, store in stores.items()}
+    if config.vector_store is not None and not any(base.answers_prompts and base.width for base in bases.values()):
+        raise ConfigError(
+            "`vector_store` is for models that answer prompts and show features: an encoder's demonstrations vote in "
+            f"memory. Got {', '.join(bases)}. Give a decoder or a masked model with --model, or leave the setting out."
+        )
     starts = read_start(config.start_from, bases, _methods(config))
     metric = find_metric(config.metric, config.task, database=config.database)
     workshops = {
@@ -127,6 +133,7 @@ def open_stage(
         config=config,
         out=out,
         columns=dataset.columns,
+        is_reply=dataset.is_reply,
         clock=clock,
         journal=journal,
         workshops=workshops,
