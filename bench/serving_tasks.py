@@ -108,7 +108,7 @@ def gpt2(parent: Path, *, narrow: bool = False) -> str:
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
     fast.save_pretrained(parent / "gpt2")
     torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_embd": 64, "n_head": 2} if narrow else {}
+    shape: dict[str, Any] = {"n_layer": 2, "n_embd": 64, "n_head": 2} if narrow else {}
     transformers.GPT2LMHeadModel(transformers.GPT2Config(**shape)).save_pretrained(parent / "gpt2")
     return str(parent / "gpt2")
 
