@@ -15,7 +15,8 @@ import tunewright as tw
 from tests import tiny
 from tests.cli.test_bad_input import refused
 from tests.commands import Call
-from tunewright.errors import AdapterError, DataError
+from tunewright.adapters import folder
+from tunewright.errors import DataError
 from tunewright.serve.cache import Cache
 from tunewright.serve.tasks import Served
 from tunewright.training.objective import Rows
@@ -164,10 +165,11 @@ def test_the_loss_is_that_of_a_choice() -> None:
     assert found.count == 3
 
 
-def test_the_server_says_that_it_cannot(run: tw.Run) -> None:
+def test_the_server_takes_it(run: tw.Run) -> None:
+    """What it answers: `tests/serve/test_answers.py`."""
     cache = Cache(limit_bytes=1, max_bases=2, on_loaded=lambda: None)
-    with pytest.raises(AdapterError, match="chooses among texts of each row, which is not served"):
-        cache.load(Served(task="choose", version=1, folder=str(run.adapter_folder("linear-probe"))))
+    loaded = cache.load(Served(task="choose", version=1, folder=str(run.adapter_folder("linear-probe"))))
+    assert loaded.adapter.sha256() == folder.load(run.adapter_folder("linear-probe")).sha256()
 
 
 @pytest.mark.parametrize(
