@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bench import EXAMPLE
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.inference import predict
 from tunewright.backbones.kinds import open_backbone
@@ -31,7 +32,6 @@ from tunewright.runtime import device, fast_dtype, generator
 from tunewright.tuning.attempt import Workshop, attempt, label_rows, prepare
 from tunewright.types import Dataset, Params
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "support" / "messages.csv"
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 INITS = ("random", "vocabulary", "labels")
 LENGTHS = (1, 5, 20, 100)

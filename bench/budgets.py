@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bench import EXAMPLE
 from tunewright.errors import RunError
 from tunewright.files import append_line, read_lines
 from tunewright.runs import comparison
 
 COMMAND = (sys.executable, "-c", "from tunewright.cli.main import main; main()")
-EXAMPLE = Path(__file__).parents[1] / "examples" / "support" / "messages.csv"
 PROMISE_S, PROMISE = 10.0, 0.05
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench import EXAMPLE
 from bench.serving_tasks import gpt2
 from tunewright.backbones.checkpoint import load_checkpoint
 from tunewright.backbones.inference import FeatureStore, predict
@@ -32,7 +33,6 @@ from tunewright.runtime import device, generator
 from tunewright.tuning.attempt import prepare
 from tunewright.types import Example, Task
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "support" / "messages.csv"
 HOWS = ("none", "contextual", "pmi", "uniform")
 """Of which the last sees the training texts."""
 

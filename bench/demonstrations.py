@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench import EXAMPLE
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import DemonstrationPool
 from tunewright.backbones.answers import unit
@@ -29,7 +30,6 @@ from tunewright.data.load import load_dataset
 from tunewright.files import write_json
 from tunewright.types import Dataset, Example
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "support" / "messages.csv"
 TEMPERATURE, RESAMPLES = 0.1, 10_000
 
 

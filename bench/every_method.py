@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import tunewright as tw
+from bench import EXAMPLE
 from tunewright.files import read_json, write_json
 from tunewright.methods.table import METHODS
 from tunewright.tuning.progress import Silent
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "support" / "messages.csv"
 QUICK_METHODS = "majority,zero-shot,linear-probe"
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from bench import EXAMPLE
 from bench.serving_tasks import gpt2
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.members import Members
@@ -37,7 +38,6 @@ from tunewright.runtime import generator
 from tunewright.tuning.attempt import prepare
 from tunewright.types import Example, Params
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "support" / "messages.csv"
 PLACED: tuple[tuple[str, str, Params], ...] = (
     ("template", "template", {}),
     ("zero-shot", "zero-shot", {}),

@@ -44,8 +44,8 @@ import peft
 import torch
 import transformers
 
-from bench import load
-from bench.serving_tasks import LENGTHS, MODEL, ROOT, gpt2, loras, register, save, saved, soft_prompts, texts
+from bench import ROOT, load
+from bench.serving_tasks import LENGTHS, MODEL, gpt2, loras, register, save, saved, soft_prompts, texts
 from tunewright.adapters import folder
 from tunewright.adapters.parts import Decoding, SoftPrompt
 from tunewright.backbones.backbone import Backbone

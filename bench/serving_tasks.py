@@ -13,6 +13,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
+from bench import EXAMPLE
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Head, Lora, SoftPrompt
@@ -23,12 +24,11 @@ from tunewright.releases.tables import versions
 
 LENGTHS = (5, 10, 20, 50, 100)
 MODEL = "embedded"
-ROOT = Path(__file__).parents[1]
 
 
 def texts() -> list[str]:
     """Messages of the example data."""
-    with (ROOT / "examples" / "support" / "messages.csv").open(encoding="utf-8", newline="") as file:
+    with EXAMPLE.open(encoding="utf-8", newline="") as file:
         return [row["text"] for row in csv.DictReader(file)]
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 
+from bench import EXAMPLE
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Head, SoftPrompt
@@ -39,7 +40,6 @@ from tunewright.files import write_json
 from tunewright.releases.state import State
 from tunewright.serve.predictor import Predictor
 
-ROOT = Path(__file__).parents[1]
 TASK, LABELS = "messages", ("a", "b", "c")
 NUM_VERSIONS, NUM_TEXTS, NUM_CLIENTS = 4, 60, 4
 SEEN_WITHIN_S = 3.0
@@ -254,7 +254,7 @@ def running(threads: Sequence[threading.Thread], stop: threading.Event) -> Itera
 
 def soak(home: Path, seconds: float, kill_every_s: float) -> Result:
     """The whole of it."""
-    with (ROOT / "examples" / "support" / "messages.csv").open(encoding="utf-8", newline="") as file:
+    with EXAMPLE.open(encoding="utf-8", newline="") as file:
         texts = [row["text"] for row in csv.DictReader(file)][:NUM_TEXTS]
     state, story, stop, server = State.open(str(home / "state.db")), Story(), threading.Event(), Server(home)
     expected = make_versions(home, texts, state)

@@ -1,11 +1,15 @@
 """Parts are plain data; own word embeddings are looked up as in a dense table."""
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import pytest
 import torch
+from torch import Tensor
 
 from tests import tiny
 from tunewright.adapters.adapter import PARTS
-from tunewright.adapters.parts import Lora, Prefix, SoftPrompt, Weights
+from tunewright.adapters.parts import Lora, Part, Prefix, SoftPrompt, Weights
 
 VOCABULARY, WIDTH = 20, 3
 NAME = "embeddings.word_embeddings.weight"
@@ -64,3 +68,20 @@ def test_lengths_and_scaling() -> None:
 
 def test_weights_and_tuners_do_not_mix() -> None:
     assert [name for name, kind in PARTS.items() if not kind.mixes] == ["tuner", "weights"]
+
+
+def test_what_is_worked_out_of_a_part_is_none_of_its_tensors() -> None:
+    """Saved, hashed and trained is what the record holds."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Doubled(Part):
+        vectors_PD: Tensor
+
+        @cached_property
+        def twice(self) -> Tensor:
+            return 2 * self.vectors_PD
+
+    part = Doubled(vectors_PD=torch.ones(2, 3))
+    assert part.twice.sum() == 12
+    assert list(part.tensors()) == ["vectors"]
+    assert torch.equal(Doubled.build(part.settings(), part.tensors()).vectors_PD, part.vectors_PD)

@@ -52,7 +52,8 @@ class Part:
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors by name: that of their field without its shape."""
-        return {_SHAPE.sub("", name): value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        own = {each.name: getattr(self, each.name) for each in fields(self)}  # type: ignore[arg-type]
+        return {_SHAPE.sub("", name): value for name, value in own.items() if isinstance(value, Tensor)}
 
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003

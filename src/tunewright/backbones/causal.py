@@ -91,6 +91,7 @@ class Pass:
         self._stage: Literal["all", "keys", "ends"] = "all"
         """All tokens; in the last layer only as far as the keys, and then only the tokens that are read."""
         self._masks: dict[tuple[int, int | None], tuple[Tensor, int]] = {}
+        self._masks_alone: dict[int | None, Tensor] = {}
 
     def run(self, model: Callable[[], Tensor], last_layer: nn.Module) -> Tensor | None:
         """Last hidden state of the tokens that are read, text by text; None where there are no texts.
@@ -218,11 +219,11 @@ class Pass:
 
     def _past_only(self, size: int, before: int, window: int | None, like: Tensor) -> Tensor:
         """Added to the scores of the longest text behind the longest prefix; what others need is a part of it."""
-        if (0, window) not in self._masks:
+        if window not in self._masks_alone:
             distance_TS = torch.arange(size)[:, None] + before - torch.arange(before + size)
             hidden_TS = (distance_TS < 0) | (distance_TS >= (before + size if window is None else window))
-            self._masks[0, window] = like.new_zeros(hidden_TS.shape).masked_fill_(hidden_TS, _NEVER), 0
-        return self._masks[0, window][0]
+            self._masks_alone[window] = like.new_zeros(hidden_TS.shape).masked_fill_(hidden_TS, _NEVER)
+        return self._masks_alone[window]
 
     def _attention(self, query_NHd: Tensor, queries: Sequences, prefix: Keys | None, own: Keys, rule: Rule) -> Tensor:
         """Of sequences to their own past and to the prefix each names, one softmax over both."""
