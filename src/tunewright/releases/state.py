@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import getpass
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, insert, select, update
@@ -31,8 +30,9 @@ from tunewright.releases.rows import (
     is_version,
     lived,
     make_live,
+    now,
     present,
-    to_record,
+    to_records,
     to_version,
 )
 from tunewright.releases.tables import changes, feedback, promotions, shadow_pairs, tasks, versions
@@ -134,8 +134,7 @@ class State:
         """All changes of what is live, oldest first."""
         chosen = select(promotions).where(promotions.c.task == task).order_by(promotions.c.id)
         with self._database.reading() as connection:
-            rows = connection.execute(chosen).mappings().all()
-        return tuple(to_record(Promotion, row) for row in rows)
+            return to_records(connection, Promotion, chosen)
 
     def add(self, task: str, adapter_folder: Path, run: Path | None = None, *, who: str | None = None) -> Version:
         """A new version of a task, not live yet; the task is made where there is none.
@@ -169,7 +168,7 @@ class State:
                 insert(versions).values(
                     task=task,
                     version=number,
-                    added_at=_now(),
+                    added_at=now(),
                     added_by=_user(who),
                     **dataclasses.asdict(adapter),
                     **{name: value for name, value in measured.items() if name != "test"},
@@ -207,19 +206,8 @@ class State:
                 raise RegistryError(f"{task}@{version} is live already.")
             if live != expected:
                 raise RegistryError(f"{task}@{live} became live meanwhile. Judge {task}@{version} again.")
-            return make_live(
-                connection,
-                Promotion(
-                    task=task,
-                    version=version,
-                    previous=live,
-                    action="promote",
-                    at=_now(),
-                    who=_user(who),
-                    reason=reason,
-                    forced=forced,
-                ),
-            )
+            said = {"who": _user(who), "reason": reason, "forced": forced}
+            return make_live(connection, task, version, previous=live, action="promote", **said)
 
     def rollback(self, task: str, *, reason: str = "", who: str | None = None) -> Promotion:
         """Makes the version live again that was so before the present one.
@@ -234,19 +222,8 @@ class State:
             earlier = [number for number in lived(connection.execute(chosen).all())[:-1] if number in there]
             if not earlier:
                 raise RegistryError(f"{task} has no earlier live version to go back to.")
-            return make_live(
-                connection,
-                Promotion(
-                    task=task,
-                    version=earlier[-1],
-                    previous=live,
-                    action="rollback",
-                    at=_now(),
-                    who=_user(who),
-                    reason=reason,
-                    forced=False,
-                ),
-            )
+            said = {"who": _user(who), "reason": reason, "forced": False}
+            return make_live(connection, task, earlier[-1], previous=live, action="rollback", **said)
 
     def remove(self, task: str, version: int | None = None) -> None:
         """Forgets a version, or all of a task; adapter folders, promotions and feedback stay.
@@ -261,7 +238,7 @@ class State:
                 if row.live == version:
                     raise RegistryError(f"{task}@{version} is live. Promote another one, or remove the whole task.")
             gone = versions.c.task == task if version is None else is_version(task, version)
-            connection.execute(update(versions).where(gone, versions.c.removed_at.is_(None)).values(removed_at=_now()))
+            connection.execute(update(versions).where(gone, versions.c.removed_at.is_(None)).values(removed_at=now()))
             if version in (None, row.shadow):
                 connection.execute(update(tasks).where(tasks.c.name == task).values(shadow=None, shadow_share=0.0))
             if version is None:
@@ -294,7 +271,7 @@ class State:
             raise RegistryError(unknown("verdict", given.verdict, VERDICTS))
         if (given.corrected is not None) != (given.verdict == "corrected"):
             raise RegistryError("`corrected` is the right answer: give it with the verdict `corrected` and no other.")
-        stored = dataclasses.replace(given, at=_now())
+        stored = dataclasses.replace(given, at=now())
         with self._database.writing() as connection:
             last = connection.execute(select(tasks.c.last_version).where(tasks.c.name == given.task)).scalar()
             if last is None or not 1 <= given.version <= last:
@@ -306,21 +283,19 @@ class State:
         """All that was said of a task's answers, oldest first; with `limit` the last so many."""
         chosen = select(feedback).where(feedback.c.task == task).order_by(feedback.c.id.desc()).limit(limit)
         with self._database.reading() as connection:
-            rows = connection.execute(chosen).mappings().all()
-        return tuple(to_record(Feedback, row) for row in reversed(rows))
+            return to_records(connection, Feedback, chosen)[::-1]
 
     def add_shadow_pairs(self, pairs: Sequence[ShadowPair]) -> None:
         """Stores what two versions answered to the same requests."""
         with self._database.writing() as connection:
-            connection.execute(insert(shadow_pairs), [dataclasses.asdict(pair) | {"at": _now()} for pair in pairs])
+            connection.execute(insert(shadow_pairs), [dataclasses.asdict(pair) | {"at": now()} for pair in pairs])
 
     def shadow_pairs(self, task: str, version: int, shadow: int) -> tuple[ShadowPair, ...]:
         """Requests that both versions answered, oldest first."""
         of = shadow_pairs.c
         chosen = select(shadow_pairs).where(of.task == task, of.version == version, of.shadow == shadow).order_by(of.id)
         with self._database.reading() as connection:
-            rows = connection.execute(chosen).mappings().all()
-        return tuple(to_record(ShadowPair, row) for row in rows)
+            return to_records(connection, ShadowPair, chosen)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Connection]:
@@ -328,10 +303,6 @@ class State:
         with self._database.writing() as connection:
             connection.execute(update(changes).values(counter=changes.c.counter + 1))
             yield connection
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _user(who: str | None) -> str:
