@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from tunewright.prompts.template import Prompt
@@ -69,7 +69,12 @@ class Part:
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `settings` and `tensors`."""
         readers = _readers(cls)
-        given = {name: reader.validate_python(settings[name]) for name, reader in readers.items() if name in settings}
+        try:
+            given = {
+                name: reader.validate_python(settings[name]) for name, reader in readers.items() if name in settings
+            }
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"]) from None
         stems = {each.name: _SHAPE.sub("", each.name) for each in fields(cls)}  # type: ignore[arg-type]
         own = {name: tensors[stem] for name, stem in stems.items() if name not in readers and stem in tensors}
         found = cls(**given, **own)

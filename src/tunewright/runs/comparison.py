@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tunewright.errors import RunError
 from tunewright.files import read_json, write_json
 from tunewright.runs.measurements import Calibration, Flips, Gap, Retention, Slice
-from tunewright.runs.schema import read_as, to_plain
+from tunewright.runs.schema import read_as
 from tunewright.types import Estimate, Family, Params, TaskKind
 
 SCHEMA_VERSION = 1
@@ -321,7 +321,7 @@ class Comparison:
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON values, schema version first."""
-    content = to_plain(comparison)
+    content = dataclasses.asdict(comparison)
     return {"schema_version": content.pop("schema_version"), **content}
 
 
@@ -335,9 +335,7 @@ def from_json(content: Any) -> Comparison:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         allowed = f"Allowed: up to {SCHEMA_VERSION}. Update tunewright to read this run."
         raise RunError(f"`schema_version` of {FILE_NAME} is {version}. {allowed}")
-    comparison = read_as(Comparison, content, FILE_NAME)
-    assert isinstance(comparison, Comparison)
-    return comparison
+    return read_as(Comparison, content, FILE_NAME)
 
 
 def save(comparison: Comparison, run_dir: Path) -> None:
