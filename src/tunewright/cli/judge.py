@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.errors import ConfigError, RunError, unknown
+from tunewright.errors import ConfigError, RunError, counted, unknown
 
 if TYPE_CHECKING:
     from tunewright.runs.judgements import Judgement
@@ -151,4 +151,5 @@ def _by_model(record: "RunRecord", pair: tuple[str, str], rows: list["Example"],
             if choice is not None and None not in choices:
                 yield Judgement(row=row.id, judge=model, shown=order, choice=choice)
     if num_cut:
-        print(f"{num_cut} rows do not fit in the context of {model} with both answers and were left out.")
+        said = counted(num_cut, "row does not fit", "rows do not fit")
+        print(f"{said} in the context of {model} with both answers: left out.")

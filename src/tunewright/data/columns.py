@@ -155,8 +155,7 @@ def check_columns(table: Table, roles: Mapping[str, str], flags: Mapping[str, st
     """
     for role, column in roles.items():
         if column not in table.columns:
-            shown = [clip(name) for name in table.columns]
-            raise DataError(f"{table.path}: {unknown('column', column, shown, todo=f'Name it with {flags[role]}.')}")
+            raise no_column(table, column, f"Name it with {flags[role]}.")
     if len(set(roles.values())) < len(roles):
         said = ", ".join(f"{role} = {column!r}" for role, column in roles.items())
         raise DataError(f"{table.path}: one column for two roles: {said}. Each must be another column. Change a flag.")
@@ -171,9 +170,12 @@ def check_shown(tables: Iterable[Table], columns: Sequence[str]) -> None:
     for table in tables:
         for name in columns:
             if name not in table.columns:
-                shown = [clip(column) for column in table.columns]
-                todo = "The template shows it: each file needs it."
-                raise DataError(f"{table.path}: {unknown('column', name, shown, todo=todo)}")
+                raise no_column(table, name, "The template shows it: each file needs it.")
+
+
+def no_column(table: Table, column: str, todo: str) -> DataError:
+    """The error for a column that a table lacks, with the nearest name."""
+    return DataError(f"{table.path}: {unknown('column', column, map(clip, table.columns), todo=todo)}")
 
 
 def _free(table: Table, chosen: Mapping[str, Choice]) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.data.duplicates import normalise
-from tunewright.errors import ConfigError, DataError
+from tunewright.errors import ConfigError, DataError, counted
 from tunewright.types import Dataset, Example
 
 PASSAGE_WORDS = 100
@@ -50,7 +50,7 @@ def read_documents(folder: str) -> Documents:
     texts = tuple(_read(file, allowed) for file in files)
     passages = tuple(dict.fromkeys(p for text in texts for p in to_passages(text)))
     if not passages:
-        raise ConfigError(f"`documents` has no words: {folder!r} holds {len(files)} files. {allowed}")
+        raise ConfigError(f"`documents` has no words: {folder!r} holds {counted(len(files), 'file')}. {allowed}")
     if len(passages) > MOST_PASSAGES:
         raise ConfigError(
             f"`documents` may have {MOST_PASSAGES:,} passages. Got {len(passages):,}. Choose fewer files."
@@ -111,8 +111,8 @@ def check_apart(texts: Sequence[str], dataset: Dataset) -> None:
         found = [row.id for row in rows if _stands_in(row, whole, parts)]
         if found:
             raise DataError(
-                f"the documents hold {len(found)} {split} rows ({', '.join(found[:3])}): answers would be looked up. "
-                "Take the rows' texts out of the folder of --documents."
+                f"the documents hold {counted(len(found), f'{split} row')} ({', '.join(found[:3])}): answers would be "
+                "looked up. Take the rows' texts out of the folder of --documents."
             )
 
 

@@ -106,11 +106,15 @@ def _check_filled(table: Table, role: str, column: str) -> None:
     missing = [number for number, row in table.numbered() if not _is_filled(row[column], role)]
     if missing:
         what = _ANSWERS.get(role, "texts")
-        shown = ", ".join(str(number) for number in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         raise DataError(
             f"{table.path}: missing {what} in column {column!r}: {len(missing)} of {len(table.rows)} rows "
-            f"(row {shown}). Every row needs one. Fill or remove these rows."
+            f"({first_rows(missing)}). Every row needs one. Fill or remove these rows."
         )
+
+
+def first_rows(numbers: Sequence[int]) -> str:
+    """Numbers of the first few rows, for a message."""
+    return f"row {', '.join(map(str, numbers[:SHOWN]))}{', ...' if len(numbers) > SHOWN else ''}"
 
 
 def _is_filled(value: str | None, role: str) -> bool:

@@ -39,7 +39,7 @@ from tunewright.data.splits import (
 from tunewright.data.swaps import absent_terms, swapped_rows
 from tunewright.data.tables import empty_rows
 from tunewright.data.targets import by_input, can_split, check_inputs, check_targets, limit_dev, target_notices
-from tunewright.errors import DataError
+from tunewright.errors import DataError, counted
 from tunewright.types import Dataset, Example, Notice, Splits, Task
 
 Rows = Mapping[str, tuple[Example, ...]]
@@ -318,7 +318,8 @@ def _label_notices(rows: Rows, labels: Sequence[str]) -> list[Notice]:
         unseen = [example for example in rows[split] if set(strata(example)) - trained]
         if unseen:
             names = quoted({label for example in unseen for label in strata(example)} - trained)
-            message = f"{len(unseen)} {split} rows have labels absent from train ({names}); they are scored as wrong."
+            said = counted(len(unseen), f"{split} row has", f"{split} rows have")
+            message = f"{said} labels absent from train ({names}); they are scored as wrong."
             ids = tuple(example.id for example in unseen[:SHOWN])
             notices.append(Notice(code=f"unseen-labels-in-{split}", message=message, count=len(unseen), ids=ids))
         absent = set(labels) - {label for example in rows[split] for label in strata(example)}

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from tunewright.errors import counted
 from tunewright.types import Estimate
 
 DEFAULT_STATE = "tunewright.db"
@@ -59,7 +60,7 @@ class Version:
         if self.measured is None:
             return "from no comparison"
         test = self.measured.test
-        return f"{self.measured.metric} {test.value:.3f}, {test.low:.3f} to {test.high:.3f}, {test.n} rows"
+        return f"{self.measured.metric} {test.value:.3f}, {test.low:.3f} to {test.high:.3f}, {counted(test.n, 'row')}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 from markupsafe import Markup
 
+from tunewright.errors import counted
 from tunewright.report import svg
 from tunewright.report.text import distinct, line
 from tunewright.runs.measurements import Bin, Coverage
@@ -63,7 +64,7 @@ def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int =
             name = alt.Chart(svg.rows([{"end": end, "name": line(curve.name, 22)}]))
             text = name.mark_text(align="left", dx=6, aria=False)
             layers.append(text.encode(x=alt.value(width), y=svg.shares("end", domain, _BEST), text=svg.NAME))
-    told = ", ".join(f"{curve.name} {len(curve.values)} trials" for curve in curves)
+    told = ", ".join(f"{curve.name} {counted(len(curve.values), 'trial')}" for curve in curves)
     return svg.render(alt.layer(*layers), alt_text=f"Best dev value so far over trials: {told}.")
 
 
@@ -169,7 +170,7 @@ def reliability(bins: Sequence[Bin], *, width: int = 300, height: int = 190) -> 
 
 def _bin_row(found: Bin) -> dict[str, Any]:
     right = found.accuracy
-    told = f"{right.n} rows, {100 * found.confidence:.1f}% sure on average: {100 * right.value:.1f}% right"
+    told = f"{counted(right.n, 'row')}, {100 * found.confidence:.1f}% sure on average: {100 * right.value:.1f}% right"
     return {
         "confidence": found.confidence, "value": right.value, "low": right.low, "high": right.high,
         "description": f"{told}, 95% interval {100 * right.low:.1f} to {100 * right.high:.1f}",
