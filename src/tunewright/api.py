@@ -133,7 +133,8 @@ def compare(
     config = _config(data, settings)
     if config.resume and config.out is None:
         raise ConfigError("`resume` needs `out`: the run folder to go on with.")
-    out = Path(config.out) if config.out is not None else default_folder(config)
+    default = Path("runs") / f"{Path(config.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = default if config.out is None else Path(config.out)
     call = command or ("tw.compare", config.data)
     with terminal(sys.stderr) if listener is None else nullcontext(listener) as hears:
         harness.compare(config, out, hears, command=call, start=start)
@@ -146,8 +147,3 @@ def _config(data: str | Path | RunConfig | None, settings: Mapping[str, Any]) ->
     if isinstance(data, RunConfig):
         return validate(data.model_dump() | {key: value for key, value in given.items() if value is not None})
     return load_config(None, {"data": None if data is None else str(data), **given})
-
-
-def default_folder(config: RunConfig) -> Path:
-    """`runs/<data>-<date>-<time>`."""
-    return Path("runs") / f"{Path(config.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -171,15 +171,9 @@ def _free(name: str, taken: Sequence[str]) -> str:
 
 
 def _written(rows: Sequence[Mapping[str, object]], ending: str) -> str:
-    return _jsonl(rows) if ending == ".jsonl" else _separated(rows, "\t" if ending == ".tsv" else ",")
-
-
-def _jsonl(rows: Sequence[Mapping[str, object]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _separated(rows: Sequence[Mapping[str, object]], delimiter: str) -> str:
-    buffer = io.StringIO()
+    if ending == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    buffer, delimiter = io.StringIO(), "\t" if ending == ".tsv" else ","
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

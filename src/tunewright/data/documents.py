@@ -44,7 +44,8 @@ def read_documents(folder: str) -> Documents:
     path, allowed = Path(folder), "Allowed: a folder with files of UTF-8 text."
     if not path.is_dir():
         raise ConfigError(f"`documents` must name a folder. Got {folder!r}. {allowed}")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
+    shown = (file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts))
+    files = sorted(file for file in shown if file.is_file())
     if sum(file.stat().st_size for file in files) > MOST_BYTES:
         raise ConfigError(f"`documents` may have {MOST_BYTES >> 20} MiB. Got more in {folder!r}. Choose fewer files.")
     texts = tuple(_read(file, allowed) for file in files)
@@ -56,10 +57,6 @@ def read_documents(folder: str) -> Documents:
             f"`documents` may have {MOST_PASSAGES:,} passages. Got {len(passages):,}. Choose fewer files."
         )
     return Documents(texts=texts, passages=passages)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _read(file: Path, allowed: str) -> str:

@@ -80,7 +80,8 @@ def twin_groups(examples: Sequence[Example]) -> tuple[int, ...]:
         for position, row in enumerate(bucket):
             for other in bucket[max(0, position - WINDOW) : position]:
                 if _root(parents, row) != _root(parents, other) and shingles.are_twins(row, other):
-                    _join(parents, row, other)
+                    low, high = sorted((_root(parents, row), _root(parents, other)))
+                    parents[high] = low
     return tuple(_root(parents, row) for row in range(len(parents)))
 
 
@@ -95,11 +96,6 @@ def _root(parents: list[int], row: int) -> int:
         parents[row] = parents[parents[row]]
         row = parents[row]
     return row
-
-
-def _join(parents: list[int], one: int, other: int) -> None:
-    low, high = sorted((_root(parents, one), _root(parents, other)))
-    parents[high] = low
 
 
 class _Shingles:

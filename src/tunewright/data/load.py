@@ -112,7 +112,8 @@ def read_rows(config: RunConfig, template: str = "") -> Given:
         rows = {s: to_sets(found, config.label_separator, source.tables[s].path) for s, found in rows.items()}
         check_sets(rows["train"], config.data)
     else:
-        _check_all_labels(rows, config.data)
+        check_labels([example for examples in rows.values() for example in examples], config.data)
+        check_labels(rows["train"], config.data)
         _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
     notices = (said, *read, *source.notices, *empty_rows(source.tables.values()))
     return Given(
@@ -224,12 +225,6 @@ def _task(given: Given, config: RunConfig, labels: tuple[str, ...], descriptions
         kind=config.task,
         paired="text_pair" in given.columns,
     )
-
-
-def _check_all_labels(given: Rows, path: str) -> None:
-    """All rows for the kind of label; the training rows for the number of classes."""
-    check_labels([example for examples in given.values() for example in examples], path)
-    check_labels(given["train"], path)
 
 
 def _check_known_labels(given: Rows, paths: Mapping[str, str]) -> None:

@@ -156,11 +156,6 @@ _SAID = 5
 """Split words that are told."""
 
 
-def trains_nothing(adapter: Adapter, params: Params, progress: float) -> Rates:
-    """The schedule of a method that has no training."""
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One way to adapt a base. Its file is the whole of it."""
@@ -177,8 +172,8 @@ class Method:
     """The initial adapter, from the training rows alone."""
     space: Callable[[Material], Space] = lambda _material: {}
     """What to search, at the method's own scale; nothing where it is not said."""
-    trained: Callable[[Adapter, Params, float], Rates] = trains_nothing
-    """(adapter, parameters, progress in [0, 1)) -> who trains and how fast."""
+    trained: Callable[[Adapter, Params, float], Rates] = lambda _adapter, _params, _progress: {}
+    """(adapter, parameters, progress in [0, 1)) -> who trains and how fast; nobody where it is not said."""
     learns: str | None = None
     """The one part it trains that changes what the base computes; None for a method that trains none."""
     passes: float = 1.0

@@ -38,20 +38,16 @@ def _heights(names: Iterable[str]) -> dict[str, int]:
     The layers of a decoder stand above those of the encoder that it reads; what follows a stack counts with its top.
     """
     found = {name: match.groups() if (match := _LAYER.match(name)) else None for name in names}
-    layers = sorted({layer for layer in found.values() if layer}, key=lambda layer: (_reads(layer[0]), int(layer[1])))
-    place = {layer: k for k, layer in enumerate(layers)}
-    top = len(layers) - 1
+    layers = {layer for layer in found.values() if layer}
+    rising = sorted(layers, key=lambda layer: (layer[0].startswith("decoder."), int(layer[1])))
+    place = {layer: k for k, layer in enumerate(rising)}
+    top = len(rising) - 1
     ends = {stack.partition(".")[0]: k for (stack, _), k in place.items()}
     heights = {
         name: top - (ends.get(name.partition(".")[0], top) if layer is None else place[layer])
         for name, layer in found.items()
     }
     return {name: top + 1 if is_embedding(name) else height for name, height in heights.items()}
-
-
-def _reads(stack: str) -> bool:
-    """Whether a stack of layers, by its name, is the decoder of an encoder-decoder."""
-    return stack.startswith("decoder.")
 
 
 def space(material: Material) -> Space:

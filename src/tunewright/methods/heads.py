@@ -14,7 +14,8 @@ from tunewright.adapters.parts import Head
 from tunewright.backbones.answers import directions, unit
 from tunewright.methods.base import Choice, Material
 from tunewright.methods.label_words import trained_answer
-from tunewright.methods.prompting import written
+from tunewright.methods.prompting import asking
+from tunewright.prompts.template import PLAIN
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import torch_generator
 from tunewright.training.optim import Rates
@@ -32,7 +33,7 @@ def answering(material: Material, params: Params | None = None) -> dict[str, obj
         params: Whose `answer` says how labels are chosen: by a head, where it says nothing.
     """
     if material.task.kind == "generate":
-        return written(material)
+        return asking(material, PLAIN)
     how = "head" if params is None else str(params.get("answer", "head"))
     return {"head": first_head(material)} if how == "head" else trained_answer(material, how)
 

@@ -27,13 +27,7 @@ class Curve:
 
 def best_so_far(trials: Sequence[float | None]) -> list[float | None]:
     """The highest value up to each trial; None until there is one."""
-    return list(accumulate(trials, _higher))
-
-
-def _higher(best: float | None, value: float | None) -> float | None:
-    if best is None or value is None:
-        return value if best is None else best
-    return max(best, value)
+    return list(accumulate(trials, lambda best, value: max((v for v in (best, value) if v is not None), default=None)))
 
 
 def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int = 220, height: int = 190) -> Markup:
