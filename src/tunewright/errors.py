@@ -81,5 +81,4 @@ def unknown(what: str, got: str, allowed: Iterable[str], *, todo: str = "") -> s
 
 def counted(count: float, one: str, many: str | None = None) -> str:
     """A count with what is counted: `1 row`, `2,000 rows`, `1 row stands`, `0.5 points`."""
-    number = f"{count:g}" if isinstance(count, float) else f"{count:,}"
-    return f"{number} {one if count == 1 else f'{one}s' if many is None else many}"
+    return f"{count:,.10g} {one if count == 1 else f'{one}s' if many is None else many}"

@@ -5,10 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter, BaseIdentity
 from tunewright.adapters.parts import MISFITS, Part
@@ -60,9 +56,6 @@ def load(folder: Path) -> Adapter:
         adapter = _build(folder, record)
     except MISFITS as error:
         raise AdapterError(f"{folder / _RECORD} does not fit its tensors: {error!r}. Restore the folder.") from None
-    broken = [name for name, t in adapter.tensors().items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    if broken:
-        raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
     if adapter.sha256() != record["sha256"]:
         raise AdapterError(f"{folder} is not what was saved: its hash differs from {_RECORD}. Restore or train again.")
     return adapter
@@ -94,10 +87,7 @@ def in_peft_format(kind: str) -> tuple[str, ...]:
 
 
 def _read_parts(folder: Path, settings: dict[str, dict[str, object]], base: dict[str, Any]) -> dict[str, Part]:
-    try:
-        stored = load_file(folder / _TENSORS)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"cannot read {folder / _TENSORS}: {error}. Restore the folder.") from None
+    stored = peft_format.read_tensors(folder / _TENSORS, "Restore the folder, or train again.")
     parts: dict[str, Part] = {}
     for name, part_settings in settings.items():
         if name in in_peft_format(base["kind"]):

@@ -36,10 +36,10 @@ _SHAPE = re.compile("_[A-Z][A-Za-z]*$")
 
 
 @cache
-def _readers(kind: type["Part"]) -> dict[str, TypeAdapter[Any]]:
+def _readers(kind: Any) -> dict[str, TypeAdapter[Any]]:
     """Field that holds no tensors -> how its JSON values are read."""
-    hints = {each.name: get_type_hints(kind)[each.name] for each in fields(kind)}  # type: ignore[arg-type]
-    return {name: TypeAdapter(hint) for name, hint in hints.items() if Tensor not in (hint, *get_args(hint))}
+    hints = [(each.name, get_type_hints(kind)[each.name]) for each in fields(kind)]
+    return {name: TypeAdapter(hint) for name, hint in hints if Tensor not in (hint, *get_args(hint))}
 
 
 class Part:

@@ -101,7 +101,7 @@ def not_worse(scorer: Scorer, new_NM: StatsArray, old_NM: StatsArray, margin: fl
         values_RK = bootstrap.resampled_values(scorer, [new_NM, old_NM], rng)
         low, high = bootstrap.resampled_bounds(values_RK[:, 0] - values_RK[:, 1], difference, scorer.num_units)
     outcome = _outcome(low > -margin, high < -margin)
-    points = counted(float(100 * margin), "point")
+    points = counted(100 * margin, "point")
     said = {
         Outcome.PASSED: f"shown to lose less than {points}",
         Outcome.FAILED: f"shown to lose more than {points}",

@@ -95,7 +95,7 @@ def _cheaper(evidence: Evidence, recommended: int, margin_points: float) -> str:
     if math.isinf(best_price):
         ratio = f"; the price of {evidence.entries[evidence.best].id} is not known and was taken as the dearest"
     return (
-        f"it is shown, with 95% confidence, to lose less than {counted(float(margin_points), 'point')} against the "
+        f"it is shown, with 95% confidence, to lose less than {counted(margin_points, 'point')} against the "
         f"highest measured, {_best(evidence)} ({points(below)} more on these rows){ratio}"
     )
 
@@ -113,7 +113,7 @@ def _best_not_shown(evidence: Evidence, margin_points: float) -> str:
         rows = f"; to show that the {gap} to {nearest.id} are real would take some {nearest.rows_needed} {kind}"
     return (
         f"it is the highest measured, but not shown to be better than {names}, and no cheaper candidate is shown to be "
-        f"within {counted(float(margin_points), 'point')} of it{rows}"
+        f"within {counted(margin_points, 'point')} of it{rows}"
     )
 
 

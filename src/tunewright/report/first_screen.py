@@ -117,7 +117,7 @@ def _rival(comparison: Comparison, winner: Candidate | None) -> Pair | None:
 
 def _said(pair: Pair, decision: Decision | None) -> str:
     if decision is not None and decision.verdict == Verdict.CHEAPER:
-        return f"shown to lose less than {counted(float(decision.margin), 'point')}, and cheaper"
+        return f"shown to lose less than {counted(decision.margin, 'point')}, and cheaper"
     if not is_shown(pair):
         alone = "by itself; over all pairs " if pair.low > 0 or pair.high < 0 else ""
         return f"{alone}not shown to differ, which does not mean equal"

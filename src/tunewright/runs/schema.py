@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,7 +14,7 @@ _TODO = "Repeat the run or restore the file."
 
 
 @cache
-def _reader(kind: type[R]) -> TypeAdapter[R]:
+def _reader(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -25,7 +25,8 @@ def read_as(kind: type[R], content: object, where: str) -> R:
         RunError: Naming the place, what is there and what should be.
     """
     try:
-        return _reader(kind).validate_json(json.dumps(content), strict=True)
+        found: R = _reader(kind).validate_json(json.dumps(content), strict=True)
+        return found
     except ValidationError as error:
         faults = error.errors()
     first, at = faults[0], faults[0]["loc"]
