@@ -16,7 +16,6 @@ from tunewright.methods.heads import (
     narrowness,
     noise,
     start_vectors,
-    word_embeddings,
 )
 from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
@@ -66,7 +65,7 @@ def space(material: Material) -> Space:
         "lr": Range(low=3e-3 * scale, high=6e-2 * scale, default=2e-2 * scale),
         "length": lengths((20, 10, 5, 50), material),
     }
-    if material.weights.cache_of(word_embeddings(material)[:1]) is not None:
+    if material.weights.cache_of(material.weights.word_embeddings[:1]) is not None:
         space["init"] = Choice(options=(*inits(material).options, NOISE))
     return {**space, **answer_choices(material)}
 

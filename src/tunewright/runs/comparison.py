@@ -304,6 +304,7 @@ class Provenance:
 class Comparison:
     """The whole result of a run."""
 
+    schema_version: int = SCHEMA_VERSION
     task: TaskSummary
     backbones: tuple[BackboneSummary, ...]
     candidates: tuple[Candidate, ...]
@@ -316,13 +317,17 @@ class Comparison:
     effort: tuple[FamilyEffort, ...] = ()
     ledger: Ledger | None = None
     checks: tuple[Check, ...] = ()
-    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The recommended candidate."""
+        chosen = None if self.decision is None else self.decision.recommended
+        return next((each for each in self.candidates if each.id == chosen), None)
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON values, schema version first."""
-    content = dataclasses.asdict(comparison)
-    return {"schema_version": content.pop("schema_version"), **content}
+    return dataclasses.asdict(comparison)
 
 
 def from_json(content: Any) -> Comparison:

@@ -75,10 +75,7 @@ class RunRecord:
     @property
     def winner(self) -> Candidate | None:
         """The recommended candidate."""
-        decision = self.comparison.decision
-        if decision is None:
-            return None
-        return next((each for each in self.comparison.candidates if each.id == decision.recommended), None)
+        return self.comparison.winner
 
 
 def read(run_dir: Path) -> RunRecord:
