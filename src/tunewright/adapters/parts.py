@@ -54,7 +54,7 @@ class Part:
     def settings(self) -> dict[str, object]:
         """What is not a tensor, as JSON values."""
         found: dict[str, object] = {}
-        for name, reader in _readers(type(self)).items():
+        for name, reader in _readers(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
             if name not in self.later or value != getattr(type(self), name):
                 found[name] = reader.dump_python(reader.validate_python(value), mode="json")
@@ -68,7 +68,7 @@ class Part:
     @classmethod
     def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `settings` and `tensors`."""
-        readers = _readers(cls)
+        readers = _readers(cls)  # type: ignore[arg-type]
         try:
             given = {
                 name: reader.validate_python(settings[name]) for name, reader in readers.items() if name in settings

@@ -25,7 +25,7 @@ def read_as(kind: type[R], content: object, where: str) -> R:
         RunError: Naming the place, what is there and what should be.
     """
     try:
-        found: R = _reader(kind).validate_json(json.dumps(content), strict=True)
+        found: R = _reader(kind).validate_json(json.dumps(content), strict=True)  # type: ignore[arg-type]
         return found
     except ValidationError as error:
         faults = error.errors()
