@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +72,11 @@ class Run(Mapping[str, "Predictor"]):
             raise CandidateError(f"{candidate!r} answered outside of this run: there is no adapter. Ask it directly.")
         if candidate not in self._shipped:
             if any(c.id == candidate and c.test is not None for c in self.comparison.candidates):
-                raise CandidateError(_measured_in_folds(candidate, self._shipped))
+                raise CandidateError(
+                    f"{candidate!r} was measured in folds, and no model of it was kept. Kept: "
+                    f"{', '.join(self._shipped) or 'none'}. A cross-validation trains the recommended candidate alone "
+                    "on all rows; compare again with `folds=1` to have each of them."
+                )
             raise CandidateError(unknown("candidate", candidate, self._shipped))
         return adapter_folder(self.folder, candidate, self._shipped[candidate])
 
@@ -95,16 +99,6 @@ class Run(Mapping[str, "Predictor"]):
 
     def __len__(self) -> int:
         return len(self._shipped)
-
-
-def _measured_in_folds(candidate: str, kept: Iterable[str]) -> str:
-    """Why there is no adapter of a candidate that has a test value."""
-    others = ", ".join(kept)
-    return (
-        f"{candidate!r} was measured in folds, and no model of it was kept. Kept: {others or 'none'}. "
-        "A cross-validation trains the recommended candidate alone on all rows; compare again with `folds=1` to have "
-        "each of them."
-    )
 
 
 def compare(

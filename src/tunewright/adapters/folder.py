@@ -32,14 +32,15 @@ def save(adapter: Adapter, folder: Path) -> None:
         "sha256": adapter.sha256(),
         "about": dict(adapter.about),
     }
-    shared = in_peft_format(adapter.base.kind)
+    shared, task_type = in_peft_format(adapter.base.kind), peft_format.FEATURES  # for a head; else of a language model
+    if adapter.head is None:
+        task_type = peft_format.LANGUAGE_MODELS.get(adapter.base.kind, task_type)
     own = {k: t for k, t in adapter.tensors().items() if k.split(".")[0] not in shared}
     with whole_folder(folder) as temporary:
         (temporary / _RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         peft_format.write_tensors(own, temporary / _TENSORS)
         for name, part in adapter.parts().items():
             if name in shared:
-                task_type = _task_type(adapter)
                 stem = "" if task_type == peft_format.FEATURES else adapter.base.stem
                 target = temporary / "peft" / name
                 peft_format.write(part, target, base_name=adapter.base.name, task_type=task_type, stem=stem)
@@ -73,12 +74,6 @@ def _build(folder: Path, record: dict[str, Any]) -> Adapter:
         about=dict(record["about"]),
         **_read_parts(folder, record["parts"], record["base"]),  # type: ignore[arg-type]
     )
-
-
-def _task_type(adapter: Adapter) -> str:
-    """What PEFT would use its parts in: a language model, or what gives features for a head."""
-    features = peft_format.FEATURES
-    return features if adapter.head is not None else peft_format.LANGUAGE_MODELS.get(adapter.base.kind, features)
 
 
 def in_peft_format(kind: str) -> tuple[str, ...]:

@@ -227,10 +227,6 @@ def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lo
     return Lora(alpha=float(config["lora_alpha"]), down=down, up=up)
 
 
-def _encode_tuner(part: Tuner) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return dict(part.config), dict(part.values)
-
-
 def _decode_tuner(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tuner:
     """What PEFT alone knows how to run: as it is. Which of its tensors learn stands in no file of PEFT's."""
     return Tuner(config={k: v for k, v in config.items() if k not in ABOUT_FILES}, values=dict(tensors), trained=())
@@ -244,7 +240,7 @@ _ENCODE: dict[type, Callable[[Any], tuple[dict[str, Any], dict[str, Tensor]]]] =
     SoftPrompt: _encode_soft_prompt,
     Prefix: _encode_prefix,
     Lora: _encode_lora,
-    Tuner: _encode_tuner,
+    Tuner: lambda part: (dict(part.config), dict(part.values)),
 }
 _DECODE: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Part]] = {
     "PROMPT_TUNING": _decode_soft_prompt,

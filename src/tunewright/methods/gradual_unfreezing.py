@@ -5,11 +5,12 @@ Howard and Ruder 2018, section 3.3.
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import is_embedding
-from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.full import HEAD_RATE, place
+from tunewright.methods import full
+from tunewright.methods.base import Choice, Material, Range, Space
 from tunewright.methods.heads import head_rates, narrowness
 from tunewright.training.optim import Rates
 from tunewright.types import Params
@@ -26,7 +27,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     thawed = max(least, int(progress / _THAWED_AT * (1 + max(heights.values()))))
     decay = float(params["layer_decay"])
     rates = {f"weights.{name}": decay**height for name, height in heights.items() if height < thawed}
-    return {**rates, **head_rates(adapter, HEAD_RATE)}
+    return {**rates, **head_rates(adapter, full.HEAD_RATE)}
 
 
 _LAYER = re.compile(r"(.*?)\.(\d+)\.")
@@ -59,15 +60,10 @@ def space(material: Material) -> Space:
     }
 
 
-METHOD = Method(
+METHOD = replace(
+    full.METHOD,
     name="gradual-unfreezing",
-    family="fine-tuning",
     summary="Full fine-tuning that thaws the base layer by layer from the top, the lower layers slower.",
-    trains="all parameters of the base (word embeddings: those of the training texts) + (D + 1) C",
-    serves="a base of its own in memory; its rows do not mix with others",
-    place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label", "choose", "generate"),
-    learns="weights",
 )

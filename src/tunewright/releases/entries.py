@@ -34,16 +34,22 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Version:
+class Identity:
+    """Which adapter of which base."""
+
+    folder: str
+    adapter_sha256: str
+    base_name: str
+    base_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Version(Identity):
     """One adapter of a task."""
 
     task: str
     version: int
     """From 1; a number is never given again."""
-    folder: str
-    adapter_sha256: str
-    base_name: str
-    base_sha256: str
     added_at: str
     added_by: str
     measured: Measured | None

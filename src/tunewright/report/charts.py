@@ -42,11 +42,13 @@ def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int =
     gap = 13 * (domain[1] - domain[0]) / height
     ends = _spread([best_so_far(curve.values)[-1] for curve in curves], gap)
     longest = max(len(curve.values) for curve in curves)
+    ticks = list(range(1, longest + 1, max(1, math.ceil(longest / 8))))
+    axis = alt.Axis(title="Trial", values=ticks, format="d", grid=False)
     layers: list[alt.Chart] = []
     for curve, end, dash in zip(curves, ends, cycle(_DASHES)):
         colour = svg.style(curve.family).colour
         base = alt.Chart(svg.rows(_trial_rows(curve)), width=width, height=height).encode(
-            x=alt.X("trial:Q", scale=svg.fixed((0.6, longest + 0.4)), axis=_trial_axis(longest)),
+            x=alt.X("trial:Q", scale=svg.fixed((0.6, longest + 0.4)), axis=axis),
         )
         best = base.mark_line(interpolate="step-after", strokeWidth=2, color=colour, strokeDash=dash, aria=False)
         dots = base.mark_point(filled=True, size=26, color=colour, opacity=0.7)
@@ -65,11 +67,6 @@ def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int =
 _BEST = "Dev, best so far"
 
 _DASHES: tuple[list[float], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
-
-
-def _trial_axis(longest: int) -> alt.Axis:
-    step = max(1, math.ceil(longest / 8))
-    return alt.Axis(title="Trial", values=list(range(1, longest + 1, step)), format="d", grid=False)
 
 
 def _trial_rows(curve: Curve) -> list[dict[str, Any]]:
