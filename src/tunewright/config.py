@@ -96,7 +96,7 @@ class RunConfig(BaseModel):
     target: str | None = _absent("column of the text to answer with; found by name or by rule when absent")
     reasoning: str | None = _absent(
         "column of the reasoning in training rows, shown by chain-of-thought; where it is the target's own "
-        "column, reasoning and target stand before and after ####",
+        "column, reasoning and target stand before and after ####"
     )
     descriptions: str | None = _absent(
         "YAML file: label -> a few words on what it means; a semicolon separates several"

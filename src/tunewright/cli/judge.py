@@ -25,8 +25,7 @@ def judge(
     run: Annotated[Path, typer.Argument(help="run folder")],
     pairs: Annotated[int, typer.Option(help="test rows to judge, those of earlier calls included", metavar="N")] = 50,
     candidates: Annotated[
-        str | None,
-        typer.Option(help="two of them; the recommended and the best other when absent", metavar="A,B"),
+        str | None, typer.Option(help="two of them; the recommended and the best other when absent", metavar="A,B")
     ] = None,
     judge: Annotated[str | None, typer.Option(help="a model that judges instead of you: name or folder")] = None,
 ) -> None:

@@ -57,11 +57,7 @@ def read_examples(
     target = found.get("target")
     is_parted = mark is not None and target is not None and any(str(mark) in str(row[target]) for row in table.rows)
     examples = to_examples(
-        asked if is_reply else table,
-        found,
-        several=several,
-        reasoning=target if is_parted else None,
-        fields=shown,
+        asked if is_reply else table, found, several=several, reasoning=target if is_parted else None, fields=shown
     )
     if choices:
         examples, read = to_choices(examples, table, choices)

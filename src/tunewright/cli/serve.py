@@ -66,12 +66,7 @@ def serve(
         keeps_texts=keep_texts,
     )
     served = counted(len(tasks.names()), "task")
-    server.run(
-        service,
-        listening,
-        keys=keys,
-        on_start=lambda url: print(f"serving {served} on {url}", flush=True),
-    )
+    server.run(service, listening, keys=keys, on_start=lambda url: print(f"serving {served} on {url}", flush=True))
 
 
 def _tasks(folders: list[str] | None, where: str, keep_texts: bool) -> "tuple[Tasks, State | None]":

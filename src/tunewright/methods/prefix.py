@@ -8,15 +8,7 @@ from tunewright.adapters.parts import Prefix
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import (
-    answering,
-    head_rates,
-    inits,
-    lengths,
-    narrowness,
-    noise,
-    start_vectors,
-)
+from tunewright.methods.heads import answering, head_rates, inits, lengths, narrowness, noise, start_vectors
 from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params

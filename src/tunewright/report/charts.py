@@ -48,7 +48,7 @@ def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int =
     for curve, end, dash in zip(curves, ends, cycle(_DASHES)):
         colour = svg.style(curve.family).colour
         base = alt.Chart(svg.rows(_trial_rows(curve)), width=width, height=height).encode(
-            x=alt.X("trial:Q", scale=svg.fixed((0.6, longest + 0.4)), axis=axis),
+            x=alt.X("trial:Q", scale=svg.fixed((0.6, longest + 0.4)), axis=axis)
         )
         best = base.mark_line(interpolate="step-after", strokeWidth=2, color=colour, strokeDash=dash, aria=False)
         dots = base.mark_point(filled=True, size=26, color=colour, opacity=0.7)
@@ -108,9 +108,7 @@ def heatmap(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup:
         x=alt.value(0), y=alt.value(0), x2=alt.value(cell * len(names)), y2=alt.value(cell * len(names))
     )  # fmt: skip
     squares = base.mark_rect(cornerRadius=2).encode(
-        fill=alt.Fill("colour:N", scale=None),
-        fillOpacity=alt.FillOpacity("shade:Q", scale=None),
-        description=svg.TOLD,
+        fill=alt.Fill("colour:N", scale=None), fillOpacity=alt.FillOpacity("shade:Q", scale=None), description=svg.TOLD
     )
     layers: list[alt.Chart] = [grid, squares]
     if cell >= 22:
