@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -182,8 +183,8 @@ class Method:
     """Why a base cannot be used, or None."""
     by_words: bool = False
     """Whether it answers by the labels' words where the base answers prompts."""
-    kinds: tuple[TaskKind, ...] = ("classify",)
-    """Of tasks that it answers."""
+    kinds: tuple[TaskKind, ...] = get_args(TaskKind)
+    """Of tasks that it answers; all where it is not said."""
     needs: str | None = None
     """The setting that gives it what it works on; without it the method takes no part."""
     uses: str | None = None

@@ -78,7 +78,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label", "choose", "generate"),
     learns="prefix",
     refuses=refuses,
 )

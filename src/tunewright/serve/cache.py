@@ -39,12 +39,6 @@ Ready = Loaded | TunewrightError
 """What runs a row, or why nothing does."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Failed:
-    error: TunewrightError
-    until_s: float
-
-
 class Cache:
     """Adapters by folder and hash, and their bases.
 
@@ -67,7 +61,8 @@ class Cache:
         self._lock = threading.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="tunewright-load")
         self._loading: set[_Key] = set()
-        self._failed: dict[_Key, _Failed] = {}
+        self._failed: dict[_Key, tuple[TunewrightError, float]] = {}
+        """Why a version could not be loaded, and until when that is remembered."""
         self._mixing: OrderedDict[_Key, Loaded] = OrderedDict()
         self._own: OrderedDict[_Key, Loaded] = OrderedDict()
         self._bases: OrderedDict[BaseKey, Backbone] = OrderedDict()
@@ -94,9 +89,9 @@ class Cache:
                     known.move_to_end(key)
                     self.counts["hits"] += 1
                     return known[key]
-            failed = self._failed.get(key)
-            if failed is not None and time.monotonic() < failed.until_s:
-                return failed.error
+            error, until_s = self._failed.get(key, (None, 0.0))
+            if time.monotonic() < until_s:
+                return error
             if key not in self._loading:
                 self._loading.add(key)
                 self.counts["misses"] += 1
@@ -144,8 +139,8 @@ class Cache:
     def _note_failure(self, key: _Key, error: TunewrightError) -> None:
         now_s = time.monotonic()
         with self._lock:
-            self._failed = {k: f for k, f in self._failed.items() if f.until_s > now_s}
-            self._failed[key] = _Failed(error=error, until_s=now_s + _REMEMBERED_S)
+            self._failed = {k: failed for k, failed in self._failed.items() if failed[1] > now_s}
+            self._failed[key] = error, now_s + _REMEMBERED_S
 
     def _base_of(self, adapter: Adapter, path: Path) -> Backbone:
         dtype = dtype_of(adapter, path)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from tunewright.serve import openai_records as openai
-from tunewright.serve.ask import Sampling
+from tunewright.serve.ask import Sampling, Written
 from tunewright.serve.faults import ErrorReply
 from tunewright.serve.gate import context_of
 from tunewright.serve.openai_forms import ChatForm, CompletionForm, Form, usage_of
@@ -67,7 +67,8 @@ def router(service: Service) -> APIRouter:
         answers = await service.answers(request, served, rows, may_cut=False, sampling=sampling)
         choices = [form.choice(k, answer) for k, answer in enumerate(answers)]
         head = _head(request, served, form.kind, form.prefix)
-        return JSONResponse(head | {"choices": choices, "usage": usage_of(answers)})
+        num_written = sum(len(a.pieces) if isinstance(a, Written) else 1 for a in answers)
+        return JSONResponse(head | {"choices": choices, "usage": usage_of([a.usage for a in answers], num_written)})
 
     @routes.post("/embeddings", response_model=openai.Embeddings)
     async def embeddings(request: Request, asked: openai.EmbeddingRequest) -> Response:
