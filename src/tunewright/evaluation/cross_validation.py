@@ -78,7 +78,7 @@ def decide_folds(
     """
     check(entries)
     evidence = weigh_folds(entries, scorer, fold_RN)
-    decided = conclude(evidence, scorer, rng, margin_points, prices=prices, num_replicates=num_replicates)
+    decided = conclude(evidence, rng, margin_points, prices=prices, num_replicates=num_replicates)
     return decided, evidence.pairs
 
 
