@@ -128,7 +128,11 @@ class RunConfig(BaseModel):
         default=None, gt=0, description="your volume, for prices and the cost of ownership (default 3,288)"
     )
     months: float | None = Field(default=None, gt=0, description="how long the candidate is to serve (default 12)")
-    seeds: int = Field(default=3, ge=1, description="refits of each method's best setting; with folds, of what is kept")
+    seeds: int = Field(
+        default=3,
+        ge=1,
+        description="refits of a method's best setting; 1: its best trial as it is; with folds of what is kept",
+    )
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
     metric: str = Field(
         default_factory=lambda settings: DEFAULT_METRICS[settings.get("task", "classify")],
