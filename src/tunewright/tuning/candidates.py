@@ -33,15 +33,7 @@ from tunewright.types import Dataset, Estimate, Example
 def finished(
     session: Session, finalist: Finalist, dataset: Dataset, scorer: Scorer, answered: Sequence[Example]
 ) -> Candidate:
-    """A candidate that was measured.
-
-    Args:
-        session: Of its stage.
-        finalist: With its answers.
-        dataset: Its rows.
-        scorer: Of the test rows.
-        answered: Those of them that the shipped artefact answered itself.
-    """
+    """A candidate that was measured; `answered` are the test rows that its shipped artefact answered itself."""
     entrant, best = finalist.entrant, finalist.shipped
     adapter = folder.load(adapter_folder(session.out, entrant.id, best.seed))
     dev_scorer = session.scorer(dataset.task, dataset.splits.dev)

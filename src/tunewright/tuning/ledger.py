@@ -45,13 +45,7 @@ def _higher(a: float | None, b: float | None) -> float | None:
 
 
 def ledger(out: Path, stages: Sequence[Stage], candidates: Sequence[Candidate]) -> Ledger:
-    """What the whole run took until now, over all its sessions.
-
-    Args:
-        out: The run folder.
-        stages: Of the run: one, or one for each fold and one for what is shipped.
-        candidates: As they came out.
-    """
+    """What the whole run took until now, over all its sessions and stages."""
     session, found = stages[0].session, [r for stage in stages for r in refits(stage.session.out)]
     clock, prices = session.clock, session.price_list.prices
     history = [trial for stage in stages for trial in stage.effort.history]

@@ -17,12 +17,9 @@ from tunewright.tuning.progress import Clock, Journal, Step
 from tunewright.tuning.spending import Spending
 from tunewright.types import DevScore, Example, Task
 
-PRUNED, OUT_OF_TIME, TOO_SLOW = (
-    "behind the median of earlier trials",
-    "out of time",
-    "longer than its share of the time",
-)
-"""Why a fit is stopped from outside."""
+PRUNED = "behind the median of earlier trials"
+OUT_OF_TIME = "out of time"
+TOO_SLOW = "longer than its share of the time"
 
 _REFIT_SLACK = 1.15
 _AGAIN = 1.1
