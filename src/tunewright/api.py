@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +72,11 @@ class Run(Mapping[str, "Predictor"]):
             raise CandidateError(f"{candidate!r} answered outside of this run: there is no adapter. Ask it directly.")
         if candidate not in self._shipped:
             if any(c.id == candidate and c.test is not None for c in self.comparison.candidates):
-                raise CandidateError(_measured_in_folds(candidate, self._shipped))
+                raise CandidateError(
+                    f"{candidate!r} was measured in folds, and no model of it was kept. Kept: "
+                    f"{', '.join(self._shipped) or 'none'}. A cross-validation trains the recommended candidate alone "
+                    "on all rows; compare again with `folds=1` to have each of them."
+                )
             raise CandidateError(unknown("candidate", candidate, self._shipped))
         return adapter_folder(self.folder, candidate, self._shipped[candidate])
 
@@ -95,16 +99,6 @@ class Run(Mapping[str, "Predictor"]):
 
     def __len__(self) -> int:
         return len(self._shipped)
-
-
-def _measured_in_folds(candidate: str, kept: Iterable[str]) -> str:
-    """Why there is no adapter of a candidate that has a test value."""
-    others = ", ".join(kept)
-    return (
-        f"{candidate!r} was measured in folds, and no model of it was kept. Kept: {others or 'none'}. "
-        "A cross-validation trains the recommended candidate alone on all rows; compare again with `folds=1` to have "
-        "each of them."
-    )
 
 
 def compare(
@@ -133,7 +127,8 @@ def compare(
     config = _config(data, settings)
     if config.resume and config.out is None:
         raise ConfigError("`resume` needs `out`: the run folder to go on with.")
-    out = Path(config.out) if config.out is not None else default_folder(config)
+    default = Path("runs") / f"{Path(config.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = default if config.out is None else Path(config.out)
     call = command or ("tw.compare", config.data)
     with terminal(sys.stderr) if listener is None else nullcontext(listener) as hears:
         harness.compare(config, out, hears, command=call, start=start)
@@ -146,8 +141,3 @@ def _config(data: str | Path | RunConfig | None, settings: Mapping[str, Any]) ->
     if isinstance(data, RunConfig):
         return validate(data.model_dump() | {key: value for key, value in given.items() if value is not None})
     return load_config(None, {"data": None if data is None else str(data), **given})
-
-
-def default_folder(config: RunConfig) -> Path:
-    """`runs/<data>-<date>-<time>`."""
-    return Path("runs") / f"{Path(config.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"

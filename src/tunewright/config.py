@@ -65,73 +65,64 @@ Names = Annotated[tuple[str, ...], BeforeValidator(names)]
 Seconds = Annotated[float, BeforeValidator(seconds)]
 
 
+def _absent(description: str, **limits: Any) -> Any:
+    """A setting that need not be given."""
+    return Field(default=None, description=description, **limits)
+
+
 class RunConfig(BaseModel):
     """Everything `tunewright compare` needs to repeat a run."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
     data: str = Field(description="csv, tsv, jsonl or parquet file, a folder of them, or a dataset name on the hub")
-    dev: str | None = Field(default=None, description="file with the rows to tune on; split off the data when absent")
-    test: str | None = Field(default=None, description="file with the rows to judge on; split off the data when absent")
+    dev: str | None = _absent("file with the rows to tune on; split off the data when absent")
+    test: str | None = _absent("file with the rows to judge on; split off the data when absent")
     task: TaskKind = Field(
         default="classify",
         description="classify: choose a label; multi-label: all that fit; choose: one of the row's own texts;"
         " generate: a text",
     )
-    text: str | None = Field(default=None, description="column of the text; found by name or by rule when absent")
-    text_pair: str | None = Field(default=None, description="column of a second text, for pairs")
-    label: str | None = Field(default=None, description="column of the label; found by name or by rule when absent")
-    label_separator: str | None = Field(
-        default=None,
-        min_length=1,
-        description="what stands between the labels of a row of --task multi-label (default: comma); lists are lists",
+    text: str | None = _absent("column of the text; found by name or by rule when absent")
+    text_pair: str | None = _absent("column of a second text, for pairs")
+    label: str | None = _absent("column of the label; found by name or by rule when absent")
+    label_separator: str | None = _absent(
+        "what stands between the labels of a row of --task multi-label (default: comma); lists are lists", min_length=1
     )
     choices: Names = Field(
         default=(), description="columns of the candidates of each row of --task choose, such as choice1,choice2"
     )
-    input: str | None = Field(
-        default=None, description="column of the input of --task generate; found by name or by rule when absent"
+    input: str | None = _absent("column of the input of --task generate; found by name or by rule when absent")
+    target: str | None = _absent("column of the text to answer with; found by name or by rule when absent")
+    reasoning: str | None = _absent(
+        "column of the reasoning in training rows, shown by chain-of-thought; where it is the target's own "
+        "column, reasoning and target stand before and after ####"
     )
-    target: str | None = Field(
-        default=None, description="column of the text to answer with; found by name or by rule when absent"
+    descriptions: str | None = _absent(
+        "YAML file: label -> a few words on what it means; a semicolon separates several"
     )
-    reasoning: str | None = Field(
-        default=None,
-        description="column of the reasoning in training rows, shown by chain-of-thought; where it is the target's own "
-        "column, reasoning and target stand before and after ####",
-    )
-    descriptions: str | None = Field(
-        default=None, description="YAML file: label -> a few words on what it means; a semicolon separates several"
-    )
-    rows: int | None = Field(default=None, ge=1, description="use at most this many training rows, stratified")
+    rows: int | None = _absent("use at most this many training rows, stratified", ge=1)
     model: Names = Field(
         default=(EMBEDDED_MODEL,),
         min_length=1,
         description="base model: name, folder, or openai:MODEL@URL of an endpoint; may repeat",
     )
     methods: Names = Field(default=("all",), min_length=1, description="methods to compare, comma separated, or all")
-    template: str | None = Field(
-        default=None,
-        description="text file with your present prompt, {text} or any {COLUMN} in it: a candidate of its own",
+    template: str | None = _absent(
+        "text file with your present prompt, {text} or any {COLUMN} in it: a candidate of its own"
     )
-    documents: str | None = Field(
-        default=None, description="folder of text files, from whose passages method retrieve answers"
+    documents: str | None = _absent("folder of text files, from whose passages method retrieve answers")
+    vector_store: str | None = _absent(
+        "URL of a PostgreSQL with pgvector that searches nearest demonstrations and passages"
     )
-    vector_store: str | None = Field(
-        default=None, description="URL of a PostgreSQL with pgvector that searches nearest demonstrations and passages"
-    )
-    trials: int | None = Field(default=None, ge=1, description="tuning trials for each family of methods (default 12)")
-    budget: Seconds | None = Field(default=None, gt=0, description="time for the whole run, such as 90s, 10m or 2h")
-    max_cost: float | None = Field(default=None, gt=0, description="modelled US dollars for the whole run, at most")
-    prices: str | None = Field(default=None, description="YAML file with your own prices; see the guide on cost")
-    requests_per_day: float | None = Field(
-        default=None, gt=0, description="your volume, for prices and the cost of ownership (default 3,288)"
-    )
-    months: float | None = Field(default=None, gt=0, description="how long the candidate is to serve (default 12)")
+    trials: int | None = _absent("tuning trials for each family of methods (default 12)", ge=1)
+    budget: Seconds | None = _absent("time for the whole run, such as 90s, 10m or 2h", gt=0)
+    max_cost: float | None = _absent("modelled US dollars for the whole run, at most", gt=0)
+    prices: str | None = _absent("YAML file with your own prices; see the guide on cost")
+    requests_per_day: float | None = _absent("your volume, for prices and the cost of ownership (default 3,288)", gt=0)
+    months: float | None = _absent("how long the candidate is to serve (default 12)", gt=0)
     seeds: int = Field(
-        default=3,
-        ge=1,
-        description="refits of a method's best setting; 1: its best trial as it is; with folds of what is kept",
+        default=3, ge=1, description="refits of a method's best setting (with folds, of what is kept); 1: none"
     )
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
     metric: str = Field(
@@ -139,9 +130,7 @@ class RunConfig(BaseModel):
         description="accuracy, macro-f1 or mcc; multi-label-micro-f1 or multi-label-macro-f1; to generate: rouge-l, "
         "bleu, chrf, token-f1, exact-match, numeric or sql-execution; or module:function, of yours",
     )
-    database: str | None = Field(
-        default=None, description="SQLite file that --metric sql-execution asks; it is only read"
-    )
+    database: str | None = _absent("SQLite file that --metric sql-execution asks; it is only read")
     margin: float = Field(
         default=1.0, ge=0, lt=100, description="points a cheaper candidate may lose and still be recommended"
     )
@@ -151,29 +140,19 @@ class RunConfig(BaseModel):
     predictions: Annotated[tuple[str, ...], BeforeValidator(named)] = Field(
         default=(), description="NAME=FILE: answers of anything else to the test rows, compared too; may repeat"
     )
-    folds: int | None = Field(
-        default=None, ge=1, description="cross-validation with N folds; 1: a single split; chosen by size when absent"
-    )
+    folds: int | None = _absent("cross-validation with N folds; 1: a single split; chosen by size when absent", ge=1)
     repeats: int = Field(default=1, ge=1, description="times the cross-validation is repeated on other folds")
     slice: Names = Field(default=(), description="column, or rule such as len>200, to report apart; may repeat")
-    swap: str | None = Field(
-        default=None, description="YAML file: pairs of terms to swap in the test rows, to count answers that flip"
-    )
-    error_costs: str | None = Field(default=None, description="YAML file: true label -> answer -> cost of that error")
+    swap: str | None = _absent("YAML file: pairs of terms to swap in the test rows, to count answers that flip")
+    error_costs: str | None = _absent("YAML file: true label -> answer -> cost of that error")
     pruning: bool = Field(default=True, description="stop trials early that are behind the median of earlier ones")
-    start_from: str | None = Field(
-        default=None, description="adapter folder, ours or PEFT's: methods that learn its part start there"
-    )
+    start_from: str | None = _absent("adapter folder, ours or PEFT's: methods that learn its part start there")
     keep_state: bool = Field(
         default=False, description="keep each refit's optimizer beside its adapter, for --start-from"
     )
-    retention: str | None = Field(
-        default=None, description="text file: how much worse the base predicts it under each candidate"
-    )
-    max_tokens: int | None = Field(
-        default=None, ge=8, description="cut texts to this many tokens; the model's limit when absent"
-    )
-    out: str | None = Field(default=None, description="run folder to write; runs/<data>-<date> when absent")
+    retention: str | None = _absent("text file: how much worse the base predicts it under each candidate")
+    max_tokens: int | None = _absent("cut texts to this many tokens; the model's limit when absent", ge=8)
+    out: str | None = _absent("run folder to write; runs/<data>-<date> when absent")
     resume: bool = Field(default=False, description="go on with the run folder given by out")
 
     @property

@@ -77,3 +77,8 @@ def unknown(what: str, got: str, allowed: Iterable[str], *, todo: str = "") -> s
     hint = f" Did you mean {near[0]!r}?" if near else ""
     tail = f" {todo}" if todo else ""
     return f"unknown {what} {got!r}.{hint} Allowed: {', '.join(names)}.{tail}"
+
+
+def counted(count: float, one: str, many: str | None = None) -> str:
+    """A count with what is counted: `1 row`, `2,000 rows`, `1 row stands`, `0.5 points`."""
+    return f"{count:,.10g} {one if count == 1 else f'{one}s' if many is None else many}"

@@ -103,4 +103,4 @@ def test_own_values_keep_their_types(call: Call, adapter: Path, tmp_path: Path) 
     found = [json.loads(line) for line in done.out.splitlines()]
     assert [{key: row[key] for key in row if not key.startswith("p")} for row in found] == rows
     assert all(row["predicted"] in LABELS for row in found)
-    assert done.err == "note: 1 rows are empty in all columns; they were left out.\n"
+    assert done.err == "note: 1 row is empty in all columns and left out.\n"

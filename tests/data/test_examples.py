@@ -39,10 +39,10 @@ def test_further_columns_are_kept_where_asked_for() -> None:
 
 def test_rows_to_predict_need_no_label_column() -> None:
     unlabelled = Table(name="t", path="t.csv", columns=("message",), rows=({"message": "x"},))
-    columns = {"text": "message", "label": "intent"}
-    assert to_examples(unlabelled, columns, source="new", labelled=False) == (Example(id="new:1", text="x"),)
+    columns = {"text": "message"}
+    assert to_examples(unlabelled, columns, source="new") == (Example(id="new:1", text="x"),)
     with pytest.raises(DataError, match="unknown column 'intent'"):
-        to_examples(unlabelled, columns)
+        to_examples(unlabelled, {**columns, "label": "intent"})
 
 
 @pytest.mark.parametrize(

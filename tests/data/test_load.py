@@ -224,7 +224,7 @@ def test_empty_rows_are_said_and_keep_the_numbers_of_the_others(tmp_path: Path) 
     dataset = load_dataset(RunConfig(data=data))
     assert sum(sizes(dataset)) == 40
     assert min(int(row.id.removeprefix("t:")) for row in (*dataset.splits.train, *dataset.splits.test)) >= 2
-    assert notice(dataset, "empty-rows")[:2] == ("3 rows are empty in all columns; they were left out.", 3)
+    assert notice(dataset, "empty-rows")[:2] == ("3 rows are empty in all columns and left out.", 3)
     data = write(tmp_path / "u.csv", [("", ""), *labelled(40), ("", "a")])
     with pytest.raises(DataError, match=r"missing texts in column 'message': 1 of 41 rows \(row 42\)"):
         load_dataset(RunConfig(data=data))

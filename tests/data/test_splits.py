@@ -100,9 +100,7 @@ def test_classes_left_without_a_training_row() -> None:
     with pytest.raises(DataError) as caught:
         check_train(examples, examples[:3], "t.csv")
     said = str(caught.value)
-    assert said.startswith(
-        "t.csv: the split left no training row for class 'c', 'd', 'e', 'f', 'g' and 1 more classes:"
-    )
+    assert said.startswith("t.csv: the split left no training row for class 'c', 'd', 'e', 'f', 'g' and 1 more class:")
     assert "\n" not in said
 
 

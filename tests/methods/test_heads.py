@@ -14,7 +14,7 @@ from tunewright.backbones.base import Row
 from tunewright.backbones.encoder import Encoder
 from tunewright.evaluation.metrics import METRICS
 from tunewright.methods.base import Material
-from tunewright.methods.heads import described_head, lengths, noise, start_ids, word_embeddings
+from tunewright.methods.heads import described_head, lengths, noise, start_ids
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import generator
 from tunewright.tuning.attempt import prepare
@@ -90,7 +90,7 @@ def test_start_from_vocabulary(base: Encoder) -> None:
 @pytest.mark.parametrize("kind", ["bert", "electra", "modernbert"])
 def test_word_embeddings(kind: str, tiny_encoder: Callable[[str], Encoder]) -> None:
     base = tiny_encoder(kind)
-    table = word_embeddings(material(base))
+    table = material(base).weights.word_embeddings
     assert torch.equal(table, base.masters()[base.vocabulary_name])
 
 

@@ -93,11 +93,11 @@ def test_a_challenger_that_may_lose_is_refused_and_told_by_how_much(registry: Re
 def test_a_worse_challenger_is_refused_without_force(registry: Registry) -> None:
     n = len(registry.truth)
     registry.state.add("topics", recommended(registry.challenger("worse", num_wrong=n)))
-    with pytest.raises(RegistryError, match=r"-100\.00 points .*shown to lose more than 1 points.*use --force"):
+    with pytest.raises(RegistryError, match=r"-100\.00 points .*shown to lose more than 1 point.*use --force"):
         promotion.promote(registry.state, "topics", 2)
     done = promotion.promote(registry.state, "topics", 2, force=True, who="eve")
     assert done.forced
-    assert "shown to lose more than 1 points" in done.reason
+    assert "shown to lose more than 1 point" in done.reason
     assert registry.state.promotions("topics")[-1].forced
     assert contingency_tables.mcnemar([[0, n], [0, 0]], exact=True).pvalue < 0.05  # and an oracle agrees
 

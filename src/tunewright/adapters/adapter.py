@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
@@ -32,28 +33,6 @@ from tunewright.adapters.prompt_encoder import PromptEncoder
 from tunewright.adapters.reasoning import Reasoning
 from tunewright.adapters.retriever import Retriever
 from tunewright.adapters.tuner import Tuner
-
-PARTS: dict[str, type[Part]] = {
-    "template": Template,
-    "retriever": Retriever,
-    "soft_prompt": SoftPrompt,
-    "prefix": Prefix,
-    "lora": Lora,
-    "tuner": Tuner,
-    "weights": Weights,
-    "head": Head,
-    "verbalizer": Verbalizer,
-    "demonstrations": DemonstrationPool,
-    "calibration": Calibration,
-    "thresholds": Thresholds,
-    "candidates": Candidates,
-    "decoding": Decoding,
-    "reasoning": Reasoning,
-    "members": Members,
-    "copied_input": CopiedInput,
-    "nearest_target": NearestTarget,
-}
-"""Field of `Adapter` -> kind of part. The first seven change what the base computes, the rest turn it into answers."""
 
 BODY_PARTS = ("template", "retriever", "soft_prompt", "prefix", "lora", "tuner", "weights")
 
@@ -269,3 +248,9 @@ def update_with_tensors(digest: Any, tensors: Mapping[str, Tensor]) -> None:
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy())
+
+
+PARTS: dict[str, type[Part]] = {
+    name: get_args(hint)[0] for name, hint in get_type_hints(Adapter).items() if NoneType in get_args(hint)
+}
+"""Field of `Adapter` -> kind of part. The first seven change what the base computes, the rest turn it into answers."""

@@ -1,13 +1,10 @@
 """Parts that answer a text with one that is there already: what every method that generates must beat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
-from torch import Tensor
-
-from tunewright.adapters.parts import Part, Settings, strings
+from tunewright.adapters.parts import Part
 from tunewright.prompts.tf_idf import TfIdf
 
 
@@ -37,11 +34,5 @@ class NearestTarget(Part):
         """To each text."""
         return [self.targets[k] for k in self._index.nearest(texts).tolist()] if texts else []
 
-    def settings(self) -> dict[str, object]:
-        return {"texts": list(self.texts), "targets": list(self.targets)}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        texts, targets = strings(settings, "texts"), strings(settings, "targets")
-        assert 0 < len(texts) == len(targets), "a target for each text"
-        return cls(texts=texts, targets=targets)
+    def check(self) -> None:
+        assert 0 < len(self.texts) == len(self.targets), "a target for each text"

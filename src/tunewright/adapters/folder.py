@@ -5,10 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter, BaseIdentity
 from tunewright.adapters.parts import MISFITS, Part
@@ -36,14 +32,15 @@ def save(adapter: Adapter, folder: Path) -> None:
         "sha256": adapter.sha256(),
         "about": dict(adapter.about),
     }
-    shared = in_peft_format(adapter.base.kind)
+    shared, task_type = in_peft_format(adapter.base.kind), peft_format.FEATURES  # for a head; else of a language model
+    if adapter.head is None:
+        task_type = peft_format.LANGUAGE_MODELS.get(adapter.base.kind, task_type)
     own = {k: t for k, t in adapter.tensors().items() if k.split(".")[0] not in shared}
     with whole_folder(folder) as temporary:
         (temporary / _RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         peft_format.write_tensors(own, temporary / _TENSORS)
         for name, part in adapter.parts().items():
             if name in shared:
-                task_type = _task_type(adapter)
                 stem = "" if task_type == peft_format.FEATURES else adapter.base.stem
                 target = temporary / "peft" / name
                 peft_format.write(part, target, base_name=adapter.base.name, task_type=task_type, stem=stem)
@@ -60,9 +57,6 @@ def load(folder: Path) -> Adapter:
         adapter = _build(folder, record)
     except MISFITS as error:
         raise AdapterError(f"{folder / _RECORD} does not fit its tensors: {error!r}. Restore the folder.") from None
-    broken = [name for name, t in adapter.tensors().items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    if broken:
-        raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
     if adapter.sha256() != record["sha256"]:
         raise AdapterError(f"{folder} is not what was saved: its hash differs from {_RECORD}. Restore or train again.")
     return adapter
@@ -82,22 +76,13 @@ def _build(folder: Path, record: dict[str, Any]) -> Adapter:
     )
 
 
-def _task_type(adapter: Adapter) -> str:
-    """What PEFT would use its parts in: a language model, or what gives features for a head."""
-    features = peft_format.FEATURES
-    return features if adapter.head is not None else peft_format.LANGUAGE_MODELS.get(adapter.base.kind, features)
-
-
 def in_peft_format(kind: str) -> tuple[str, ...]:
     """Parts by which PEFT means the same: it puts the prefix of an encoder-decoder before the decoder's own tokens."""
     return tuple(name for name in peft_format.PEFT_PARTS if (name, kind) != ("prefix", "seq2seq"))
 
 
 def _read_parts(folder: Path, settings: dict[str, dict[str, object]], base: dict[str, Any]) -> dict[str, Part]:
-    try:
-        stored = load_file(folder / _TENSORS)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"cannot read {folder / _TENSORS}: {error}. Restore the folder.") from None
+    stored = peft_format.read_tensors(folder / _TENSORS, "Restore the folder, or train again.")
     parts: dict[str, Part] = {}
     for name, part_settings in settings.items():
         if name in in_peft_format(base["kind"]):

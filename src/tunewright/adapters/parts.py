@@ -7,9 +7,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, Self
+from functools import cache
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from tunewright.prompts.template import Prompt
@@ -33,11 +35,11 @@ def is_embedding(parameter: str) -> bool:
 _SHAPE = re.compile("_[A-Z][A-Za-z]*$")
 
 
-def strings(settings: Settings, name: str) -> tuple[str, ...]:
-    """A list of texts among settings; none where it is left out."""
-    found = settings.get(name, [])
-    assert isinstance(found, list), "a list"
-    return tuple(map(str, found))
+@cache
+def _readers(kind: Any) -> dict[str, TypeAdapter[Any]]:
+    """Field that holds no tensors -> how its JSON values are read."""
+    hints = [(each.name, get_type_hints(kind)[each.name]) for each in fields(kind)]
+    return {name: TypeAdapter(hint) for name, hint in hints if Tensor not in (hint, *get_args(hint))}
 
 
 class Part:
@@ -46,9 +48,17 @@ class Part:
     mixes: ClassVar[bool] = True
     """Whether rows with different parts of this kind can share one forward pass."""
 
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that `settings` leaves out at their defaults: adapters saved before there were any keep their hash."""
+
     def settings(self) -> dict[str, object]:
         """What is not a tensor, as JSON values."""
-        return {}
+        found: dict[str, object] = {}
+        for name, reader in _readers(type(self)).items():  # type: ignore[arg-type]
+            value = getattr(self, name)
+            if name not in self.later or value != getattr(type(self), name):
+                found[name] = reader.dump_python(reader.validate_python(value), mode="json")
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """Tensors by name: that of their field without its shape."""
@@ -56,10 +66,23 @@ class Part:
         return {_SHAPE.sub("", name): value for name, value in own.items() if isinstance(value, Tensor)}
 
     @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        """The inverse of `settings` and `tensors`; here of a record of tensors alone."""
-        names = (each.name for each in fields(cls))  # type: ignore[arg-type]
-        return cls(**{name: tensors[_SHAPE.sub("", name)] for name in names})
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `settings` and `tensors`."""
+        readers = _readers(cls)  # type: ignore[arg-type]
+        try:
+            given = {
+                name: reader.validate_python(settings[name]) for name, reader in readers.items() if name in settings
+            }
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"]) from None
+        stems = {each.name: _SHAPE.sub("", each.name) for each in fields(cls)}  # type: ignore[arg-type]
+        own = {name: tensors[stem] for name, stem in stems.items() if name not in readers and stem in tensors}
+        found = cls(**given, **own)
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Refuses settings that mean nothing, by an assertion."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +134,6 @@ class Lora(Part):
         """alpha / r."""
         return self.alpha / self.rank
 
-    def settings(self) -> dict[str, object]:
-        return {"alpha": float(self.alpha)}
-
     def tensors(self) -> dict[str, Tensor]:
         down = {f"{name}.down": tensor for name, tensor in self.down.items()}
         return down | {f"{name}.up": tensor for name, tensor in self.up.items()}
@@ -153,9 +173,6 @@ class Weights(Part):
         own_BLD = nn.functional.embedding(index_BL, self.values[self.vocabulary].to(embeds_BLD.device))
         return torch.where((known_V[index_BL] == ids_BL)[..., None], own_BLD.to(embeds_BLD.dtype), embeds_BLD)
 
-    def settings(self) -> dict[str, object]:
-        return {"vocabulary": self.vocabulary}
-
     def tensors(self) -> dict[str, Tensor]:
         return {**self.values, _VOCABULARY_IDS: self.vocabulary_ids_V}
 
@@ -181,16 +198,10 @@ class Template(Part, Prompt):
     The fixed text is tokenised apart from the rows.
     """
 
-    def settings(self) -> dict[str, object]:
-        # Columns are left out where there are none, so that adapters saved before there were any keep their hash.
-        return {"fixed": self.fixed, "row": self.row, **({"columns": list(self.columns)} if self.columns else {})}
+    later: ClassVar = ("columns",)
 
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        row = str(settings["row"])
-        found = cls(fixed=str(settings["fixed"]), row=row, columns=strings(settings, "columns"))
-        assert any(f"{{{name}}}" in row for name in found.places), "something of a row has its place"
-        return found
+    def check(self) -> None:
+        assert any(f"{{{name}}}" in self.row for name in self.places), "something of a row has its place"
 
     @classmethod
     def of(cls, prompt: Prompt) -> Self:
@@ -211,27 +222,14 @@ class Decoding(Part):
     """Texts that end the answer and are no part of it; the model's end-of-text token always does."""
     samples: int = 1
     """Answers drawn to each row, of which the one that most of them give counts."""
+    later: ClassVar = ("samples",)
 
-    def settings(self) -> dict[str, object]:
-        # Samples are left out at 1, so that adapters saved before there were several keep their hash.
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "temperature": float(self.temperature),
-            "top_p": float(self.top_p),
-            "stop": list(self.stop),
-            **({} if self.samples == 1 else {"samples": self.samples}),
-        }
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        most, temperature, top_p = (float(str(settings[k])) for k in ("max_new_tokens", "temperature", "top_p"))
-        assert most >= 1, "an answer has tokens"
-        assert 0 <= temperature < math.inf, "a temperature is not negative"
-        assert 0 < top_p <= 1, "a share of the probability"
-        found, samples = strings(settings, "stop"), int(str(settings.get("samples", 1)))
-        assert all(found), "an empty text would end every answer"
-        assert samples == 1 or (samples > 1 and temperature > 0), "answers of which none is drawn are all the same"
-        return cls(max_new_tokens=int(most), temperature=temperature, top_p=top_p, stop=found, samples=samples)
+    def check(self) -> None:
+        assert self.max_new_tokens >= 1, "an answer has tokens"
+        assert 0 <= self.temperature < math.inf, "a temperature is not negative"
+        assert 0 < self.top_p <= 1, "a share of the probability"
+        assert all(self.stop), "an empty text would end every answer"
+        assert self.samples == 1 or (self.samples > 1 and self.temperature > 0), "answers that none draws are alike"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,15 +245,6 @@ class Verbalizer(Part):
     scale: float
     """Logits are `scale` times the score or the cosine."""
 
-    def settings(self) -> dict[str, object]:
-        return {"phrases": [list(group) for group in self.phrases], "scale": float(self.scale)}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        groups = settings["phrases"]
-        assert isinstance(groups, list)
-        return cls(phrases=tuple(tuple(str(p) for p in group) for group in groups), scale=float(str(settings["scale"])))
-
 
 @dataclass(frozen=True, kw_only=True)
 class DemonstrationPool(Part):
@@ -268,23 +257,6 @@ class DemonstrationPool(Part):
     """Their features, of length 1."""
     num_neighbours: int
     temperature: float
-
-    def settings(self) -> dict[str, object]:
-        return {
-            "texts": list(self.texts),
-            "num_neighbours": self.num_neighbours,
-            "temperature": float(self.temperature),
-        }
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
-        return cls(
-            texts=strings(settings, "texts"),
-            labels_N=tensors["labels"],
-            vectors_ND=tensors["vectors"],
-            num_neighbours=int(str(settings["num_neighbours"])),
-            temperature=float(str(settings["temperature"])),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,13 +281,7 @@ class Calibration(Part):
     bias_C: Tensor | None = None
     temperature: float = 1.0
     """Divides the logits on their way to probabilities; it never changes a label."""
+    later: ClassVar = ("temperature",)
 
-    def settings(self) -> dict[str, object]:
-        # Left out at 1, so that adapters saved before there was a temperature keep their hash.
-        return {} if self.temperature == 1 else {"temperature": float(self.temperature)}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
-        temperature = float(str(settings.get("temperature", 1.0)))
-        assert 0 < temperature < math.inf, "a temperature is positive"
-        return cls(bias_C=tensors.get("bias"), temperature=temperature)
+    def check(self) -> None:
+        assert 0 < self.temperature < math.inf, "a temperature is positive"

@@ -70,6 +70,22 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         raise OSError(int(number[1]), str(error)) from None
 
 
+def read_tensors(path: Path, todo: str) -> dict[str, Tensor]:
+    """What a safetensors file holds.
+
+    Raises:
+        AdapterError: It cannot be read, or values are not finite; with what to do.
+    """
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"cannot read {path}: {error}. {todo}") from None
+    broken = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if broken:
+        raise AdapterError(f"{path} holds values that are not finite in {broken[0]}. {todo}")
+    return tensors
+
+
 def read(folder: Path, *, stem: str = "") -> Part:
     """Reads a PEFT folder.
 
@@ -81,21 +97,12 @@ def read(folder: Path, *, stem: str = "") -> Part:
         AdapterError: Files missing or broken, a kind of adapter that is not run here (named), values not finite.
     """
     config = read_config(folder)
-    try:
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(
-            f"cannot read {folder / WEIGHTS_FILE}: {error}. Save the adapter again as safetensors."
-        ) from None
-    kind = str(config.get("peft_type"))
-    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise AdapterError(f"{folder} holds values that are not finite in {broken[0]}. Train it again.")
+    tensors = read_tensors(folder / WEIGHTS_FILE, "Save the adapter again as safetensors, or train it again.")
     if stem and config.get("task_type") != FEATURES:
         whole = f"{_LORA_ROOT}{stem}."
         tensors = {_LORA_ROOT + k.removeprefix(whole) if k.startswith(whole) else k: t for k, t in tensors.items()}
     try:
-        return _DECODE.get(kind, _decode_tuner)(config, tensors)
+        return _DECODE.get(str(config.get("peft_type")), _decode_tuner)(config, tensors)
     except MISFITS as error:
         raise AdapterError(f"{folder}: {CONFIG_FILE} does not fit its tensors: {error!r}. Save it again.") from None
 
@@ -220,10 +227,6 @@ def _decode_lora(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Lo
     return Lora(alpha=float(config["lora_alpha"]), down=down, up=up)
 
 
-def _encode_tuner(part: Tuner) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return dict(part.config), dict(part.values)
-
-
 def _decode_tuner(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Tuner:
     """What PEFT alone knows how to run: as it is. Which of its tensors learn stands in no file of PEFT's."""
     return Tuner(config={k: v for k, v in config.items() if k not in ABOUT_FILES}, values=dict(tensors), trained=())
@@ -237,7 +240,7 @@ _ENCODE: dict[type, Callable[[Any], tuple[dict[str, Any], dict[str, Tensor]]]] =
     SoftPrompt: _encode_soft_prompt,
     Prefix: _encode_prefix,
     Lora: _encode_lora,
-    Tuner: _encode_tuner,
+    Tuner: lambda part: (dict(part.config), dict(part.values)),
 }
 _DECODE: dict[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Part]] = {
     "PROMPT_TUNING": _decode_soft_prompt,

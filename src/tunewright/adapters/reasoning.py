@@ -1,13 +1,10 @@
 """A part by which a base reasons before it answers, and how answers that differ become one."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
-from torch import Tensor
-
-from tunewright.adapters.parts import Part, Settings
+from tunewright.adapters.parts import Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +22,8 @@ class Reasoning(Part):
         line = rest.strip().partition("\n")[0].strip() if cue else ""
         return line if self.full_stop else line.removesuffix(".").strip()
 
-    def settings(self) -> dict[str, object]:
-        return {"cue": self.cue, "full_stop": self.full_stop}
-
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:  # noqa: ARG003
-        cue, full_stop = settings["cue"], settings["full_stop"]
-        assert isinstance(cue, str), "a cue is a text"
-        assert cue.strip(), "a cue can be found"
-        assert isinstance(full_stop, bool), "yes or no"
-        return cls(cue=cue, full_stop=full_stop)
+    def check(self) -> None:
+        assert self.cue.strip(), "a cue can be found"
 
 
 def voted(answers: Sequence[str]) -> str:

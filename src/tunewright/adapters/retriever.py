@@ -4,15 +4,15 @@ Shapes: B rows, N pool rows, D width.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from torch import Tensor
 
-from tunewright.adapters.parts import Part, Settings, strings
+from tunewright.adapters.parts import Part
 from tunewright.prompts.bm25 import BM25
 from tunewright.prompts.vector_store import InMemory, VectorStore
 
@@ -36,6 +36,7 @@ class Retriever(Part):
     """Of these on a server. With neither, rows are compared by their words (BM25)."""
     url: str | None = None
     """Of that server in the run that filled it; never saved: who loads the adapter names it in the environment."""
+    later: ClassVar = ("collection",)
 
     @property
     def by_features(self) -> bool:
@@ -86,21 +87,10 @@ class Retriever(Part):
             yield tuple(self.shown[k] for k in others[: self.num_shown])
 
     def settings(self) -> dict[str, object]:
-        elsewhere = {} if self.collection is None else {"collection": self.collection}
-        return {"texts": list(self.texts), "shown": list(self.shown), "num_shown": self.num_shown, **elsewhere}
+        return {name: value for name, value in super().settings().items() if name != "url"}
 
-    @classmethod
-    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
-        texts, shown = strings(settings, "texts"), strings(settings, "shown")
-        assert 0 < len(texts) == len(shown), "each text is shown in some way"
-        num_shown = int(str(settings["num_shown"]))
-        assert num_shown >= 1, "something is shown"
-        collection = settings.get("collection")
-        assert collection is None or re.fullmatch("tunewright_[0-9a-f]{40}", str(collection)), "a name of ours"
-        return cls(
-            texts=texts,
-            shown=shown,
-            num_shown=num_shown,
-            vectors_ND=tensors.get("vectors"),
-            collection=None if collection is None else str(collection),
-        )
+    def check(self) -> None:
+        assert 0 < len(self.texts) == len(self.shown), "each text is shown in some way"
+        assert self.num_shown >= 1, "something is shown"
+        assert self.collection is None or re.fullmatch("tunewright_[0-9a-f]{40}", self.collection), "a name of ours"
+        assert self.url is None, "a folder does not say who gets a password"

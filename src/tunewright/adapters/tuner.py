@@ -26,9 +26,6 @@ class Tuner(Part):
         """PEFT's name for it, such as `IA3`."""
         return str(self.config["peft_type"])
 
-    def settings(self) -> dict[str, object]:
-        return {"config": dict(self.config), "trained": list(self.trained)}
-
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.values)
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from tunewright.errors import counted
+
 
 def evaluate(
     adapter: Annotated[Path, typer.Argument(help="adapter folder, such as runs/NAME/adapters/lora/seed-0")],
@@ -41,4 +43,4 @@ def evaluate(
     unknown = sum(e.label is not None and not is_known(e.label, predictor.labels) for e in examples)
     print(f"{name} {found.value:.4f} (95% interval {found.low:.4f} to {found.high:.4f}, n = {found.n})")
     if unknown:
-        print(f"{unknown} rows have labels the adapter does not know; they count as wrong")
+        print(f"{counted(unknown, 'row has', 'rows have')} labels the adapter does not know; they count as wrong")

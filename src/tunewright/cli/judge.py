@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.errors import ConfigError, RunError, unknown
+from tunewright.errors import ConfigError, RunError, counted, unknown
 
 if TYPE_CHECKING:
     from tunewright.runs.judgements import Judgement
@@ -25,8 +25,7 @@ def judge(
     run: Annotated[Path, typer.Argument(help="run folder")],
     pairs: Annotated[int, typer.Option(help="test rows to judge, those of earlier calls included", metavar="N")] = 50,
     candidates: Annotated[
-        str | None,
-        typer.Option(help="two of them; the recommended and the best other when absent", metavar="A,B"),
+        str | None, typer.Option(help="two of them; the recommended and the best other when absent", metavar="A,B")
     ] = None,
     judge: Annotated[str | None, typer.Option(help="a model that judges instead of you: name or folder")] = None,
 ) -> None:
@@ -151,4 +150,5 @@ def _by_model(record: "RunRecord", pair: tuple[str, str], rows: list["Example"],
             if choice is not None and None not in choices:
                 yield Judgement(row=row.id, judge=model, shown=order, choice=choice)
     if num_cut:
-        print(f"{num_cut} rows do not fit in the context of {model} with both answers and were left out.")
+        said = counted(num_cut, "row does not fit", "rows do not fit")
+        print(f"{said} in the context of {model} with both answers: left out.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.errors import ConfigError, RegistryError
+from tunewright.errors import ConfigError, RegistryError, counted
 from tunewright.releases.entries import DEFAULT_STATE
 
 if TYPE_CHECKING:
@@ -194,11 +194,12 @@ def _print_shadow(state: "State", task: str) -> None:
     from tunewright.releases.shadow import watch
 
     found = watch(state, task)
-    print(f"same answer: {_interval(found.agreement)} of {found.agreement.n} requests")
+    print(f"same answer: {_interval(found.agreement)} of {counted(found.agreement.n, 'request')}")
     if found.difference is None:
         print("right more often: no feedback on these requests yet")
         return
-    print(f"right more often than live: {_interval(found.difference)} on {found.difference.n} requests with feedback")
+    asked = f"{counted(found.difference.n, 'request')} with feedback"
+    print(f"right more often than live: {_interval(found.difference)} on {asked}")
     if found.num_unclear:
         print(f"of them {found.num_unclear} whose right answer nobody said count as wrong for both")
 

@@ -57,11 +57,7 @@ def read_examples(
     target = found.get("target")
     is_parted = mark is not None and target is not None and any(str(mark) in str(row[target]) for row in table.rows)
     examples = to_examples(
-        asked if is_reply else table,
-        found,
-        several=several,
-        reasoning=target if is_parted else None,
-        fields=shown,
+        asked if is_reply else table, found, several=several, reasoning=target if is_parted else None, fields=shown
     )
     if choices:
         examples, read = to_choices(examples, table, choices)
@@ -171,15 +167,9 @@ def _free(name: str, taken: Sequence[str]) -> str:
 
 
 def _written(rows: Sequence[Mapping[str, object]], ending: str) -> str:
-    return _jsonl(rows) if ending == ".jsonl" else _separated(rows, "\t" if ending == ".tsv" else ",")
-
-
-def _jsonl(rows: Sequence[Mapping[str, object]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _separated(rows: Sequence[Mapping[str, object]], delimiter: str) -> str:
-    buffer = io.StringIO()
+    if ending == ".jsonl":
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    buffer, delimiter = io.StringIO(), "\t" if ending == ".tsv" else ","
     writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tunewright.errors import ConfigError, StateError
+from tunewright.errors import ConfigError, StateError, counted
 from tunewright.releases.entries import DEFAULT_STATE
 
 if TYPE_CHECKING:
@@ -65,13 +65,8 @@ def serve(
         state=opened,
         keeps_texts=keep_texts,
     )
-    count = len(tasks.names())
-    server.run(
-        service,
-        listening,
-        keys=keys,
-        on_start=lambda url: print(f"serving {count} task{'s' if count > 1 else ''} on {url}", flush=True),
-    )
+    served = counted(len(tasks.names()), "task")
+    server.run(service, listening, keys=keys, on_start=lambda url: print(f"serving {served} on {url}", flush=True))
 
 
 def _tasks(folders: list[str] | None, where: str, keep_texts: bool) -> "tuple[Tasks, State | None]":

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from markupsafe import Markup
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -10,8 +9,10 @@ from rich.table import Table
 from tunewright.api import Run
 from tunewright.report import numbers
 from tunewright.report.first_screen import failed, first_screen
+from tunewright.report.page import ranked
 from tunewright.runs import record
 from tunewright.runs.comparison import Candidate, Comparison
+from tunewright.types import Estimate
 
 
 def print_summary(run: Run, here: Path) -> None:
@@ -23,7 +24,8 @@ def print_summary(run: Run, here: Path) -> None:
     """
     console = Console(highlight=False)
     console.print(_table(run.comparison))
-    lines = [*_unmeasured(run.comparison), *_decided(run, here), *_failed(run.comparison)]
+    unmeasured = [f"{c.id}: {c.status}, {c.reason}" for c in run.comparison.candidates if c.test is None]
+    lines = [*unmeasured, *_decided(run, here), *_failed(run.comparison)]
     for line in (*lines, f"\nReport: {_shown(run.report, here)}"):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -33,15 +35,10 @@ def _table(result: Comparison) -> Table:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for name in ("method", "test", "95% interval", "dev", "tuned", "stored", "$ per 1000"):
         table.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
-    done = [c for c in result.candidates if c.test is not None]
-    for candidate in sorted(done, key=lambda c: -_value(c)):
-        table.add_row(*_cells(candidate))
+    for candidate in ranked(result.candidates):
+        if candidate.test is not None:
+            table.add_row(*_cells(candidate, candidate.test))
     return table
-
-
-def _unmeasured(result: Comparison) -> list[str]:
-    """Who has no value, and why."""
-    return [f"{c.id}: {c.status}, {c.reason}" for c in result.candidates if c.test is None]
 
 
 def _decided(run: Run, here: Path) -> list[str]:
@@ -108,25 +105,8 @@ def _shown(path: Path, here: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def _value(candidate: Candidate) -> float:
-    return -1.0 if candidate.test is None else candidate.test.value
-
-
-def _cells(candidate: Candidate) -> list[str]:
-    test, dev, cost = candidate.test, candidate.dev, candidate.cost
-    assert test is not None
-    return [
-        candidate.id,
-        f"{test.value:.3f}",
-        f"{test.low:.3f} to {test.high:.3f}",
-        "" if dev is None else f"{dev.value:.3f}",
-        *(
-            _bare(cell)
-            for cell in (numbers.seconds(cost.tune_s), numbers.size(cost.adapter_bytes), numbers.plain(cost.price))
-        ),
-    ]
-
-
-def _bare(number: Markup) -> str:
-    """As the page has it, without its element."""
-    return number.striptags().replace(numbers.NBSP, " ")
+def _cells(candidate: Candidate, test: Estimate) -> list[str]:
+    dev, cost = "" if candidate.dev is None else f"{candidate.dev.value:.3f}", candidate.cost
+    as_on_page = numbers.seconds(cost.tune_s), numbers.size(cost.adapter_bytes), numbers.plain(cost.price)
+    own = [candidate.id, f"{test.value:.3f}", f"{test.low:.3f} to {test.high:.3f}", dev]
+    return [*own, *(cell.striptags().replace(numbers.NBSP, " ") for cell in as_on_page)]

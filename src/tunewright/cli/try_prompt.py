@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunewright.config import RunConfig, load_config
-from tunewright.errors import ConfigError
+from tunewright.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from tunewright.serve.preview import Preview, ShownRow
@@ -44,7 +44,7 @@ def lines(found: "Preview") -> Iterator[str]:
     """The page, line by line."""
     where = f"context of {found.max_tokens:,} tokens" if found.is_here else "which answers elsewhere"
     yield f"model   {found.model}, {where}"
-    size = f"{_tokens(len(found.fixed))}, the same for every row; they run once"
+    size = f"{counted(len(found.fixed), 'token')}, the same for every row; they run once"
     yield f"fixed   {size if found.is_here else 'the same for every row'}"
     if found.fixed:
         yield f"        {_marked(found.fixed)}"
@@ -54,17 +54,13 @@ def lines(found: "Preview") -> Iterator[str]:
 
 
 def _row_lines(row: "ShownRow", *, billed: bool) -> Iterator[str]:
-    cut = f"; {_tokens(row.num_cut)} of the text did not fit" if row.num_cut else ""
-    yield f"{row.id}   {_tokens(row.num_tokens)}{', billed with the fixed part' if billed else ''}{cut}"
+    cut = f"; {counted(row.num_cut, 'token')} of the text did not fit" if row.num_cut else ""
+    yield f"{row.id}   {counted(row.num_tokens, 'token')}{', billed with the fixed part' if billed else ''}{cut}"
     yield f"        {_marked(row.tokens)}"
     yield f"answer  {row.answer!r}, in the data {row.wanted!r}"
     if row.scores:
         most = ", ".join(f"{label} {score:.2f}" for label, score in row.scores[:_MOST_LABELS])
         yield f"        {'log-probability' if billed else 'mean log-probability per token'}: {most}"
-
-
-def _tokens(count: int) -> str:
-    return "1 token" if count == 1 else f"{count:,} tokens"
 
 
 def _marked(tokens: Sequence[str]) -> str:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from tunewright.data.examples import SHOWN
+from tunewright.data.columns import no_column
+from tunewright.data.examples import SHOWN, first_rows
 from tunewright.data.formats import clip
 from tunewright.data.tables import Table
-from tunewright.errors import ConfigError, DataError, unknown
+from tunewright.errors import ConfigError, DataError
 from tunewright.types import Example, Notice
 
 FEWEST = 2
@@ -27,8 +28,7 @@ def without_choices(table: Table, columns: Sequence[str]) -> Table:
         )
     for column in columns:
         if column not in table.columns:
-            shown = [clip(name) for name in table.columns]
-            raise DataError(f"{table.path}: {unknown('column', column, shown, todo='Name them with --choices.')}")
+            raise no_column(table, column, "Name them with --choices.")
     return replace(table, columns=tuple(name for name in table.columns if name not in columns))
 
 
@@ -82,8 +82,7 @@ def _refuse(
 ) -> None:
     numbers = [number for (number, _), row in zip(table.numbered(), texts, strict=True) if is_wrong(row)]
     if numbers:
-        shown = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
         raise DataError(
-            f"{table.path}: {len(numbers)} of {len(texts)} rows have {what} (row {shown}). Every row needs as many "
-            "different candidates as there are columns. Mend or remove these rows."
+            f"{table.path}: {len(numbers)} of {len(texts)} rows have {what} ({first_rows(numbers)}). Every row needs "
+            "as many different candidates as there are columns. Mend or remove these rows."
         )

@@ -61,10 +61,11 @@ LONGEST = 1.5
 """By rule, the text column is this many times longer, on average, than any other."""
 
 _FLAGS = {"text": "--text", "text_pair": "--text-pair", "label": "--label", "target": "--target"}
+_LABELLED = {role: _FLAGS[role] for role in ("text", "text_pair", "label")}
 _ROLES: Mapping[TaskKind, Mapping[str, str]] = {
-    "classify": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
-    "multi-label": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
-    "choose": {role: _FLAGS[role] for role in ("text", "text_pair", "label")},
+    "classify": _LABELLED,
+    "multi-label": _LABELLED,
+    "choose": _LABELLED,
     "generate": {"text": "--input", "text_pair": "--text-pair", "target": "--target"},
 }
 """Role -> the flag that names its column."""
@@ -155,8 +156,7 @@ def check_columns(table: Table, roles: Mapping[str, str], flags: Mapping[str, st
     """
     for role, column in roles.items():
         if column not in table.columns:
-            shown = [clip(name) for name in table.columns]
-            raise DataError(f"{table.path}: {unknown('column', column, shown, todo=f'Name it with {flags[role]}.')}")
+            raise no_column(table, column, f"Name it with {flags[role]}.")
     if len(set(roles.values())) < len(roles):
         said = ", ".join(f"{role} = {column!r}" for role, column in roles.items())
         raise DataError(f"{table.path}: one column for two roles: {said}. Each must be another column. Change a flag.")
@@ -171,9 +171,12 @@ def check_shown(tables: Iterable[Table], columns: Sequence[str]) -> None:
     for table in tables:
         for name in columns:
             if name not in table.columns:
-                shown = [clip(column) for column in table.columns]
-                todo = "The template shows it: each file needs it."
-                raise DataError(f"{table.path}: {unknown('column', name, shown, todo=todo)}")
+                raise no_column(table, name, "The template shows it: each file needs it.")
+
+
+def no_column(table: Table, column: str, todo: str) -> DataError:
+    """The error for a column that a table lacks, with the nearest name."""
+    return DataError(f"{table.path}: {unknown('column', column, map(clip, table.columns), todo=todo)}")
 
 
 def _free(table: Table, chosen: Mapping[str, Choice]) -> list[str]:
@@ -211,8 +214,8 @@ def _by_name(role: str, table: Table, free: list[str], flags: Mapping[str, str])
 
 def _text_by_rule(table: Table, free: list[str], flags: Mapping[str, str]) -> Choice | None:
     answers = set(_named(free, TARGET_NAMES if "target" in flags else LABEL_NAMES))
-    lengths = {column: _mean_length(table, column) for column in free if column not in answers}
-    lengths = {column: length for column, length in lengths.items() if length > 0 and not _is_numeric(table, column)}
+    worded = [column for column in free if column not in answers and not _is_numeric(table, column)]
+    lengths = {column: sum(len(row[column] or "") for row in table.rows) / len(table.rows) for column in worded}
     if not lengths:
         raise _none_found(table, "text", "no column holds words", flags)
     longest = max(lengths.values())
@@ -258,10 +261,6 @@ def _none_found(table: Table, role: str, why: str, flags: Mapping[str, str]) -> 
 
 def _values(table: Table, column: str) -> set[str]:
     return {value for row in table.rows if (value := row[column]) is not None and value.strip()}
-
-
-def _mean_length(table: Table, column: str) -> float:
-    return sum(len(row[column] or "") for row in table.rows) / len(table.rows)
 
 
 def _is_numeric(table: Table, column: str) -> bool:

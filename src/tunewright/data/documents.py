@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.data.duplicates import normalise
-from tunewright.errors import ConfigError, DataError
+from tunewright.errors import ConfigError, DataError, counted
 from tunewright.types import Dataset, Example
 
 PASSAGE_WORDS = 100
@@ -44,22 +44,19 @@ def read_documents(folder: str) -> Documents:
     path, allowed = Path(folder), "Allowed: a folder with files of UTF-8 text."
     if not path.is_dir():
         raise ConfigError(f"`documents` must name a folder. Got {folder!r}. {allowed}")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
+    shown = (file for file in path.rglob("*") if not any(p.startswith(".") for p in file.relative_to(path).parts))
+    files = sorted(file for file in shown if file.is_file())
     if sum(file.stat().st_size for file in files) > MOST_BYTES:
         raise ConfigError(f"`documents` may have {MOST_BYTES >> 20} MiB. Got more in {folder!r}. Choose fewer files.")
     texts = tuple(_read(file, allowed) for file in files)
     passages = tuple(dict.fromkeys(p for text in texts for p in to_passages(text)))
     if not passages:
-        raise ConfigError(f"`documents` has no words: {folder!r} holds {len(files)} files. {allowed}")
+        raise ConfigError(f"`documents` has no words: {folder!r} holds {counted(len(files), 'file')}. {allowed}")
     if len(passages) > MOST_PASSAGES:
         raise ConfigError(
             f"`documents` may have {MOST_PASSAGES:,} passages. Got {len(passages):,}. Choose fewer files."
         )
     return Documents(texts=texts, passages=passages)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _read(file: Path, allowed: str) -> str:
@@ -111,8 +108,8 @@ def check_apart(texts: Sequence[str], dataset: Dataset) -> None:
         found = [row.id for row in rows if _stands_in(row, whole, parts)]
         if found:
             raise DataError(
-                f"the documents hold {len(found)} {split} rows ({', '.join(found[:3])}): answers would be looked up. "
-                "Take the rows' texts out of the folder of --documents."
+                f"the documents hold {counted(len(found), f'{split} row')} ({', '.join(found[:3])}): answers would be "
+                "looked up. Take the rows' texts out of the folder of --documents."
             )
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.data.chats import plain_text
+from tunewright.errors import counted
 from tunewright.types import Example, Notice
 
 SIMILARITY = 0.8
@@ -79,7 +80,8 @@ def twin_groups(examples: Sequence[Example]) -> tuple[int, ...]:
         for position, row in enumerate(bucket):
             for other in bucket[max(0, position - WINDOW) : position]:
                 if _root(parents, row) != _root(parents, other) and shingles.are_twins(row, other):
-                    _join(parents, row, other)
+                    low, high = sorted((_root(parents, row), _root(parents, other)))
+                    parents[high] = low
     return tuple(_root(parents, row) for row in range(len(parents)))
 
 
@@ -94,11 +96,6 @@ def _root(parents: list[int], row: int) -> int:
         parents[row] = parents[parents[row]]
         row = parents[row]
     return row
-
-
-def _join(parents: list[int], one: int, other: int) -> None:
-    low, high = sorted((_root(parents, one), _root(parents, other)))
-    parents[high] = low
 
 
 class _Shingles:
@@ -182,7 +179,7 @@ def twin_notices(examples: Sequence[Example], groups: Sequence[int]) -> list[Not
     if not ids:
         return []
     many = int((sizes > 1).sum())
-    message = f"{len(ids)} rows are exact or near duplicates, in {many} groups; each group was kept in one split."
+    message = f"{len(ids)} rows are exact or near duplicates, in {counted(many, 'group')}; each was kept in one split."
     return [Notice(code="near-duplicates", message=message, count=len(ids), ids=tuple(ids[:SHOWN]))]
 
 
@@ -193,15 +190,18 @@ def shared_rows(given: Mapping[str, Sequence[Example]]) -> list[Notice]:
     for examples in given.values():
         pairs += [(example, seen[key]) for example in examples if (key := _key(example)) in seen]
         seen |= {_key(example): example for example in examples}
+    said = counted(len(pairs), "row stands", "rows stand")
+    return _said_of(pairs, "duplicates-across-splits", f"{said} in two of the given splits", "=")
+
+
+def _said_of(pairs: Sequence[tuple[Example, Example]], code: str, said: str, sign: str) -> list[Notice]:
+    """What is said of rows that have a like in an earlier split; nothing where there are none."""
     if not pairs:
         return []
     one, other = pairs[0]
-    message = (
-        f"{len(pairs)} rows stand in two of the given splits (first: {one.id} = {other.id}); scores on them flatter. "
-        "They were kept."
-    )
+    message = f"{said} (first: {one.id} {sign} {other.id}); scores on them flatter. They were kept."
     ids = tuple(example.id for example, _ in pairs[:SHOWN])
-    return [Notice(code="duplicates-across-splits", message=message, count=len(pairs), ids=ids)]
+    return [Notice(code=code, message=message, count=len(pairs), ids=ids)]
 
 
 def nearly_shared_rows(given: Mapping[str, Sequence[Example]]) -> list[Notice]:
@@ -224,15 +224,8 @@ def nearly_shared_rows(given: Mapping[str, Sequence[Example]]) -> list[Notice]:
         pairs += [(example, seen[group]) for example, group in grouped if group in seen and _key(example) not in exact]
         seen = {group: example for example, group in reversed(grouped)} | seen
         exact |= {_key(example) for example in examples}
-    if not pairs:
-        return []
-    one, other = pairs[0]
-    message = (
-        f"{len(pairs)} rows are near duplicates of rows of another given split (first: {one.id} and {other.id}); "
-        "scores on them flatter. They were kept."
-    )
-    ids = tuple(example.id for example, _ in pairs[:SHOWN])
-    return [Notice(code="near-duplicates-across-splits", message=message, count=len(pairs), ids=ids)]
+    said = counted(len(pairs), "row is a near duplicate", "rows are near duplicates")
+    return _said_of(pairs, "near-duplicates-across-splits", f"{said} of rows of another given split", "and")
 
 
 def conflicting_labels(examples: Sequence[Example]) -> list[Notice]:

@@ -22,7 +22,6 @@ def to_examples(
     columns: Mapping[str, str],
     *,
     source: str | None = None,
-    labelled: bool = True,
     fields: Sequence[str] = (),
     several: bool = False,
     reasoning: str | None = None,
@@ -31,9 +30,9 @@ def to_examples(
 
     Args:
         table: The rows.
-        columns: Role (`text`, `text_pair`, `label`, `target`) -> column, as in `Dataset.columns`.
+        columns: Role (`text`, `text_pair`, `label`, `target`) -> column, as in `Dataset.columns`; without label and
+            target where these are to be predicted.
         source: First part of the ids, `<source>:<1-based row>`; the table's name when None.
-        labelled: False for rows that are to be predicted: label and target may be absent and are not read.
         fields: Further columns to keep, which the table has.
         several: Whether a row may have several labels, or none.
         reasoning: Column of the reasoning; an empty cell is none. Where it is the target's column, see `separated`.
@@ -42,28 +41,27 @@ def to_examples(
         DataError: A column that the table lacks; missing or empty texts or labels, with count and first row numbers;
             malformed messages.
     """
-    wanted = {role: column for role, column in columns.items() if labelled or role not in _ANSWERS}
-    check_columns(table, wanted)
-    for role, column in wanted.items():
+    check_columns(table, columns)
+    for role, column in columns.items():
         if not (several and role == "label"):
             _check_filled(table, role, column)
     name = table.name if source is None else source
-    chats = conversations(table, wanted["text"])
+    chats = conversations(table, columns["text"])
     examples = tuple(
         Example(
             id=f"{name}:{number}",
-            text=plain_text(messages) if messages else str(row[wanted["text"]]),
+            text=plain_text(messages) if messages else str(row[columns["text"]]),
             messages=messages,
-            text_pair=str(row[wanted["text_pair"]]) if "text_pair" in wanted else None,
-            label=str(row[wanted["label"]] or "").strip() if "label" in wanted else None,
-            target=str(row[wanted["target"]]).strip() if "target" in wanted else None,
-            references=(str(row[wanted["target"]]).strip(),) if "target" in wanted else (),
+            text_pair=str(row[columns["text_pair"]]) if "text_pair" in columns else None,
+            label=str(row[columns["label"]] or "").strip() if "label" in columns else None,
+            target=str(row[columns["target"]]).strip() if "target" in columns else None,
+            references=(str(row[columns["target"]]).strip(),) if "target" in columns else (),
             reasoning=None if reasoning is None else (str(row[reasoning] or "").strip() or None),
             fields={column: str(row[column] or "") for column in fields},
         )
         for (number, row), messages in zip(table.numbered(), chats, strict=True)
     )
-    return separated(examples, table.path) if reasoning is not None and reasoning == wanted.get("target") else examples
+    return separated(examples, table.path) if reasoning is not None and reasoning == columns.get("target") else examples
 
 
 def check_reasoning(table: Table, column: str | None, columns: Mapping[str, str]) -> None:
@@ -106,11 +104,15 @@ def _check_filled(table: Table, role: str, column: str) -> None:
     missing = [number for number, row in table.numbered() if not _is_filled(row[column], role)]
     if missing:
         what = _ANSWERS.get(role, "texts")
-        shown = ", ".join(str(number) for number in missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         raise DataError(
             f"{table.path}: missing {what} in column {column!r}: {len(missing)} of {len(table.rows)} rows "
-            f"(row {shown}). Every row needs one. Fill or remove these rows."
+            f"({first_rows(missing)}). Every row needs one. Fill or remove these rows."
         )
+
+
+def first_rows(numbers: Sequence[int]) -> str:
+    """Numbers of the first few rows, for a message."""
+    return f"row {', '.join(map(str, numbers[:SHOWN]))}{', ...' if len(numbers) > SHOWN else ''}"
 
 
 def _is_filled(value: str | None, role: str) -> bool:

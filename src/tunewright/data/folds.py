@@ -13,7 +13,7 @@ from tunewright.config import RunConfig
 from tunewright.data.load import Given, group_rows, limit_train, to_dataset
 from tunewright.data.splits import WEIGHTS, check_train, split_rows
 from tunewright.data.targets import by_input, limit_dev
-from tunewright.errors import ConfigError
+from tunewright.errors import ConfigError, counted
 from tunewright.types import Dataset, Splits
 
 _SEARCH = {name: weight for name, weight in WEIGHTS.items() if name != "test"}
@@ -49,7 +49,7 @@ def split_folds(given: Given, config: RunConfig, num_folds: int) -> tuple[Datase
         ConfigError: Dev or test rows are given.
         DataError: A class has fewer different texts than there are folds, or none in the training rows of a fold.
     """
-    extra = ", ".join(f"{len(rows)} {split} rows" for split, rows in given.rows.items() if split != "train")
+    extra = ", ".join(counted(len(rows), f"{split} row") for split, rows in given.rows.items() if split != "train")
     if extra:
         raise ConfigError(
             f"`folds` takes its dev and test rows from the data. Got {num_folds} folds and {extra} besides. "

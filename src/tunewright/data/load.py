@@ -9,18 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tunewright.config import RunConfig
+from tunewright.data import duplicates
 from tunewright.data.chats import with_reply
 from tunewright.data.choices import to_choices, without_choices
 from tunewright.data.columns import TARGET_NAMES, check_shown, find_columns
-from tunewright.data.duplicates import (
-    SHOWN,
-    conflicting_labels,
-    exact_groups,
-    nearly_shared_rows,
-    shared_rows,
-    twin_groups,
-    twin_notices,
-)
 from tunewright.data.examples import check_reasoning, to_examples
 from tunewright.data.formats import quoted
 from tunewright.data.labels import are_integers, check_labels, describe, error_costs, label_order
@@ -39,7 +31,7 @@ from tunewright.data.splits import (
 from tunewright.data.swaps import absent_terms, swapped_rows
 from tunewright.data.tables import empty_rows
 from tunewright.data.targets import by_input, can_split, check_inputs, check_targets, limit_dev, target_notices
-from tunewright.errors import DataError
+from tunewright.errors import DataError, counted
 from tunewright.types import Dataset, Example, Notice, Splits, Task
 
 Rows = Mapping[str, tuple[Example, ...]]
@@ -112,7 +104,8 @@ def read_rows(config: RunConfig, template: str = "") -> Given:
         rows = {s: to_sets(found, config.label_separator, source.tables[s].path) for s, found in rows.items()}
         check_sets(rows["train"], config.data)
     else:
-        _check_all_labels(rows, config.data)
+        check_labels([example for examples in rows.values() for example in examples], config.data)
+        check_labels(rows["train"], config.data)
         _check_known_labels(rows, {split: table.path for split, table in source.tables.items()})
     notices = (said, *read, *source.notices, *empty_rows(source.tables.values()))
     return Given(
@@ -226,12 +219,6 @@ def _task(given: Given, config: RunConfig, labels: tuple[str, ...], descriptions
     )
 
 
-def _check_all_labels(given: Rows, path: str) -> None:
-    """All rows for the kind of label; the training rows for the number of classes."""
-    check_labels([example for examples in given.values() for example in examples], path)
-    check_labels(given["train"], path)
-
-
 def _check_known_labels(given: Rows, paths: Mapping[str, str]) -> None:
     """Refuses given rows of which none has a label of the training rows: every score on them would be nought.
 
@@ -250,7 +237,11 @@ def _check_known_labels(given: Rows, paths: Mapping[str, str]) -> None:
 
 def _complete(given: Rows, rng: np.random.Generator, path: str) -> tuple[Rows, list[Notice]]:
     """All three splits, the missing ones taken off the training rows."""
-    notices = shared_rows(given) + nearly_shared_rows(given) + conflicting_labels(given["train"])
+    notices = (
+        duplicates.shared_rows(given)
+        + duplicates.nearly_shared_rows(given)
+        + duplicates.conflicting_labels(given["train"])
+    )
     weights = {split: weight for split, weight in WEIGHTS.items() if split == "train" or split not in given}
     if len(weights) == 1:
         return given, notices
@@ -281,7 +272,7 @@ def group_rows(
     Raises:
         DataError: A class has too few different texts.
     """
-    exact, near = exact_groups(examples), twin_groups(examples)
+    exact, near = duplicates.exact_groups(examples), duplicates.twin_groups(examples)
     if examples[0].target is not None:
         check_inputs(examples, exact, splits, path)
         why = "" if can_split(near, len(splits)) else "too many inputs are near duplicates of each other"
@@ -290,7 +281,7 @@ def group_rows(
         scarce = scarce_classes(examples, near, len(splits))
         why = f"class {quoted(scarce)} has hardly any other texts" if scarce else ""
     if not why:
-        return near, twin_notices(examples, near)
+        return near, duplicates.twin_notices(examples, near)
     num_near = len(set(exact)) - len(set(near))
     message = (
         f"Near duplicates were not kept in one split, as {why}: {num_near} "
@@ -318,8 +309,9 @@ def _label_notices(rows: Rows, labels: Sequence[str]) -> list[Notice]:
         unseen = [example for example in rows[split] if set(strata(example)) - trained]
         if unseen:
             names = quoted({label for example in unseen for label in strata(example)} - trained)
-            message = f"{len(unseen)} {split} rows have labels absent from train ({names}); they are scored as wrong."
-            ids = tuple(example.id for example in unseen[:SHOWN])
+            said = counted(len(unseen), f"{split} row has", f"{split} rows have")
+            message = f"{said} labels absent from train ({names}); they are scored as wrong."
+            ids = tuple(example.id for example in unseen[: duplicates.SHOWN])
             notices.append(Notice(code=f"unseen-labels-in-{split}", message=message, count=len(unseen), ids=ids))
         absent = set(labels) - {label for example in rows[split] for label in strata(example)}
         if absent:

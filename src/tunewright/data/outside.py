@@ -107,12 +107,7 @@ class _Given:
     """
 
     def __init__(
-        self,
-        table: Table,
-        rows: Sequence[Example],
-        columns: Mapping[str, str],
-        task: Task,
-        separator: str | None,
+        self, table: Table, rows: Sequence[Example], columns: Mapping[str, str], task: Task, separator: str | None
     ) -> None:
         self._labels, self._kind = task.labels, task.kind
         several = task.kind == "multi-label"

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from tunewright.data.formats import clip, quoted
 from tunewright.data.labels import label_order
-from tunewright.errors import DataError
+from tunewright.errors import DataError, counted
 from tunewright.types import BETWEEN_LABELS, Example, Notice, label_set
 
 SEPARATOR = ","
@@ -86,13 +86,15 @@ def set_notices(train: Sequence[Example]) -> list[Notice]:
     mean, empty = sum(sizes) / len(sizes), sizes.count(0)
     found = [Notice(code="label-sets", count=len(train), message=f"Training rows have {mean:.2f} labels on average.")]
     if empty:
-        found.append(Notice(code="empty-sets", count=empty, message=f"{empty} training rows have no label at all."))
+        said = f"{counted(empty, 'training row has', 'training rows have')} no label at all."
+        found.append(Notice(code="empty-sets", count=empty, message=said))
     if max(sizes) < 2:
         said = "No training row has several labels: --task classify fits, or another --label-separator is needed."
         found.append(Notice(code="single-labels", count=len(train), message=said))
     rare = [label for label, count in counts.items() if count < _RARE]
     if rare:
-        said = f"{len(rare)} labels have fewer than {_RARE} training rows ({quoted(rare)}): little is learned of them."
+        said = counted(len(rare), "label has", "labels have")
+        said += f" fewer than {_RARE} training rows ({quoted(rare)}): little is learned of them."
         found.append(Notice(code="rare-labels", count=len(rare), message=said))
     return found
 

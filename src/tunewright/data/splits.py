@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tunewright.data.sets import strata
-from tunewright.errors import DataError
+from tunewright.errors import DataError, counted
 from tunewright.types import Example
 
 WEIGHTS: Mapping[str, int] = {"train": 7, "dev": 1, "test": 2}
@@ -94,7 +94,7 @@ def check_classes(
     scarce = scarce_classes(examples, groups, len(splits))
     if scarce:
         said = [f"{label!r} has {_amount(rows[label], count)}" for label, count in list(scarce.items())[:SHOWN]]
-        more = f" and {len(scarce) - SHOWN} more classes" if len(scarce) > SHOWN else ""
+        more = f" and {counted(len(scarce) - SHOWN, 'more class', 'more classes')}" if len(scarce) > SHOWN else ""
         same = any(rows[label] > count for label, count in scarce.items())
         meant = "Different means by more than case, punctuation and spaces. " if same else ""
         raise DataError(
@@ -117,7 +117,7 @@ def check_train(examples: Sequence[Example], train: Sequence[Example], path: str
     lacking = sorted({label for e in examples for label in strata(e)} - {label for e in train for label in strata(e)})
     if lacking:
         said = ", ".join(repr(label) for label in lacking[:SHOWN])
-        more = f" and {len(lacking) - SHOWN} more classes" if len(lacking) > SHOWN else ""
+        more = f" and {counted(len(lacking) - SHOWN, 'more class', 'more classes')}" if len(lacking) > SHOWN else ""
         raise DataError(
             f"{path}: the split left no training row for class {said}{more}: near duplicates stay together, and those "
             "of this class have other labels too. Needed: one training row a class. Mend the labels of the "
@@ -126,8 +126,8 @@ def check_train(examples: Sequence[Example], train: Sequence[Example], path: str
 
 
 def _amount(rows: int, distinct: int) -> str:
-    said = f"{rows} row{'s' if rows > 1 else ''}"
-    return said if distinct == rows else f"{said} but only {distinct} different text{'s' if distinct > 1 else ''}"
+    said = counted(rows, "row")
+    return said if distinct == rows else f"{said} but only {counted(distinct, 'different text')}"
 
 
 class _Shares:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.data.formats import Parsed, Row, parse_csv, parse_jsonl, parse_tsv, read_parquet
-from tunewright.errors import DataError
+from tunewright.errors import DataError, counted
 from tunewright.types import Notice
 
 MAX_CELL_CHARACTERS = 1_000_000
@@ -76,7 +76,7 @@ def without_empty_rows(table: Table) -> Table:
 def empty_rows(tables: Iterable[Table]) -> list[Notice]:
     """How many rows were left out because they are empty."""
     num_empty = sum(table.num_empty for table in tables)
-    message = f"{num_empty} rows are empty in all columns; they were left out."
+    message = f"{counted(num_empty, 'row is', 'rows are')} empty in all columns and left out."
     return [Notice(code="empty-rows", message=message, count=num_empty)] if num_empty else []
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from tunewright.data.formats import clip
-from tunewright.errors import DataError
+from tunewright.errors import DataError, counted
 from tunewright.types import Example, Notice
 
 MAX_DEV = 100
@@ -38,7 +38,7 @@ def check_inputs(examples: Sequence[Example], groups: Sequence[int], splits: Seq
     distinct = len(set(groups))
     if distinct < len(splits):
         raise DataError(
-            f"{path}: {len(examples)} rows but only {distinct} different input{'s' if distinct > 1 else ''}; need "
+            f"{path}: {counted(len(examples), 'row')} but only {counted(distinct, 'different input')}; need "
             f"{len(splits)}, one each for {', '.join(splits)}. Different means by more than case, punctuation and "
             "spaces. Add rows, or give the splits as files with --dev and --test."
         )
@@ -86,9 +86,8 @@ def target_notices(train: Sequence[Example], judged: Sequence[Example]) -> list[
     notices = []
     num_references = sum(len(example.references) for example in judged)
     if num_references > len(judged):
-        message = (
-            f"{len(judged)} test inputs have {num_references} references; an answer is held against all of its own."
-        )
+        inputs = counted(len(judged), "test input has", "test inputs have")
+        message = f"{inputs} {num_references} references; an answer is held against all of its own."
         notices.append(Notice(code="references", message=message, count=num_references))
     distinct = len({example.target for example in train})
     if distinct * _FEW <= len(train):

@@ -97,7 +97,7 @@ def conclude(
 
     repeated = bootstrap.winner_corrected(scorer, evidence.answers, pick, rng, num_replicates=num_replicates)
     recommended = int(pick(evidence.values_K[None])[0])
-    verdict = _verdict(evidence, recommended)
+    verdict, measured = _verdict(evidence, recommended), evidence.estimates[recommended].value
     return Decision(
         best=evidence.entries[evidence.best].id,
         recommended=evidence.entries[recommended].id,
@@ -105,7 +105,7 @@ def conclude(
         prices=asdict(Prices() if prices is None else prices),
         not_separated=evidence.not_separated,
         stability=repeated.shares[recommended],
-        corrected_value=_corrected(repeated, evidence.estimates[recommended].value),
+        corrected_value=None if math.isnan(repeated.value) else min(repeated.value, measured),
         minimum_detectable_difference=evidence.minimum_detectable_difference,
         verdict=verdict.value,
         reason=explain(verdict, evidence, recommended, margin_points),
@@ -138,8 +138,3 @@ def _verdict(evidence: Evidence, recommended: int) -> Verdict:
     if recommended != evidence.best:
         return Verdict.CHEAPER
     return Verdict.BEST_NOT_SHOWN if evidence.not_separated else Verdict.BEST_SHOWN
-
-
-def _corrected(selection: bootstrap.Selection, value: float) -> float | None:
-    """The value without the luck of the choice, at most the measured one; None where no row was ever left out."""
-    return None if math.isnan(selection.value) else min(selection.value, value)

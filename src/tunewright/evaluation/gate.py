@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from numpy.random import Generator
 
+from tunewright.errors import counted
 from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.cross_validation import fold_estimate
 from tunewright.evaluation.metrics import IntArray, Scorer, StatsArray
@@ -76,7 +77,7 @@ def _required(scorer: Scorer, found: Estimate, minimum: float, num_chosen_from: 
     said = {
         Outcome.PASSED: f"shown to be at least {minimum:g}",
         Outcome.FAILED: f"shown to be below {minimum:g}",
-        Outcome.UNDECIDED: f"not told apart from {minimum:g} by {found.n} rows",
+        Outcome.UNDECIDED: f"not told apart from {minimum:g} by {counted(found.n, 'row')}",
     }[outcome]
     chosen = f", adjusted for a choice of {num_chosen_from}" if num_chosen_from > 1 else ""
     bounds = f"one-sided 95% bounds {found.low:.4f} and {found.high:.4f}{chosen}"
@@ -100,11 +101,11 @@ def not_worse(scorer: Scorer, new_NM: StatsArray, old_NM: StatsArray, margin: fl
         values_RK = bootstrap.resampled_values(scorer, [new_NM, old_NM], rng)
         low, high = bootstrap.resampled_bounds(values_RK[:, 0] - values_RK[:, 1], difference, scorer.num_units)
     outcome = _outcome(low > -margin, high < -margin)
-    points = 100 * margin
+    points = counted(100 * margin, "point")
     said = {
-        Outcome.PASSED: f"shown to lose less than {points:g} points",
-        Outcome.FAILED: f"shown to lose more than {points:g} points",
-        Outcome.UNDECIDED: f"{scorer.num_rows} rows cannot tell whether it loses more than {points:g} points",
+        Outcome.PASSED: f"shown to lose less than {points}",
+        Outcome.FAILED: f"shown to lose more than {points}",
+        Outcome.UNDECIDED: f"{counted(scorer.num_rows, 'row')} cannot tell whether it loses more than {points}",
     }[outcome]
     bounds = f"one-sided 95% bounds {100 * low:+.2f} and {100 * high:+.2f}"
     return Ruling(outcome=outcome, reason=f"{scorer.metric.name} {100 * difference:+.2f} points ({bounds}): {said}")

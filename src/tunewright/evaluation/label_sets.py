@@ -25,7 +25,11 @@ def members(answers: Sequence[str], labels: Sequence[str]) -> BoolArray:
 
 def hits(answers: Sequence[str], references: Sequence[tuple[str, ...]], labels: Sequence[str]) -> NDArray[np.int8]:
     """For each label whether it was answered and right, then how often it occurs as truth or answer: [N, 2C]."""
-    is_true_NC, is_given_NC = members([right[0] for right in references], labels), members(answers, labels)
+    return hits_of(members([right[0] for right in references], labels), members(answers, labels))
+
+
+def hits_of(is_true_NC: BoolArray, is_given_NC: BoolArray) -> NDArray[np.int8]:
+    """The same, of what is right and what was answered."""
     occurs_NC = is_true_NC.astype(np.int8) + is_given_NC
     return np.concatenate([is_true_NC & is_given_NC, occurs_NC], axis=1, dtype=np.int8)
 

@@ -139,8 +139,7 @@ def _hits(answers: Sequence[str], references: References, labels: Sequence[str])
     """For each label whether it was answered and right, then how often it occurs as truth or answer: [N, 2C]."""
     is_true_NC = label_indices(labels, (right[0] for right in references))[:, None] == np.arange(len(labels))
     is_given_NC = label_indices(labels, answers)[:, None] == np.arange(len(labels))
-    occurs_NC = is_true_NC.astype(np.int8) + is_given_NC
-    return np.concatenate([is_true_NC & is_given_NC, occurs_NC], axis=1, dtype=np.int8)
+    return label_sets.hits_of(is_true_NC, is_given_NC)
 
 
 def mean(sums_RM: FloatArray, rows_R: FloatArray) -> FloatArray:

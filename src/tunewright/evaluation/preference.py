@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunewright.errors import counted
 from tunewright.evaluation.statistics import ALPHA, mcnemar, wilson
 from tunewright.runs.judgements import Judgement
 from tunewright.types import Estimate
@@ -68,8 +69,8 @@ class Preference:
         if self.agreement is not None:
             low, high = 100 * self.agreement.low, 100 * self.agreement.high
             said.append(
-                f"It agrees with itself on {100 * self.agreement.value:.1f}% of {self.agreement.n} rows asked in both "
-                f"orders (95% interval {low:.1f} to {high:.1f}%)."
+                f"It agrees with itself on {100 * self.agreement.value:.1f}% of {counted(self.agreement.n, 'row')} "
+                f"asked in both orders (95% interval {low:.1f} to {high:.1f}%)."
             )
         return [*said, *([f"Warning: {self.trouble}."] if self.trouble else [])]
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from enum import StrEnum
 
+from tunewright.errors import counted
 from tunewright.evaluation.evidence import Evidence
 
 _NAMED = 3
@@ -68,11 +69,6 @@ def points(value: float) -> str:
     return f"{value * 100:.1f} points"
 
 
-def _margin(margin_points: float) -> str:
-    """1.0 as `1 point`."""
-    return f"{margin_points:g} point{'' if margin_points == 1 else 's'}"
-
-
 def _nothing_works(evidence: Evidence, recommended: int) -> str:
     """What was seen above the floor, and how little these rows can show."""
     floor = evidence.floor
@@ -99,8 +95,8 @@ def _cheaper(evidence: Evidence, recommended: int, margin_points: float) -> str:
     if math.isinf(best_price):
         ratio = f"; the price of {evidence.entries[evidence.best].id} is not known and was taken as the dearest"
     return (
-        f"it is shown, with 95% confidence, to lose less than {_margin(margin_points)} against the highest measured, "
-        f"{_best(evidence)} ({points(below)} more on these rows){ratio}"
+        f"it is shown, with 95% confidence, to lose less than {counted(margin_points, 'point')} against the "
+        f"highest measured, {_best(evidence)} ({points(below)} more on these rows){ratio}"
     )
 
 
@@ -117,7 +113,7 @@ def _best_not_shown(evidence: Evidence, margin_points: float) -> str:
         rows = f"; to show that the {gap} to {nearest.id} are real would take some {nearest.rows_needed} {kind}"
     return (
         f"it is the highest measured, but not shown to be better than {names}, and no cheaper candidate is shown to be "
-        f"within {_margin(margin_points)} of it{rows}"
+        f"within {counted(margin_points, 'point')} of it{rows}"
     )
 
 

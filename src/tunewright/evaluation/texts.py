@@ -38,12 +38,12 @@ def exact_match(answers: Sequence[str], references: References, _: Sequence[str]
 
 def _best(answers: Sequence[str], references: References, common: Callable[[list[str], list[str]], int]) -> FloatArray:
     """For each row the highest F1 over its references."""
+
+    def f1(given: list[str], right: list[str]) -> float:
+        return 2 * common(given, right) / max(1, len(given) + len(right))
+
     rows = ((words(given), [words(each) for each in right]) for given, right in zip(answers, references, strict=True))
-    return np.array([[max(_f1(common(given, each), given, each) for each in right)] for given, right in rows])
-
-
-def _f1(num_common: int, given: list[str], right: list[str]) -> float:
-    return 2 * num_common / (len(given) + len(right)) if num_common else 0.0
+    return np.array([[max(f1(given, each) for each in right)] for given, right in rows])
 
 
 def longest_common(one: Sequence[str], other: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import torch
@@ -156,11 +157,6 @@ _SAID = 5
 """Split words that are told."""
 
 
-def trains_nothing(adapter: Adapter, params: Params, progress: float) -> Rates:
-    """The schedule of a method that has no training."""
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """One way to adapt a base. Its file is the whole of it."""
@@ -177,8 +173,8 @@ class Method:
     """The initial adapter, from the training rows alone."""
     space: Callable[[Material], Space] = lambda _material: {}
     """What to search, at the method's own scale; nothing where it is not said."""
-    trained: Callable[[Adapter, Params, float], Rates] = trains_nothing
-    """(adapter, parameters, progress in [0, 1)) -> who trains and how fast."""
+    trained: Callable[[Adapter, Params, float], Rates] = lambda _adapter, _params, _progress: {}
+    """(adapter, parameters, progress in [0, 1)) -> who trains and how fast; nobody where it is not said."""
     learns: str | None = None
     """The one part it trains that changes what the base computes; None for a method that trains none."""
     passes: float = 1.0
@@ -187,8 +183,8 @@ class Method:
     """Why a base cannot be used, or None."""
     by_words: bool = False
     """Whether it answers by the labels' words where the base answers prompts."""
-    kinds: tuple[TaskKind, ...] = ("classify",)
-    """Of tasks that it answers."""
+    kinds: tuple[TaskKind, ...] = get_args(TaskKind)
+    """Of tasks that it answers; all where it is not said."""
     needs: str | None = None
     """The setting that gives it what it works on; without it the method takes no part."""
     uses: str | None = None

@@ -11,7 +11,6 @@ import numpy as np
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import Decoding
 from tunewright.adapters.reasoning import Reasoning
-from tunewright.backbones.base import Base
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.methods.prompting import asking, prompts, shown, templates
@@ -90,10 +89,6 @@ def space(material: Material) -> Space:
     }
 
 
-def _refuses(backbone: Base) -> str | None:
-    return None if backbone.reasons else f"{backbone.identity.name} writes no reasoning; give a decoder with --model"
-
-
 METHOD = Method(
     name="chain-of-thought",
     family="no training",
@@ -102,7 +97,9 @@ METHOD = Method(
     serves="the tokens of each reasoning, for each sample",
     place=place,
     space=space,
-    refuses=_refuses,
+    refuses=lambda base: (
+        None if base.reasons else f"{base.identity.name} writes no reasoning; give a decoder with --model"
+    ),
     by_words=True,
     kinds=("classify", "generate"),
     uses="reasoning",

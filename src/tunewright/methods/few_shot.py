@@ -67,6 +67,5 @@ METHOD = Method(
     place=place,
     space=space,
     by_words=True,
-    kinds=("classify", "multi-label", "choose", "generate"),
     uses="vector_store",
 )

@@ -66,6 +66,5 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label", "choose", "generate"),
     learns="weights",
 )

@@ -5,11 +5,12 @@ Howard and Ruder 2018, section 3.3.
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.parts import is_embedding
-from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.full import HEAD_RATE, place
+from tunewright.methods import full
+from tunewright.methods.base import Choice, Material, Range, Space
 from tunewright.methods.heads import head_rates, narrowness
 from tunewright.training.optim import Rates
 from tunewright.types import Params
@@ -26,7 +27,7 @@ def trained(adapter: Adapter, params: Params, progress: float) -> Rates:
     thawed = max(least, int(progress / _THAWED_AT * (1 + max(heights.values()))))
     decay = float(params["layer_decay"])
     rates = {f"weights.{name}": decay**height for name, height in heights.items() if height < thawed}
-    return {**rates, **head_rates(adapter, HEAD_RATE)}
+    return {**rates, **head_rates(adapter, full.HEAD_RATE)}
 
 
 _LAYER = re.compile(r"(.*?)\.(\d+)\.")
@@ -38,20 +39,16 @@ def _heights(names: Iterable[str]) -> dict[str, int]:
     The layers of a decoder stand above those of the encoder that it reads; what follows a stack counts with its top.
     """
     found = {name: match.groups() if (match := _LAYER.match(name)) else None for name in names}
-    layers = sorted({layer for layer in found.values() if layer}, key=lambda layer: (_reads(layer[0]), int(layer[1])))
-    place = {layer: k for k, layer in enumerate(layers)}
-    top = len(layers) - 1
+    layers = {layer for layer in found.values() if layer}
+    rising = sorted(layers, key=lambda layer: (layer[0].startswith("decoder."), int(layer[1])))
+    place = {layer: k for k, layer in enumerate(rising)}
+    top = len(rising) - 1
     ends = {stack.partition(".")[0]: k for (stack, _), k in place.items()}
     heights = {
         name: top - (ends.get(name.partition(".")[0], top) if layer is None else place[layer])
         for name, layer in found.items()
     }
     return {name: top + 1 if is_embedding(name) else height for name, height in heights.items()}
-
-
-def _reads(stack: str) -> bool:
-    """Whether a stack of layers, by its name, is the decoder of an encoder-decoder."""
-    return stack.startswith("decoder.")
 
 
 def space(material: Material) -> Space:
@@ -63,15 +60,10 @@ def space(material: Material) -> Space:
     }
 
 
-METHOD = Method(
+METHOD = replace(
+    full.METHOD,
     name="gradual-unfreezing",
-    family="fine-tuning",
     summary="Full fine-tuning that thaws the base layer by layer from the top, the lower layers slower.",
-    trains="all parameters of the base (word embeddings: those of the training texts) + (D + 1) C",
-    serves="a base of its own in memory; its rows do not mix with others",
-    place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label", "choose", "generate"),
-    learns="weights",
 )

@@ -14,7 +14,8 @@ from tunewright.adapters.parts import Head
 from tunewright.backbones.answers import directions, unit
 from tunewright.methods.base import Choice, Material
 from tunewright.methods.label_words import trained_answer
-from tunewright.methods.prompting import written
+from tunewright.methods.prompting import asking
+from tunewright.prompts.template import PLAIN
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
 from tunewright.runtime import torch_generator
 from tunewright.training.optim import Rates
@@ -32,7 +33,7 @@ def answering(material: Material, params: Params | None = None) -> dict[str, obj
         params: Whose `answer` says how labels are chosen: by a head, where it says nothing.
     """
     if material.task.kind == "generate":
-        return written(material)
+        return asking(material, PLAIN)
     how = "head" if params is None else str(params.get("answer", "head"))
     return {"head": first_head(material)} if how == "head" else trained_answer(material, how)
 
@@ -87,17 +88,12 @@ def _phrase_features(material: Material, phrases: tuple[str, ...]) -> Tensor:
     return material.store(material.backbone.encode(examples, material.max_tokens))
 
 
-def word_embeddings(material: Material) -> Tensor:
-    """What enters the base for each token id, fp32 [V, D]."""
-    return material.weights.word_embeddings
-
-
 _REFERENCE_RMS = 0.02
 
 
 def embedding_scale(material: Material) -> float:
     """Root mean square of the base's embeddings over that for which rates of prompts are meant, 0.02."""
-    return float(word_embeddings(material).square().mean().sqrt()) / _REFERENCE_RMS
+    return float(material.weights.word_embeddings.square().mean().sqrt()) / _REFERENCE_RMS
 
 
 _MEANT_WIDTH, _NARROWEST_WIDTH = 768, 128
@@ -126,7 +122,7 @@ def start_vectors(material: Material, init: str, length: int, rng: np.random.Gen
         length: P.
         rng: Draws noise or tokens.
     """
-    table = word_embeddings(material)
+    table = material.weights.word_embeddings
     if init == "random":
         return noise((length, table.shape[1]), float(table.square().mean().sqrt()), rng)
     return table[start_ids(material, init, length, rng)].clone()

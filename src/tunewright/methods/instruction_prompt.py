@@ -16,12 +16,7 @@ def place(material: Material, params: Params, rng: np.random.Generator) -> Adapt
     vectors_PD = start_vectors(material, str(params["init"]), int(params["length"]), rng)
     prompt = prompts(material)[str(params["template"])]
     prompt, rows = shown(
-        material,
-        prompt,
-        int(params["shots"]),
-        rng,
-        stratified=bool(material.task.labels),
-        taken_tokens=len(vectors_PD),
+        material, prompt, int(params["shots"]), rng, stratified=bool(material.task.labels), taken_tokens=len(vectors_PD)
     )
     adapter = material.adapter(soft_prompt=SoftPrompt(vectors_PD=vectors_PD), **asking(material, prompt))
     return adapter.with_about({"shots": len(rows)})

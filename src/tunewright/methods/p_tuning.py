@@ -1,10 +1,13 @@
 """P-tuning: a soft prompt that a small network makes while it trains (Liu et al. 2021, section 3.2)."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.prompt_encoder import Network, PromptEncoder
-from tunewright.methods.base import Choice, Material, Method, Range, Space
+from tunewright.methods import soft_prompt
+from tunewright.methods.base import Choice, Material, Range, Space
 from tunewright.methods.heads import answering, embedding_scale, head_rates, inits, lengths, start_vectors
 from tunewright.runtime import torch_generator
 from tunewright.training.optim import Rates
@@ -40,15 +43,12 @@ def space(material: Material) -> Space:
     }
 
 
-METHOD = Method(
+METHOD = replace(
+    soft_prompt.METHOD,
     name="p-tuning",
-    family="soft prompts",
     summary="Learns a small network that makes the vectors before the input; the vectors alone are kept.",
     trains="P D + 3 (D + 1) D (mlp) or P D + (22 D + 19) D (lstm) + (D + 1) C",
-    serves="P more tokens in each request",
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label", "choose", "generate"),
-    learns="soft_prompt",
 )

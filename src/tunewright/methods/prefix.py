@@ -8,16 +8,7 @@ from tunewright.adapters.parts import Prefix
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base
 from tunewright.methods.base import Choice, Material, Method, Range, Space
-from tunewright.methods.heads import (
-    answering,
-    head_rates,
-    inits,
-    lengths,
-    narrowness,
-    noise,
-    start_vectors,
-    word_embeddings,
-)
+from tunewright.methods.heads import answering, head_rates, inits, lengths, narrowness, noise, start_vectors
 from tunewright.methods.label_words import answer_choices
 from tunewright.training.optim import Rates
 from tunewright.types import Params
@@ -66,7 +57,7 @@ def space(material: Material) -> Space:
         "lr": Range(low=3e-3 * scale, high=6e-2 * scale, default=2e-2 * scale),
         "length": lengths((20, 10, 5, 50), material),
     }
-    if material.weights.cache_of(word_embeddings(material)[:1]) is not None:
+    if material.weights.cache_of(material.weights.word_embeddings[:1]) is not None:
         space["init"] = Choice(options=(*inits(material).options, NOISE))
     return {**space, **answer_choices(material)}
 
@@ -87,7 +78,6 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label", "choose", "generate"),
     learns="prefix",
     refuses=refuses,
 )

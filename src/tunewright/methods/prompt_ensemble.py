@@ -4,7 +4,6 @@ import numpy as np
 
 from tunewright.adapters.adapter import Adapter
 from tunewright.adapters.members import Member, Members
-from tunewright.backbones.base import Base
 from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.methods.prompt_search import best
 from tunewright.methods.prompting import cannot_be_asked
@@ -27,10 +26,6 @@ def space(material: Material) -> Space:
     return {"members": Choice(options=(3, 5, 2)), "pool": Choice(options=(8, 16, 32))}
 
 
-def _refuses(backbone: Base) -> str | None:
-    return None if backbone.takes_members else cannot_be_asked(backbone) or "it is asked with one prompt at a time"
-
-
 METHOD = Method(
     name="prompt-ensemble",
     family="no training",
@@ -39,7 +34,9 @@ METHOD = Method(
     serves="one pass of the bare base for each prompt, in one batch",
     place=place,
     space=space,
-    refuses=_refuses,
+    refuses=lambda base: (
+        None if base.takes_members else cannot_be_asked(base) or "it is asked with one prompt at a time"
+    ),
     by_words=True,
     kinds=("classify", "generate"),
 )

@@ -22,7 +22,6 @@ from tunewright.methods.base import Choice, Material
 from tunewright.prompts.calibration import content_free_points, domain_points, zero_points
 from tunewright.prompts.template import (
     MASK,
-    PLAIN,
     Prompt,
     built_in,
     demonstration,
@@ -35,7 +34,7 @@ from tunewright.prompts.template import (
     with_mask,
 )
 from tunewright.prompts.verbalizer import TEMPLATES, label_phrases
-from tunewright.types import Example, Params, Task, chosen_text, whole_text
+from tunewright.types import Example, Params, chosen_text, whole_text
 
 _USUAL = 0.99
 """Share of the training targets that fit in what may be written."""
@@ -80,11 +79,6 @@ def asking(material: Material, prompt: Prompt, words: str = "name") -> dict[str,
         return {"template": template}
     phrases = label_phrases(material.task, words, TEMPLATES["bare"])
     return {"template": template, "verbalizer": Verbalizer(phrases=phrases, scale=1.0)}
-
-
-def written(material: Material) -> dict[str, object]:
-    """The parts with which methods that learn what to write answer in text."""
-    return asking(material, PLAIN)
 
 
 def decoding(material: Material) -> Decoding:
@@ -167,13 +161,10 @@ def templates(material: Material) -> Choice:
     found = prompts(material)
     if not material.backbone.is_here:  # who answers freely has to be told the labels
         listed = sources(material.task.kind)
-        found = {name: p for name, p in found.items() if name == OWN or _tells_labels(listed[name], material.task)}
+        names = material.task.names_labels
+        found = {name: p for name, p in found.items() if name == OWN or not names or "{labels}" in listed[name]}
     fitting = tuple(name for name, prompt in found.items() if fits(material, prompt))
     return Choice(options=fitting or tuple(found)[:1])
-
-
-def _tells_labels(source: str, task: Task) -> bool:
-    return not task.names_labels or "{labels}" in source
 
 
 def fits(material: Material, prompt: Prompt) -> bool:

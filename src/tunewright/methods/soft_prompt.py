@@ -45,6 +45,5 @@ METHOD = Method(
     place=place,
     space=space,
     trained=trained,
-    kinds=("classify", "multi-label", "choose", "generate"),
     learns="soft_prompt",
 )

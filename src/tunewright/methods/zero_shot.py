@@ -65,5 +65,4 @@ METHOD = Method(
     place=place,
     space=space,
     by_words=True,
-    kinds=("classify", "multi-label", "choose", "generate"),
 )

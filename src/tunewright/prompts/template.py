@@ -88,11 +88,7 @@ PROMPTS: Mapping[TaskKind, Mapping[str, str]] = {
         "opinion": "{text}\nIt was",
         "topic": "{text}\nThis is about",
     },
-    "choose": {
-        "continuation": "{text}",
-        "answer": "{text}\nAnswer:",
-        "question-answer": "Question: {text}\nAnswer:",
-    },
+    "choose": {"continuation": "{text}", "answer": "{text}\nAnswer:", "question-answer": "Question: {text}\nAnswer:"},
     "generate": {
         "input-output": "Input: {text}\nOutput:",
         "instruction": "Write the right output for each input.\n\nInput: {text}\nOutput:",
@@ -221,10 +217,7 @@ def until_mask(prompt: Prompt, model: str) -> Prompt:
 
 def _put(source: str, known: Mapping[str, str], labels: str) -> str:
     """With the labels in it, and every place under the name of its role."""
-    return _BRACES.sub(
-        lambda m: labels if known.get(m[1]) == "labels" else f"{{{known.get(m[1], m[1])}}}",
-        source,
-    )
+    return _BRACES.sub(lambda m: labels if known.get(m[1]) == "labels" else f"{{{known.get(m[1], m[1])}}}", source)
 
 
 def read_source(path: str) -> str:

@@ -1,25 +1,14 @@
 """What a version is, read once from its folders as it is added."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from tunewright.adapters import folder
 from tunewright.errors import RunError
 from tunewright.files import read_json
-from tunewright.releases.entries import Measured
+from tunewright.releases.entries import Identity, Measured
 from tunewright.runs import record
 from tunewright.runs.folder import adapter_folder
 from tunewright.runs.shipped import home_of
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Identity:
-    """Which adapter of which base."""
-
-    folder: str
-    adapter_sha256: str
-    base_name: str
-    base_sha256: str
 
 
 def identify(path: Path) -> Identity:

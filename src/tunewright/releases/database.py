@@ -37,8 +37,8 @@ class Database:
 
     def __init__(self, where: str, prepare: Callable[[Connection], None]) -> None:
         url = _url(where)
-        self.name = url.render_as_string() if url.get_backend_name() != "sqlite" else str(url.database)
-        self._file = Path(self.name) if url.get_backend_name() == "sqlite" else None
+        self._file = Path(str(url.database)) if url.get_backend_name() == "sqlite" else None
+        self.name = url.render_as_string() if self._file is None else str(self._file)
         self._inode: tuple[int, int] | None = None
         with self._errors():
             self._engine = _engine(url)
@@ -128,10 +128,8 @@ def _url(where: str) -> URL:
     Raises:
         StateError: Neither, or of a kind that is not run here.
     """
-    if "://" not in where:
-        return URL.create("sqlite", database=os.path.abspath(where))  # noqa: PTH100 - a link stays a link
     try:
-        url = make_url(where)
+        url = make_url(where) if "://" in where else URL.create("sqlite", database=where)
     except ArgumentError:
         raise StateError("`--state` is no URL. Write postgresql://USER@HOST/NAME, or a file.") from None
     if url.get_backend_name() not in ("sqlite", "postgresql"):
@@ -139,7 +137,7 @@ def _url(where: str) -> URL:
     if url.get_backend_name() == "sqlite":
         if url.database in (None, "", ":memory:"):
             raise StateError("`--state` must be a file: what is kept in memory does not survive the server.")
-        return URL.create("sqlite", database=os.path.abspath(str(url.database)))  # noqa: PTH100
+        return URL.create("sqlite", database=os.path.abspath(str(url.database)))  # noqa: PTH100 - a link stays a link
     return url.set(drivername="postgresql+psycopg")
 
 

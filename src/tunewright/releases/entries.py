@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from tunewright.errors import counted
 from tunewright.types import Estimate
 
 DEFAULT_STATE = "tunewright.db"
@@ -33,16 +34,22 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Version:
+class Identity:
+    """Which adapter of which base."""
+
+    folder: str
+    adapter_sha256: str
+    base_name: str
+    base_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Version(Identity):
     """One adapter of a task."""
 
     task: str
     version: int
     """From 1; a number is never given again."""
-    folder: str
-    adapter_sha256: str
-    base_name: str
-    base_sha256: str
     added_at: str
     added_by: str
     measured: Measured | None
@@ -59,7 +66,7 @@ class Version:
         if self.measured is None:
             return "from no comparison"
         test = self.measured.test
-        return f"{self.measured.metric} {test.value:.3f}, {test.low:.3f} to {test.high:.3f}, {test.n} rows"
+        return f"{self.measured.metric} {test.value:.3f}, {test.low:.3f} to {test.high:.3f}, {counted(test.n, 'row')}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -84,7 +84,8 @@ def export(
         raise ConfigError("`--to vllm` writes the body of one request. Give what it asks with --text.")
     if target != "vllm" and text is not None:
         raise ConfigError(f"`--text` is what vLLM is asked; --to {target} has no use for it. Leave it out.")
-    kept = tuple(name for name in adapter.parts() if target in RUNS.get(name, {}) and _is_theirs(name, target, adapter))
+    theirs = in_peft_format(adapter.base.kind) if target == "peft" else RUNS  # where PEFT means the same by a part
+    kept = tuple(name for name in adapter.parts() if target in RUNS.get(name, {}) and name in theirs)
     if set(kept) <= _NOT_ALONE:
         allowed = ", ".join(name for name, forms in RUNS.items() if target in forms)
         raise AdapterError(f"--to {target} has a form for {allowed}. The adapter has {', '.join(adapter.parts())}.")
@@ -93,11 +94,6 @@ def export(
     source = adapter.base.name if model is None else model
     _WRITERS[target](adapter, out, source, "" if text is None else text)
     return Exported(path=out, kept=kept, lost=tuple(name for name in adapter.parts() if name not in kept))
-
-
-def _is_theirs(name: str, target: Target, adapter: Adapter) -> bool:
-    """Whether who reads the export means the same by a part."""
-    return target != "peft" or name in in_peft_format(adapter.base.kind)
 
 
 def table() -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import RegistryError, RunError
+from tunewright.errors import RegistryError, RunError, counted
 from tunewright.files import read_json
 from tunewright.releases.entries import Feedback, Version
 from tunewright.releases.state import State
@@ -38,7 +38,7 @@ class Harvest:
             "without the answer that was right": self.num_without_answer,
         }
         said = ", ".join(f"{count} {reason}" for reason, count in left.items() if count)
-        kept = f"{len(self.rows)} rows ({self.num_confirmed} confirmed, {self.num_corrected} corrected)"
+        kept = f"{counted(len(self.rows), 'row')} ({self.num_confirmed} confirmed, {self.num_corrected} corrected)"
         return f"{kept}; left out: {said or 'none'}"
 
 

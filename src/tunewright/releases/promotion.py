@@ -7,7 +7,7 @@ from pathlib import Path
 
 from numpy.random import default_rng
 
-from tunewright.errors import RegistryError, RunError
+from tunewright.errors import RegistryError, RunError, counted
 from tunewright.evaluation import gate
 from tunewright.evaluation.gate import Outcome, Ruling
 from tunewright.evaluation.metrics import row_scorer
@@ -67,9 +67,8 @@ def _with_shadow(
     if found is None or (high := found.high + seen.num_unclear / found.n) >= -points / 100:
         return ruling
     bounds = f"95%, valid at every look: {100 * found.low:+.1f} to {100 * high:+.1f}"
-    said = (
-        f"in shadow right {-100 * found.value:.1f} points less often than {live.name} on {found.n} requests ({bounds})"
-    )
+    on = f"{counted(found.n, 'request')} ({bounds})"
+    said = f"in shadow right {-100 * found.value:.1f} points less often than {live.name} on {on}"
     return Ruling(outcome=Outcome.FAILED, reason=f"{said}; on the test rows: {ruling.reason}")
 
 

@@ -3,12 +3,13 @@
 import dataclasses
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, insert, select, update
 
 from tunewright.errors import RegistryError, unknown
-from tunewright.releases.entries import Measured, Promotion, Version
+from tunewright.releases.entries import Action, Measured, Promotion, Version
 from tunewright.releases.tables import promotions, tasks, versions
 from tunewright.types import Estimate
 
@@ -56,15 +57,21 @@ def is_version(task: str, number: int) -> ColumnElement[bool]:
     return and_(versions.c.task == task, versions.c.version == number)
 
 
-def make_live(connection: Connection, promotion: Promotion) -> Promotion:
+def make_live(
+    connection: Connection, task: str, version: int, *, previous: int | None, action: Action, **said: Any
+) -> Promotion:
     """Writes what is live and its line of the history; a version that becomes live is in shadow no more."""
-    row = tasks.c.name == promotion.task
-    connection.execute(update(tasks).where(row).values(live=promotion.version))
-    connection.execute(
-        update(tasks).where(row, tasks.c.shadow == promotion.version).values(shadow=None, shadow_share=0.0)
-    )
-    connection.execute(insert(promotions).values(dataclasses.asdict(promotion)))
-    return promotion
+    row = tasks.c.name == task
+    connection.execute(update(tasks).where(row).values(live=version))
+    connection.execute(update(tasks).where(row, tasks.c.shadow == version).values(shadow=None, shadow_share=0.0))
+    done = Promotion(task=task, version=version, previous=previous, action=action, at=now(), **said)
+    connection.execute(insert(promotions).values(dataclasses.asdict(done)))
+    return done
+
+
+def now() -> str:
+    """As the tables have it."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def lived(history: Sequence[Row[Any]]) -> list[int]:
@@ -91,6 +98,7 @@ def to_version(row: Row[Any]) -> Version:
     return Version(measured=measured, **own)
 
 
-def to_record(kind: type[R], row: RowMapping) -> R:
-    """A row of a table that has a record's fields as its columns."""
-    return kind(**{name: value for name, value in row.items() if name != "id"})
+def to_records(connection: Connection, kind: type[R], chosen: Select[Any]) -> tuple[R, ...]:
+    """Rows of a table that has a record's fields as its columns."""
+    rows = connection.execute(chosen).mappings().all()
+    return tuple(kind(**{name: value for name, value in row.items() if name != "id"}) for row in rows)

@@ -7,13 +7,12 @@ import contextlib
 import dataclasses
 import getpass
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, insert, select, update
 
 from tunewright.errors import RegistryError, unknown
-from tunewright.releases import tables
+from tunewright.releases import rows, tables
 from tunewright.releases.database import Database
 from tunewright.releases.entries import (
     DEFAULT_STATE,
@@ -24,16 +23,6 @@ from tunewright.releases.entries import (
     ShadowPair,
     TaskEntry,
     Version,
-)
-from tunewright.releases.rows import (
-    find_task,
-    find_version,
-    is_version,
-    lived,
-    make_live,
-    present,
-    to_record,
-    to_version,
 )
 from tunewright.releases.tables import changes, feedback, promotions, shadow_pairs, tasks, versions
 
@@ -87,8 +76,8 @@ class State:
             chosen = select(versions).where(versions.c.removed_at.is_(None)).execution_options(yield_per=_ROWS)
             found: dict[str, dict[int, Version]] = {}
             for row in connection.execute(chosen):
-                found.setdefault(row.task, {})[row.version] = to_version(row)
-            rows = connection.execute(select(tasks).order_by(tasks.c.name)).all()
+                found.setdefault(row.task, {})[row.version] = rows.to_version(row)
+            entries = connection.execute(select(tasks).order_by(tasks.c.name)).all()
         return tuple(
             TaskEntry(
                 name=row.name,
@@ -97,7 +86,7 @@ class State:
                 shadow_share=row.shadow_share,
                 num_versions=len(found[row.name]),
             )
-            for row in rows
+            for row in entries
             if row.name in found
         )
 
@@ -108,8 +97,8 @@ class State:
             RegistryError: No such task.
         """
         with self._database.reading() as connection:
-            number = find_task(connection, task).live
-            return None if number is None else find_version(connection, task, number)
+            number = rows.find_task(connection, task).live
+            return None if number is None else rows.find_version(connection, task, number)
 
     def versions(self, task: str) -> tuple[Version, ...]:
         """All versions that were not removed, oldest first.
@@ -118,8 +107,8 @@ class State:
             RegistryError: No such task.
         """
         with self._database.reading() as connection:
-            find_task(connection, task)
-            return tuple(to_version(row) for row in present(connection, task))
+            rows.find_task(connection, task)
+            return tuple(rows.to_version(row) for row in rows.present(connection, task))
 
     def version(self, task: str, number: int) -> Version:
         """One version.
@@ -128,14 +117,13 @@ class State:
             RegistryError: No such task or version.
         """
         with self._database.reading() as connection:
-            return find_version(connection, task, number)
+            return rows.find_version(connection, task, number)
 
     def promotions(self, task: str) -> tuple[Promotion, ...]:
         """All changes of what is live, oldest first."""
         chosen = select(promotions).where(promotions.c.task == task).order_by(promotions.c.id)
         with self._database.reading() as connection:
-            rows = connection.execute(chosen).mappings().all()
-        return tuple(to_record(Promotion, row) for row in rows)
+            return rows.to_records(connection, Promotion, chosen)
 
     def add(self, task: str, adapter_folder: Path, run: Path | None = None, *, who: str | None = None) -> Version:
         """A new version of a task, not live yet; the task is made where there is none.
@@ -169,13 +157,13 @@ class State:
                 insert(versions).values(
                     task=task,
                     version=number,
-                    added_at=_now(),
+                    added_at=rows.now(),
                     added_by=_user(who),
                     **dataclasses.asdict(adapter),
                     **{name: value for name, value in measured.items() if name != "test"},
                 )
             )
-            return find_version(connection, task, number)
+            return rows.find_version(connection, task, number)
 
     def promote(
         self,
@@ -201,25 +189,14 @@ class State:
             RegistryError: No such version, it is live already, or another one became live meanwhile.
         """
         with self._changing() as connection:
-            live = find_task(connection, task, locked=True).live
-            find_version(connection, task, version)
+            live = rows.find_task(connection, task, locked=True).live
+            rows.find_version(connection, task, version)
             if live == version:
                 raise RegistryError(f"{task}@{version} is live already.")
             if live != expected:
                 raise RegistryError(f"{task}@{live} became live meanwhile. Judge {task}@{version} again.")
-            return make_live(
-                connection,
-                Promotion(
-                    task=task,
-                    version=version,
-                    previous=live,
-                    action="promote",
-                    at=_now(),
-                    who=_user(who),
-                    reason=reason,
-                    forced=forced,
-                ),
-            )
+            said = {"who": _user(who), "reason": reason, "forced": forced}
+            return rows.make_live(connection, task, version, previous=live, action="promote", **said)
 
     def rollback(self, task: str, *, reason: str = "", who: str | None = None) -> Promotion:
         """Makes the version live again that was so before the present one.
@@ -228,25 +205,14 @@ class State:
             RegistryError: No such task, or nothing to go back to.
         """
         with self._changing() as connection:
-            live = find_task(connection, task, locked=True).live
+            live = rows.find_task(connection, task, locked=True).live
             chosen = select(promotions).where(promotions.c.task == task).order_by(promotions.c.id)
-            there = {row.version for row in present(connection, task)}
-            earlier = [number for number in lived(connection.execute(chosen).all())[:-1] if number in there]
+            there = {row.version for row in rows.present(connection, task)}
+            earlier = [number for number in rows.lived(connection.execute(chosen).all())[:-1] if number in there]
             if not earlier:
                 raise RegistryError(f"{task} has no earlier live version to go back to.")
-            return make_live(
-                connection,
-                Promotion(
-                    task=task,
-                    version=earlier[-1],
-                    previous=live,
-                    action="rollback",
-                    at=_now(),
-                    who=_user(who),
-                    reason=reason,
-                    forced=False,
-                ),
-            )
+            said = {"who": _user(who), "reason": reason, "forced": False}
+            return rows.make_live(connection, task, earlier[-1], previous=live, action="rollback", **said)
 
     def remove(self, task: str, version: int | None = None) -> None:
         """Forgets a version, or all of a task; adapter folders, promotions and feedback stay.
@@ -255,13 +221,15 @@ class State:
             RegistryError: No such version, or it is live.
         """
         with self._changing() as connection:
-            row = find_task(connection, task, locked=True)
+            row = rows.find_task(connection, task, locked=True)
             if version is not None:
-                find_version(connection, task, version)
+                rows.find_version(connection, task, version)
                 if row.live == version:
                     raise RegistryError(f"{task}@{version} is live. Promote another one, or remove the whole task.")
-            gone = versions.c.task == task if version is None else is_version(task, version)
-            connection.execute(update(versions).where(gone, versions.c.removed_at.is_(None)).values(removed_at=_now()))
+            gone = versions.c.task == task if version is None else rows.is_version(task, version)
+            connection.execute(
+                update(versions).where(gone, versions.c.removed_at.is_(None)).values(removed_at=rows.now())
+            )
             if version in (None, row.shadow):
                 connection.execute(update(tasks).where(tasks.c.name == task).values(shadow=None, shadow_share=0.0))
             if version is None:
@@ -276,9 +244,9 @@ class State:
         if version is not None and not 0 < share <= 1:
             raise RegistryError(f"`share` must be above 0 and at most 1. Got {share:g}.")
         with self._changing() as connection:
-            live = find_task(connection, task, locked=True).live
+            live = rows.find_task(connection, task, locked=True).live
             if version is not None:
-                find_version(connection, task, version)
+                rows.find_version(connection, task, version)
                 if live is None or live == version:
                     raise RegistryError(f"{task}@{version} has no other live version to answer beside. Promote one.")
             values = {"shadow": version, "shadow_share": 0.0 if version is None else share}
@@ -294,7 +262,7 @@ class State:
             raise RegistryError(unknown("verdict", given.verdict, VERDICTS))
         if (given.corrected is not None) != (given.verdict == "corrected"):
             raise RegistryError("`corrected` is the right answer: give it with the verdict `corrected` and no other.")
-        stored = dataclasses.replace(given, at=_now())
+        stored = dataclasses.replace(given, at=rows.now())
         with self._database.writing() as connection:
             last = connection.execute(select(tasks.c.last_version).where(tasks.c.name == given.task)).scalar()
             if last is None or not 1 <= given.version <= last:
@@ -306,21 +274,19 @@ class State:
         """All that was said of a task's answers, oldest first; with `limit` the last so many."""
         chosen = select(feedback).where(feedback.c.task == task).order_by(feedback.c.id.desc()).limit(limit)
         with self._database.reading() as connection:
-            rows = connection.execute(chosen).mappings().all()
-        return tuple(to_record(Feedback, row) for row in reversed(rows))
+            return rows.to_records(connection, Feedback, chosen)[::-1]
 
     def add_shadow_pairs(self, pairs: Sequence[ShadowPair]) -> None:
         """Stores what two versions answered to the same requests."""
         with self._database.writing() as connection:
-            connection.execute(insert(shadow_pairs), [dataclasses.asdict(pair) | {"at": _now()} for pair in pairs])
+            connection.execute(insert(shadow_pairs), [dataclasses.asdict(pair) | {"at": rows.now()} for pair in pairs])
 
     def shadow_pairs(self, task: str, version: int, shadow: int) -> tuple[ShadowPair, ...]:
         """Requests that both versions answered, oldest first."""
         of = shadow_pairs.c
         chosen = select(shadow_pairs).where(of.task == task, of.version == version, of.shadow == shadow).order_by(of.id)
         with self._database.reading() as connection:
-            rows = connection.execute(chosen).mappings().all()
-        return tuple(to_record(ShadowPair, row) for row in rows)
+            return rows.to_records(connection, ShadowPair, chosen)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Connection]:
@@ -328,10 +294,6 @@ class State:
         with self._database.writing() as connection:
             connection.execute(update(changes).values(counter=changes.c.counter + 1))
             yield connection
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _user(who: str | None) -> str:

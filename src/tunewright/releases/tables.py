@@ -1,6 +1,8 @@
 """The tables of the registry. Times are ISO 8601 in UTC; nothing is ever deleted but what a task says is live."""
 
 import secrets
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 from sqlalchemy import (
     Boolean,
@@ -19,10 +21,25 @@ from sqlalchemy import (
 )
 
 from tunewright.errors import StateError
+from tunewright.releases.entries import Feedback, Measured, Promotion, ShadowPair, Version
+from tunewright.types import Estimate
 
 SCHEMA_VERSION = 1
 
 METADATA = MetaData()
+
+_KINDS = {int: Integer, float: Float, bool: Boolean}
+
+
+def _columns(record: type, *, without: tuple[str, ...] = (), nullable: bool = False) -> list[Column[Any]]:
+    """A column for each field of a record, NULL where it may be None: a field more asks for another schema version."""
+    hints = {name: hint for name, hint in get_type_hints(record).items() if name not in without}
+    kinds = {name: get_args(hint) or (hint,) for name, hint in hints.items()}
+    return [
+        Column(name, _KINDS.get(of[0], Text), nullable=nullable or NoneType in of)  # words of a Literal are text
+        for name, of in kinds.items()
+    ]
+
 
 changes = Table(
     "changes",
@@ -51,36 +68,17 @@ versions = Table(
     METADATA,
     Column("task", ForeignKey("tasks.name"), primary_key=True),
     Column("version", Integer, primary_key=True, autoincrement=False),
-    Column("folder", Text, nullable=False),
-    Column("adapter_sha256", Text, nullable=False),
-    Column("base_name", Text, nullable=False),
-    Column("base_sha256", Text, nullable=False),
-    Column("added_at", Text, nullable=False),
-    Column("added_by", Text, nullable=False),
+    *_columns(Version, without=("task", "version", "measured")),
     Column("removed_at", Text),
-    Column("run", Text),
-    Column("candidate", Text),
-    Column("seed", Integer),
-    Column("metric", Text),
-    Column("value", Float),
-    Column("low", Float),
-    Column("high", Float),
-    Column("n", Integer),
-    Column("test_sha256", Text),
+    *_columns(Measured, without=("test",), nullable=True),
+    *_columns(Estimate, nullable=True),
 )
 
 promotions = Table(
     "promotions",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("task", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("previous", Integer),
-    Column("action", Text, nullable=False),
-    Column("at", Text, nullable=False),
-    Column("who", Text, nullable=False),
-    Column("reason", Text, nullable=False),
-    Column("forced", Boolean, nullable=False),
+    *_columns(Promotion),
     ForeignKeyConstraint(["task", "version"], ["versions.task", "versions.version"]),
 )
 
@@ -88,16 +86,7 @@ feedback = Table(
     "feedback",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("request_id", Text, nullable=False),
-    Column("task", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("verdict", Text, nullable=False),
-    Column("answer", Text),
-    Column("corrected", Text),
-    Column("comment", Text),
-    Column("text", Text),
-    Column("text_pair", Text),
-    Column("at", Text, nullable=False),
+    *_columns(Feedback),
     Index("feedback_of_task", "task", "id"),
     Index("feedback_of_request", "request_id"),
 )
@@ -106,13 +95,7 @@ shadow_pairs = Table(
     "shadow_pairs",
     METADATA,
     Column("id", Integer, primary_key=True),
-    Column("request_id", Text, nullable=False),
-    Column("task", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("shadow", Integer, nullable=False),
-    Column("answer", Text, nullable=False),
-    Column("shadow_answer", Text, nullable=False),
-    Column("at", Text, nullable=False),
+    *_columns(ShadowPair),
     Index("pairs_of_task", "task", "version", "shadow", "id"),
 )
 

@@ -60,15 +60,7 @@ def confusion(rows: Sequence[Example], answers: Answers, labels: Sequence[str]) 
 
 def class_scores(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> list[ClassScore]:
     """Recall and precision of every class, in the order of `labels`."""
-    answered = [sum(row[k] for row in matrix) for k in range(len(labels))]
-    return [
-        ClassScore(
-            label=label,
-            recall=Share(hits=matrix[k][k], n=sum(matrix[k])),
-            precision=Share(hits=matrix[k][k], n=answered[k]),
-        )
-        for k, label in enumerate(labels)
-    ]
+    return [_score(k, matrix[i][i], sum(matrix[i]), sum(row[i] for row in matrix)) for i, k in enumerate(labels)]
 
 
 def label_scores(rows: Sequence[Example], answers: Answers, labels: Sequence[str]) -> list[ClassScore]:
@@ -76,14 +68,11 @@ def label_scores(rows: Sequence[Example], answers: Answers, labels: Sequence[str
     pairs = [(set(label_set(str(row.label))), set(label_set(answers[row.id]))) for row in rows if row.id in answers]
     true, given = Counter(k for truth, _ in pairs for k in truth), Counter(k for _, said in pairs for k in said)
     both = Counter(k for truth, said in pairs for k in truth & said)
-    return [
-        ClassScore(
-            label=label,
-            recall=Share(hits=both[label], n=true[label]),
-            precision=Share(hits=both[label], n=given[label]),
-        )
-        for label in labels
-    ]
+    return [_score(label, both[label], true[label], given[label]) for label in labels]
+
+
+def _score(label: str, hits: int, true: int, given: int) -> ClassScore:
+    return ClassScore(label=label, recall=Share(hits=hits, n=true), precision=Share(hits=hits, n=given))
 
 
 def mistakes(matrix: Sequence[Sequence[int]], labels: Sequence[str], limit: int = 10) -> list[tuple[str, str, int]]:

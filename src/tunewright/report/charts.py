@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 from markupsafe import Markup
 
+from tunewright.errors import counted
 from tunewright.report import svg
 from tunewright.report.text import distinct, line
 from tunewright.runs.measurements import Bin, Coverage
@@ -26,13 +27,7 @@ class Curve:
 
 def best_so_far(trials: Sequence[float | None]) -> list[float | None]:
     """The highest value up to each trial; None until there is one."""
-    return list(accumulate(trials, _higher))
-
-
-def _higher(best: float | None, value: float | None) -> float | None:
-    if best is None or value is None:
-        return value if best is None else best
-    return max(best, value)
+    return list(accumulate(trials, lambda best, value: max((v for v in (best, value) if v is not None), default=None)))
 
 
 def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int = 220, height: int = 190) -> Markup:
@@ -47,11 +42,13 @@ def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int =
     gap = 13 * (domain[1] - domain[0]) / height
     ends = _spread([best_so_far(curve.values)[-1] for curve in curves], gap)
     longest = max(len(curve.values) for curve in curves)
+    ticks = list(range(1, longest + 1, max(1, math.ceil(longest / 8))))
+    axis = alt.Axis(title="Trial", values=ticks, format="d", grid=False)
     layers: list[alt.Chart] = []
     for curve, end, dash in zip(curves, ends, cycle(_DASHES)):
         colour = svg.style(curve.family).colour
         base = alt.Chart(svg.rows(_trial_rows(curve)), width=width, height=height).encode(
-            x=alt.X("trial:Q", scale=svg.fixed((0.6, longest + 0.4)), axis=_trial_axis(longest)),
+            x=alt.X("trial:Q", scale=svg.fixed((0.6, longest + 0.4)), axis=axis)
         )
         best = base.mark_line(interpolate="step-after", strokeWidth=2, color=colour, strokeDash=dash, aria=False)
         dots = base.mark_point(filled=True, size=26, color=colour, opacity=0.7)
@@ -63,18 +60,13 @@ def search(curves: Sequence[Curve], domain: tuple[float, float], *, width: int =
             name = alt.Chart(svg.rows([{"end": end, "name": line(curve.name, 22)}]))
             text = name.mark_text(align="left", dx=6, aria=False)
             layers.append(text.encode(x=alt.value(width), y=svg.shares("end", domain, _BEST), text=svg.NAME))
-    told = ", ".join(f"{curve.name} {len(curve.values)} trials" for curve in curves)
+    told = ", ".join(f"{curve.name} {counted(len(curve.values), 'trial')}" for curve in curves)
     return svg.render(alt.layer(*layers), alt_text=f"Best dev value so far over trials: {told}.")
 
 
 _BEST = "Dev, best so far"
 
 _DASHES: tuple[list[float], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
-
-
-def _trial_axis(longest: int) -> alt.Axis:
-    step = max(1, math.ceil(longest / 8))
-    return alt.Axis(title="Trial", values=list(range(1, longest + 1, step)), format="d", grid=False)
 
 
 def _trial_rows(curve: Curve) -> list[dict[str, Any]]:
@@ -116,9 +108,7 @@ def heatmap(matrix: Sequence[Sequence[int]], labels: Sequence[str]) -> Markup:
         x=alt.value(0), y=alt.value(0), x2=alt.value(cell * len(names)), y2=alt.value(cell * len(names))
     )  # fmt: skip
     squares = base.mark_rect(cornerRadius=2).encode(
-        fill=alt.Fill("colour:N", scale=None),
-        fillOpacity=alt.FillOpacity("shade:Q", scale=None),
-        description=svg.TOLD,
+        fill=alt.Fill("colour:N", scale=None), fillOpacity=alt.FillOpacity("shade:Q", scale=None), description=svg.TOLD
     )
     layers: list[alt.Chart] = [grid, squares]
     if cell >= 22:
@@ -169,7 +159,7 @@ def reliability(bins: Sequence[Bin], *, width: int = 300, height: int = 190) -> 
 
 def _bin_row(found: Bin) -> dict[str, Any]:
     right = found.accuracy
-    told = f"{right.n} rows, {100 * found.confidence:.1f}% sure on average: {100 * right.value:.1f}% right"
+    told = f"{counted(right.n, 'row')}, {100 * found.confidence:.1f}% sure on average: {100 * right.value:.1f}% right"
     return {
         "confidence": found.confidence, "value": right.value, "low": right.low, "high": right.high,
         "description": f"{told}, 95% interval {100 * right.low:.1f} to {100 * right.high:.1f}",

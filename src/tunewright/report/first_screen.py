@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from tunewright.errors import counted
 from tunewright.evaluation.reason import Verdict
 from tunewright.evaluation.statistics import ALPHA
 from tunewright.report import numbers, text
@@ -116,8 +117,7 @@ def _rival(comparison: Comparison, winner: Candidate | None) -> Pair | None:
 
 def _said(pair: Pair, decision: Decision | None) -> str:
     if decision is not None and decision.verdict == Verdict.CHEAPER:
-        unit = "point" if decision.margin == 1 else "points"
-        return f"shown to lose less than {decision.margin:g} {unit}, and cheaper"
+        return f"shown to lose less than {counted(decision.margin, 'point')}, and cheaper"
     if not is_shown(pair):
         alone = "by itself; over all pairs " if pair.low > 0 or pair.high < 0 else ""
         return f"{alone}not shown to differ, which does not mean equal"

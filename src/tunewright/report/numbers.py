@@ -1,5 +1,7 @@
 """How a number is written, so that the same quantity looks the same everywhere on the page."""
 
+from collections.abc import Callable
+
 from markupsafe import Markup
 
 from tunewright.report.text import line
@@ -12,29 +14,29 @@ MINUS = "\u2212"
 NBSP = "\u00a0"
 
 
-def exact(value: float | int | None, shown: str) -> Markup:
-    """A rounded number that carries its exact value for machines, in the element HTML has for it."""
-    if value is None:
-        return Markup(NONE)
-    return Markup('<data value="{}">{}</data>').format(repr(value), shown)
+def exact(value: float | None, shown: Callable[[float], str]) -> Markup:
+    """A rounded number that carries its exact value for machines, in the element HTML has for it; a dash for none."""
+    return Markup(NONE) if value is None else Markup('<data value="{}">{}</data>').format(repr(value), shown(value))
 
 
 def percent(value: float | None) -> Markup:
     """A share in [0, 1] as `86.2%`."""
-    return exact(value, NONE if value is None else f"{100 * value:.1f}%")
+    return exact(value, lambda share: f"{100 * share:.1f}%")
 
 
 def share(value: float | None) -> Markup:
     """A share in [0, 1] in per cent without the sign: `86.2`, for a column or a sentence that says the unit."""
-    return exact(value, NONE if value is None else f"{100 * value:.1f}")
+    return exact(value, lambda share: f"{100 * share:.1f}")
 
 
 def points(difference: float | None) -> Markup:
-    """A difference of shares in points, always with a sign: `+3.2`."""
-    if difference is None:
-        return Markup(NONE)
-    text = f"{100 * difference:+.1f}".replace("-", MINUS)
-    return exact(difference, "0.0" if float(f"{100 * difference:.1f}") == 0 else text)
+    """A difference of shares in points, always with a sign: `+3.2`; but `0.0`."""
+
+    def shown(value: float) -> str:
+        text = f"{100 * value:+.1f}".replace("-", MINUS)
+        return "0.0" if text[1:] == "0.0" else text
+
+    return exact(difference, shown)
 
 
 def interval(estimate: Estimate) -> Markup:
@@ -44,48 +46,42 @@ def interval(estimate: Estimate) -> Markup:
 
 def probability(value: float | None) -> Markup:
     """A p-value: three decimals, or `< .001`."""
-    if value is None:
-        return Markup(NONE)
-    return exact(value, "< .001" if value < 0.001 else f"{value:.3f}".removeprefix("0"))
+    return exact(value, lambda p: "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0"))
 
 
 def seconds(value: float | None) -> Markup:
     """A duration in the unit that reads best."""
-    if value is None:
-        return Markup(NONE)
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (float("inf"), 3600, "h")):
-        if value < limit:
-            return exact(value, f"{significant(value / size)}{NBSP}{unit}")
-    return exact(value, f"{value}{NBSP}s")
+
+    def shown(value_s: float) -> str:
+        size, unit = (1, "s") if value_s < 120 else (60, "min") if value_s < 7200 else (3600, "h")
+        return f"{significant(value_s / size)}{NBSP}{unit}"
+
+    return exact(value, shown)
 
 
 def size(value: float | None) -> Markup:
     """Bytes in powers of 1000."""
-    return _scaled(value, ("B", "kB", "MB", "GB", "TB"))
+    return exact(value, lambda num: _scaled(num, ("B", "kB", "MB", "GB", "TB")))
 
 
 def count(value: float | None) -> Markup:
     """A whole number: with thousands marked, or in millions where it is long."""
-    if value is not None and value < 100_000:
-        return exact(value, f"{value:,.0f}")
-    return _scaled(value, ("", "k", "M", "G", "T"))
+    return exact(value, lambda num: f"{num:,.0f}" if num < 100_000 else _scaled(num, ("", "k", "M", "G", "T")))
 
 
 def plain(value: float | None) -> Markup:
     """A number without a unit, three significant digits."""
-    return Markup(NONE) if value is None else exact(value, significant(value))
+    return exact(value, significant)
 
 
 def usd(value: float | None) -> Markup:
     """US dollars, three significant digits: `$0.000171`, `$1,240`; what is next to nothing as `< $0.000001`."""
-    if value is None:
-        return Markup(NONE)
-    return exact(value, "< $0.000001" if 0 < value < 1e-6 else f"${significant(value)}")
+    return exact(value, lambda dollars: "< $0.000001" if 0 < dollars < 1e-6 else f"${significant(dollars)}")
 
 
 def millis(value: float | None) -> Markup:
     """A latency in milliseconds."""
-    return Markup(NONE) if value is None else exact(value, f"{significant(value)}{NBSP}ms")
+    return exact(value, lambda value_ms: f"{significant(value_ms)}{NBSP}ms")
 
 
 def counted(value: int, noun: str) -> Markup:
@@ -124,10 +120,8 @@ def significant(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "e" not in text else text
 
 
-def _scaled(value: float | None, units: tuple[str, ...]) -> Markup:
-    if value is None:
-        return Markup(NONE)
+def _scaled(value: float, units: tuple[str, ...]) -> str:
     step, scaled = 0, float(value)
     while scaled >= 999.5 and step < len(units) - 1:
         step, scaled = step + 1, scaled / 1000
-    return exact(value, f"{significant(scaled)}{NBSP}{units[step]}".rstrip(NBSP))
+    return f"{significant(scaled)}{NBSP}{units[step]}".rstrip(NBSP)

@@ -124,8 +124,9 @@ def _not_compared(candidates: Sequence[Candidate]) -> dict[str, list[str]]:
 
 
 def _drawings(run: RunRecord) -> dict[str, Any]:
-    """What the rest of the page needs."""
+    """What the rest of the page needs; of disagreements without those who read no text: they dissent on every row."""
     comparison = run.comparison
+    readers = {c.id: run.answers[c.id] for c in comparison.candidates if c.id in run.answers and not c.is_floor}
     return {
         "num_cut": sum(trial.get("status") == "cut" for trial in run.trials),
         "frontier": frontier(run),
@@ -134,7 +135,7 @@ def _drawings(run: RunRecord) -> dict[str, Any]:
         "preferences": preferences(run.judgements),
         "calibration": _calibration(run),
         "slices": _slices(comparison),
-        "disagreements": _fitting(answers.disagreements(run.rows, _readers(run), limit=_MOST_ROWS)),
+        "disagreements": _fitting(answers.disagreements(run.rows, readers, limit=_MOST_ROWS)),
         "written": _fitting(answers.written(run.rows, run.answers, limit=_MOST_ROWS)),
         "most_references": 3,
         "first_rows": 10,
@@ -144,11 +145,6 @@ def _drawings(run: RunRecord) -> dict[str, Any]:
         "climb": _climb(comparison),
         "effort": _effort(comparison),
     }
-
-
-def _readers(run: RunRecord) -> dict[str, answers.Answers]:
-    """Answers of the candidates that read the text: one that does not would dissent on every row."""
-    return {c.id: run.answers[c.id] for c in run.comparison.candidates if c.id in run.answers and not c.is_floor}
 
 
 _Item = TypeVar("_Item", bound=answers.Disagreement | answers.Written)

@@ -59,7 +59,9 @@ def scatter(marks: Sequence[Mark], levels: Sequence[Level], *, title: str, width
     ]
     layers = [*_front_layers(marks, plane, title), *layers, *_level_layers(levels, plane)]
     layers += [*_break_layers(plane, title), *_name_layers(marks, plane, title)]
-    return svg.render(alt.layer(*layers), alt_text=_scatter_text(marks, title))
+    told = "; ".join(f"{m.name} {100 * m.test.value:.1f}% at {significant(m.cost)}" for m in marks)
+    alt_text = f"Test quality against {title}: {told}. The table below has every number."
+    return svg.render(alt.layer(*layers), alt_text=alt_text)
 
 
 def front(marks: Sequence[Mark]) -> list[Mark]:
@@ -81,11 +83,6 @@ def _front_layers(marks: Sequence[Mark], plane: "Plane", title: str) -> list[alt
         interpolate="step-after", strokeWidth=1.5, color=svg.MUTED, opacity=0.6, aria=False
     )
     return [steps.encode(x=plane.costs(title), y=plane.shares("value"))]
-
-
-def _scatter_text(marks: Sequence[Mark], title: str) -> str:
-    told = "; ".join(f"{m.name} {100 * m.test.value:.1f}% at {significant(m.cost)}" for m in marks)
-    return f"Test quality against {title}: {told}. The table below has every number."
 
 
 _FREE = 1e-4
@@ -225,7 +222,7 @@ def _name_layers(marks: Sequence[Mark], plane: Plane, title: str) -> list[alt.Ch
     across, upwards = (plane.right - plane.left) / plane.width, (plane.high - plane.low) / plane.height
     for mark in sorted(marks, key=lambda item: not item.recommended):
         seats = [(align, dx * (1.5 if mark.recommended else 1), dy) for align, dx, dy in _SEATS]
-        align, dx, dy = _seat(mark, plane, seats, taken)
+        align, dx, dy = min(seats, key=lambda seat: _covered(_name_box(mark, plane, *seat), taken, plane))
         taken.append(_name_box(mark, plane, align, dx, dy))
         row = {"x": plane.across(mark.cost) + dx * across, "value": mark.test.value - dy * upwards}
         alike.setdefault((align, mark.recommended), []).append(row | {"name": line(mark.name, 24)})
@@ -235,11 +232,6 @@ def _name_layers(marks: Sequence[Mark], plane: Plane, title: str) -> list[alt.Ch
         text = alt.Chart(svg.rows(rows)).mark_text(align=align, baseline="middle", fontWeight=weight, aria=False)
         layers.append(text.encode(x=plane.costs(title), y=plane.shares("value"), text=svg.NAME))
     return layers
-
-
-def _seat(mark: Mark, plane: Plane, seats: Sequence[Seat], taken: Sequence[Box]) -> Seat:
-    """The first of the seats that cover least."""
-    return min(seats, key=lambda seat: _covered(_name_box(mark, plane, *seat), taken, plane))
 
 
 def _mark_boxes(mark: Mark, plane: Plane) -> list[Box]:

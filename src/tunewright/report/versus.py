@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from numpy.random import default_rng
 
+from tunewright.errors import RunError
 from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.evidence import Entry, weigh
 from tunewright.evaluation.metrics import Scorer, row_scorer
@@ -15,7 +16,7 @@ from tunewright.evaluation.named import is_stored, stored_metric
 from tunewright.report.first_screen import turned
 from tunewright.runs.comparison import Candidate, Pair
 from tunewright.runs.record import RunRecord
-from tunewright.types import Estimate, is_known
+from tunewright.types import Estimate
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,12 +108,10 @@ def _entry(side: str, run: RunRecord, candidate: Candidate | None, asked: RunRec
     """None without an answer to every row."""
     if candidate is None or candidate.test is None or candidate.id not in run.answers:
         return None
-    answers = run.answers[candidate.id]
-    given, labels = [answers.get(row.id, "") for row in asked.rows], asked.comparison.task.labels
-    strange = [each for each in given if not is_known(each, labels)] if labels else []
-    if strange or any(row.id not in answers for row in asked.rows):
+    try:
+        stats_NM = scorer.stats(run.given(candidate.id, asked))
+    except RunError:
         return None
-    stats_NM = scorer.stats(given)
     test = dataclasses.replace(candidate.test, value=scorer.value(stats_NM))
     return Entry(
         id=side, method=candidate.method, family=candidate.family, backbone=candidate.backbone,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from tunewright.errors import RunError
 from tunewright.files import read_json, write_json
 from tunewright.runs.measurements import Calibration, Flips, Gap, Retention, Slice
-from tunewright.runs.schema import read_as, to_plain
+from tunewright.runs.schema import read_as
 from tunewright.types import Estimate, Family, Params, TaskKind
 
 SCHEMA_VERSION = 1
@@ -307,6 +307,7 @@ class Provenance:
 class Comparison:
     """The whole result of a run."""
 
+    schema_version: int = SCHEMA_VERSION
     task: TaskSummary
     backbones: tuple[BackboneSummary, ...]
     candidates: tuple[Candidate, ...]
@@ -319,13 +320,17 @@ class Comparison:
     effort: tuple[FamilyEffort, ...] = ()
     ledger: Ledger | None = None
     checks: tuple[Check, ...] = ()
-    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def winner(self) -> Candidate | None:
+        """The recommended candidate."""
+        chosen = None if self.decision is None else self.decision.recommended
+        return next((each for each in self.candidates if each.id == chosen), None)
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as JSON values, schema version first."""
-    content = to_plain(comparison)
-    return {"schema_version": content.pop("schema_version"), **content}
+    return dataclasses.asdict(comparison)
 
 
 def from_json(content: Any) -> Comparison:
@@ -338,9 +343,7 @@ def from_json(content: Any) -> Comparison:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         allowed = f"Allowed: up to {SCHEMA_VERSION}. Update tunewright to read this run."
         raise RunError(f"`schema_version` of {FILE_NAME} is {version}. {allowed}")
-    comparison = read_as(Comparison, content, FILE_NAME)
-    assert isinstance(comparison, Comparison)
-    return comparison
+    return read_as(Comparison, content, FILE_NAME)
 
 
 def save(comparison: Comparison, run_dir: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tunewright.errors import RunError
 from tunewright.files import append_line, read_lines
+from tunewright.runs.schema import read_as
 
 Choice = Literal["A", "B", "tie"]
 
@@ -63,10 +64,6 @@ def read_all(run_dir: Path) -> tuple[Judgement, ...]:
 
 def _judgement(line: Any, path: Path) -> Judgement:
     try:
-        first, second = line["shown"]
-        assert line["choice"] in _CHOICES
-        return Judgement(
-            row=str(line["row"]), judge=str(line["judge"]), shown=(str(first), str(second)), choice=line["choice"]
-        )
-    except (AssertionError, KeyError, TypeError, ValueError):
+        return read_as(Judgement, line, str(path))
+    except RunError:
         raise RunError(f"{path} has a line that is no judgement: {str(line)[:60]!r}. Remove it.") from None

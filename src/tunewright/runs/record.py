@@ -14,6 +14,7 @@ from tunewright.runs import comparison, judgements
 from tunewright.runs.comparison import Candidate, Comparison
 from tunewright.runs.folder import predictions_file
 from tunewright.runs.judgements import Judgement
+from tunewright.runs.schema import read_as
 from tunewright.types import Example, Notice, is_known
 
 
@@ -74,10 +75,7 @@ class RunRecord:
     @property
     def winner(self) -> Candidate | None:
         """The recommended candidate."""
-        decision = self.comparison.decision
-        if decision is None:
-            return None
-        return next((each for each in self.comparison.candidates if each.id == decision.recommended), None)
+        return self.comparison.winner
 
 
 def read(run_dir: Path) -> RunRecord:
@@ -88,7 +86,7 @@ def read(run_dir: Path) -> RunRecord:
     """
     result = comparison.load(run_dir)
     settings = run_dir / "run.yaml"
-    data = _mapping(run_dir / "data.json")
+    data, test = _mapping(run_dir / "data.json"), run_dir / "test.jsonl"
     return RunRecord(
         folder=run_dir,
         comparison=result,
@@ -97,7 +95,7 @@ def read(run_dir: Path) -> RunRecord:
         environment=_mapping(run_dir / "environment.json"),
         settings=settings.read_text(encoding="utf-8", errors="replace") if settings.exists() else "",
         trials=tuple(_lines(run_dir / "trials.jsonl")),
-        rows=tuple(_example(row, run_dir) for row in _lines(run_dir / "test.jsonl")),
+        rows=tuple(read_as(Example, row, f"a row of {test}") for row in _lines(test)),
         judgements=judgements.read_all(run_dir),
         answers={c.id: found for c in result.candidates if (found := _answers(run_dir, c))},
     )
@@ -128,25 +126,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not all(isinstance(record, dict) for record in lines):
         raise RunError(f"{path} must hold one JSON object a line. Repeat the run or restore the file.")
     return lines
-
-
-def _example(row: Mapping[str, Any], run_dir: Path) -> Example:
-    try:
-        return Example(
-            id=row["id"],
-            text=row["text"],
-            text_pair=row.get("text_pair"),
-            label=row.get("label"),
-            several=bool(row.get("several", False)),
-            target=row.get("target"),
-            references=tuple(row.get("references", ())),
-            choices=tuple(row.get("choices", ())),
-            fields=dict(row.get("fields", {})),
-        )
-    except KeyError as error:
-        raise RunError(
-            f"a row of {run_dir / 'test.jsonl'} lacks {error}. Repeat the run or restore the file."
-        ) from None
 
 
 def _answers(run_dir: Path, candidate: Candidate) -> dict[str, str]:

@@ -15,9 +15,7 @@ def recommended(path: Path) -> Path:
     """
     if not (path / comparison.FILE_NAME).exists():
         return path
-    found = comparison.load(path)
-    chosen = None if found.decision is None else found.decision.recommended
-    candidate = next((c for c in found.candidates if c.id == chosen), None)
+    candidate = comparison.load(path).winner
     if candidate is None or candidate.shipped_seed is None:
         raise RunError(f"{path} recommends no adapter of its own. Give one of {path / 'adapters'}.")
     return adapter_folder(path.resolve(), candidate.id, candidate.shipped_seed)

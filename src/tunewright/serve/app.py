@@ -48,11 +48,10 @@ def routes(service: Service) -> FastAPI:
     app.include_router(openai_routes.router(service))
     app.include_router(feedback_routes.router(service))
     app.include_router(page_routes.router(service))
-    app.add_exception_handler(Fault, _on_fault)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(TunewrightError, _on_ours)
-    app.add_exception_handler(Exception, _on_unforeseen)
+    for kind in (Fault, TunewrightError, Exception):
+        app.add_exception_handler(kind, _on_error)
     return app
 
 
@@ -60,19 +59,10 @@ def _reply(fault: Fault) -> Response:
     return JSONResponse(fault.body(), status_code=fault.status, headers=fault.headers)
 
 
-async def _on_fault(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Fault)
-    return _reply(error)
-
-
-async def _on_ours(_: Request, error: Exception) -> Response:
-    """A registry or a folder that cannot be read: the log has the sentence, the sender a name for it."""
-    _LOG.error("%s", error)
-    return _reply(as_fault(error))
-
-
-async def _on_unforeseen(_: Request, error: Exception) -> Response:
-    """The framework raises it again, so that the log has the traceback."""
+async def _on_error(_: Request, error: Exception) -> Response:
+    """The sender hears a name for it; the log has the sentence, or the traceback, as the framework raises it again."""
+    if isinstance(error, TunewrightError):  # a registry or a folder that cannot be read
+        _LOG.error("%s", error)
     return _reply(as_fault(error))
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,21 +39,6 @@ Ready = Loaded | TunewrightError
 """What runs a row, or why nothing does."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Failed:
-    error: TunewrightError
-    until_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
-    """How the cache has done so far."""
-
-    hits: int = 0
-    misses: int = 0
-    evictions: int = 0
-
-
 class Cache:
     """Adapters by folder and hash, and their bases.
 
@@ -76,12 +61,14 @@ class Cache:
         self._lock = threading.Lock()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="tunewright-load")
         self._loading: set[_Key] = set()
-        self._failed: dict[_Key, _Failed] = {}
+        self._failed: dict[_Key, tuple[TunewrightError, float]] = {}
+        """Why a version could not be loaded, and until when that is remembered."""
         self._mixing: OrderedDict[_Key, Loaded] = OrderedDict()
         self._own: OrderedDict[_Key, Loaded] = OrderedDict()
         self._bases: OrderedDict[BaseKey, Backbone] = OrderedDict()
         self._bytes = 0
-        self.counts = Counts()
+        self.counts = Counter(hits=0, misses=0, evictions=0)
+        """How the cache has done so far."""
 
     @property
     def num_bytes(self) -> int:
@@ -100,14 +87,14 @@ class Cache:
             for known in (self._mixing, self._own):
                 if key in known:
                     known.move_to_end(key)
-                    self._count(hits=1)
+                    self.counts["hits"] += 1
                     return known[key]
-            failed = self._failed.get(key)
-            if failed is not None and time.monotonic() < failed.until_s:
-                return failed.error
+            error, until_s = self._failed.get(key, (None, 0.0))
+            if time.monotonic() < until_s:
+                return error
             if key not in self._loading:
                 self._loading.add(key)
-                self._count(misses=1)
+                self.counts["misses"] += 1
                 self._loader.submit(self._load, served)
         return None
 
@@ -152,8 +139,8 @@ class Cache:
     def _note_failure(self, key: _Key, error: TunewrightError) -> None:
         now_s = time.monotonic()
         with self._lock:
-            self._failed = {k: f for k, f in self._failed.items() if f.until_s > now_s}
-            self._failed[key] = _Failed(error=error, until_s=now_s + _REMEMBERED_S)
+            self._failed = {k: failed for k, failed in self._failed.items() if failed[1] > now_s}
+            self._failed[key] = error, now_s + _REMEMBERED_S
 
     def _base_of(self, adapter: Adapter, path: Path) -> Backbone:
         dtype = dtype_of(adapter, path)
@@ -185,21 +172,15 @@ class Cache:
         """Drops weights of adapters, then bases with all that runs on them, until at most `most` are held."""
         while self._own and self.num_bases > most:
             self._own.popitem(last=False)
-            self._count(evictions=1)
+            self.counts["evictions"] += 1
         for key in [k for k, base in self._bases.items() if base is not spared]:
             if self.num_bases <= most:
                 return
             backbone = self._bases.pop(key)
-            self._count(evictions=1)
+            self.counts["evictions"] += 1
             for gone in [k for k, loaded in self._mixing.items() if loaded.backbone is backbone]:
                 self._drop(gone)
 
     def _drop(self, key: _Key) -> None:
         self._bytes -= self._mixing.pop(key).num_bytes
-        self._count(evictions=1)
-
-    def _count(self, *, hits: int = 0, misses: int = 0, evictions: int = 0) -> None:
-        before = self.counts
-        self.counts = Counts(
-            hits=before.hits + hits, misses=before.misses + misses, evictions=before.evictions + evictions
-        )
+        self.counts["evictions"] += 1

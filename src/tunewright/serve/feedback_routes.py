@@ -83,7 +83,6 @@ def router(service: Service) -> APIRouter:
             stored = await asyncio.to_thread(service.state.add_feedback, given)
         except RegistryError:
             raise Fault(404, "unknown_request", "there is no such request.", param="request_id") from None
-        body = {"request_id": stored.request_id, "task": stored.task, "version": stored.version, "at": stored.at}
-        return JSONResponse(body)
+        return JSONResponse(Stored.model_validate(stored, from_attributes=True).model_dump())
 
     return routes

@@ -55,10 +55,6 @@ class Context:
     wants_key: bool = False
     """Whether a key is to be asked for before anything is told."""
 
-    def name_version(self, served: Served, request_id: str) -> None:
-        """Says what answers, and gives the request an id that says it too."""
-        self.served, self.request_id = served, request_id
-
 
 def context_of(scope: MutableMapping[str, Any]) -> Context:
     """What the gate knows of a request."""
@@ -131,7 +127,8 @@ class Gate:
             context.wants_key = scope["path"] == _PAGE and b"authorization" not in headers
             context.key = None if context.wants_key else self._keys.check(headers)
         body = await self._in_time(receive, headers)
-        if body and not _is_json(headers.get(b"content-type", b"")):
+        kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+        if body and kind != b"application/json":
             raise Fault(415, "not_json", "the body must be sent as `Content-Type: application/json`.")
         unread = True
 
@@ -182,10 +179,6 @@ class Gate:
         _LOG.info("%s %s %s %d %.1f ms %s", scope["method"], route, task, status, 1000 * seconds, context.request_id)
         if route.startswith("/v1/"):
             self._metrics.note_request(task, status, seconds)
-
-
-def _is_json(kind: bytes) -> bool:
-    return kind.split(b";")[0].strip().lower() == b"application/json"
 
 
 class _Sending:

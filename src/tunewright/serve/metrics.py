@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from tunewright.serve.ask import Label, Usage, Whole, Written
-from tunewright.serve.cache import Counts
+from tunewright.serve.ask import Label, Whole, Written
 
 MAX_TASKS = 200
 """Tasks with figures of their own; those asked later share `OTHERS`, so that ten thousand tasks fill no memory."""
@@ -48,7 +47,7 @@ class Metrics:
     """
 
     def __init__(
-        self, waiting: Callable[[], int], cache_bytes: Callable[[], int], cache_counts: Callable[[], Counts]
+        self, waiting: Callable[[], int], cache_bytes: Callable[[], int], cache_counts: Callable[[], Mapping[str, int]]
     ) -> None:
         self._registry, self._waiting = CollectorRegistry(), waiting
         self._tasks: set[str] = set()
@@ -92,15 +91,12 @@ class Metrics:
         """A row that was answered."""
         name = self._name(task)
         self._rows.labels(name).inc()
-        self._note_usage(name, row.usage)
+        self._tokens.labels(name, "text").inc(row.usage.text_tokens)
+        self._tokens.labels(name, "prefix").inc(row.usage.prefix_tokens)
         if isinstance(row, Label):
             self._note_label(name, row)
         elif isinstance(row, Written):
             self._tokens.labels(name, "written").inc(len(row.pieces))
-
-    def _note_usage(self, name: str, usage: Usage) -> None:
-        self._tokens.labels(name, "text").inc(usage.text_tokens)
-        self._tokens.labels(name, "prefix").inc(usage.prefix_tokens)
 
     def _note_label(self, name: str, label: Label) -> None:
         known = self._labels.setdefault(name, set())
@@ -150,13 +146,11 @@ def _figures(sums: Mapping[str, float]) -> Figures:
 class _CacheCounts(Collector):
     """Counters that the cache keeps itself."""
 
-    def __init__(self, counts: Callable[[], Counts]) -> None:
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
         self._counts = counts
 
     def collect(self) -> list[CounterMetricFamily]:
-        counts = self._counts()
-        found = {"hits": counts.hits, "misses": counts.misses, "evictions": counts.evictions}
         return [
             CounterMetricFamily(f"tunewright_cache_{name}", f"Of adapters in memory: {name}.", value=value)
-            for name, value in found.items()
+            for name, value in self._counts().items()
         ]

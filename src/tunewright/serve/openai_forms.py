@@ -21,12 +21,8 @@ class Token:
     """What could have stood there, the most probable first."""
 
 
-def usage_of(rows: Sequence[Answer]) -> dict[str, Any]:
-    """Tokens of a request."""
-    return _usage([row.usage for row in rows], sum(len(row.pieces) if isinstance(row, Written) else 1 for row in rows))
-
-
-def _usage(rows: Sequence[Usage], completion: int) -> dict[str, Any]:
+def usage_of(rows: Sequence[Usage], completion: int) -> dict[str, Any]:
+    """Tokens of a request, and of what was answered."""
     prefix = sum(row.prefix_tokens for row in rows)
     prompt = prefix + sum(row.text_tokens for row in rows)
     return {
@@ -84,7 +80,7 @@ class Form(ABC):
             choice = self._delta(k, text, self._tokens(event), reason)
             yield _line(head | {"choices": [choice]} | nothing)
         if wants_usage:
-            yield _line(head | {"choices": [], "usage": _usage(list(usage.values()), completion)})
+            yield _line(head | {"choices": [], "usage": usage_of(list(usage.values()), completion)})
         yield "data: [DONE]\n\n"
 
     def _tokens(self, answer: Answer | Piece) -> list[Token]:

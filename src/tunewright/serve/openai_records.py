@@ -84,20 +84,18 @@ class PromptDetails(BaseModel):
     """Those of them that were computed before."""
 
 
-class Usage(BaseModel):
-    """Tokens of a request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptDetails
-
-
 class EmbeddingUsage(BaseModel):
     """Tokens of a request that writes nothing."""
 
     prompt_tokens: int
     total_tokens: int
+
+
+class Usage(EmbeddingUsage):
+    """Tokens of a request."""
+
+    completion_tokens: int
+    prompt_tokens_details: PromptDetails
 
 
 class Model(BaseModel):
@@ -155,16 +153,21 @@ class ChatChoice(BaseModel):
     logprobs: ChatLogprobs | None
 
 
-class Chat(BaseModel):
-    """The answer to a chat request."""
+class Answered(BaseModel):
+    """What every answer has."""
 
     id: str
-    object: Literal["chat.completion"]
     created: int
     model: str
     system_fingerprint: str
-    choices: list[ChatChoice]
     usage: Usage
+
+
+class Chat(Answered):
+    """The answer to a chat request."""
+
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
 
 
 class CompletionLogprobs(BaseModel):
@@ -185,16 +188,11 @@ class CompletionChoice(BaseModel):
     logprobs: CompletionLogprobs | None
 
 
-class Completion(BaseModel):
+class Completion(Answered):
     """The answer to a completion request."""
 
-    id: str
     object: Literal["text_completion"]
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[CompletionChoice]
-    usage: Usage
 
 
 class Embedding(BaseModel):

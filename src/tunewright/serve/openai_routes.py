@@ -9,22 +9,11 @@ import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-from tunewright.serve.ask import Sampling as TextSampling
+from tunewright.serve import openai_records as openai
+from tunewright.serve.ask import Sampling, Written
 from tunewright.serve.faults import ErrorReply
 from tunewright.serve.gate import context_of
 from tunewright.serve.openai_forms import ChatForm, CompletionForm, Form, usage_of
-from tunewright.serve.openai_records import (
-    Chat,
-    ChatMessage,
-    ChatRequest,
-    Completion,
-    CompletionRequest,
-    EmbeddingRequest,
-    Embeddings,
-    Model,
-    Models,
-    Sampling,
-)
 from tunewright.serve.records import TaskName, example_of
 from tunewright.serve.service import Service
 from tunewright.serve.tasks import Served
@@ -38,19 +27,19 @@ def router(service: Service) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/v1", responses={"default": {"model": ErrorReply, "description": "what went wrong"}})
 
-    @routes.get("/models", response_model=Models)
+    @routes.get("/models", response_model=openai.Models)
     async def models(request: Request) -> Response:
         """The tasks that may be asked."""
         found = [service.tasks.live(name) for name in service.names(request)]
         return JSONResponse({"object": "list", "data": [_model(served) for served in found if served is not None]})
 
-    @routes.get("/models/{model}", response_model=Model)
+    @routes.get("/models/{model}", response_model=openai.Model)
     async def model(request: Request, model: TaskName) -> Response:
         """One task."""
         return JSONResponse(_model(await service.find(request, model, 1)))
 
-    @routes.post("/chat/completions", response_model=Chat, responses=_STREAMS)
-    async def chat(request: Request, asked: ChatRequest) -> Response:
+    @routes.post("/chat/completions", response_model=openai.Chat, responses=_STREAMS)
+    async def chat(request: Request, asked: openai.ChatRequest) -> Response:
         """The task's answer to the user's message."""
         served = await service.find(request, asked.model, 1)
         num_top = None if not asked.logprobs else 0 if asked.top_logprobs is None else asked.top_logprobs
@@ -58,8 +47,8 @@ def router(service: Service) -> APIRouter:
         most = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
         return await reply(request, served, asked, form, [_row(asked.messages[0])], most)
 
-    @routes.post("/completions", response_model=Completion, responses=_STREAMS)
-    async def completions(request: Request, asked: CompletionRequest) -> Response:
+    @routes.post("/completions", response_model=openai.Completion, responses=_STREAMS)
+    async def completions(request: Request, asked: openai.CompletionRequest) -> Response:
         """The task's answers to some texts."""
         prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
         served = await service.find(request, asked.model, len(prompts))
@@ -67,7 +56,7 @@ def router(service: Service) -> APIRouter:
         return await reply(request, served, asked, CompletionForm(num_top=asked.logprobs), rows, asked.max_tokens)
 
     async def reply(
-        request: Request, served: Served, asked: Sampling, form: Form, rows: list[Example], most: int | None
+        request: Request, served: Served, asked: openai.Sampling, form: Form, rows: list[Example], most: int | None
     ) -> Response:
         sampling = _sampling(asked, most, form.num_top)
         if asked.stream:
@@ -78,10 +67,11 @@ def router(service: Service) -> APIRouter:
         answers = await service.answers(request, served, rows, may_cut=False, sampling=sampling)
         choices = [form.choice(k, answer) for k, answer in enumerate(answers)]
         head = _head(request, served, form.kind, form.prefix)
-        return JSONResponse(head | {"choices": choices, "usage": usage_of(answers)})
+        num_written = sum(len(a.pieces) if isinstance(a, Written) else 1 for a in answers)
+        return JSONResponse(head | {"choices": choices, "usage": usage_of([a.usage for a in answers], num_written)})
 
-    @routes.post("/embeddings", response_model=Embeddings)
-    async def embeddings(request: Request, asked: EmbeddingRequest) -> Response:
+    @routes.post("/embeddings", response_model=openai.Embeddings)
+    async def embeddings(request: Request, asked: openai.EmbeddingRequest) -> Response:
         """Features of some texts under the task's adapter."""
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         served = await service.find(request, asked.model, len(texts))
@@ -106,9 +96,9 @@ def _head(request: Request, served: Served, kind: str, prefix: str) -> dict[str,
     }
 
 
-def _sampling(asked: Sampling, most: int | None, num_top: int | None) -> TextSampling:
+def _sampling(asked: openai.Sampling, most: int | None, num_top: int | None) -> Sampling:
     stop = (asked.stop,) if isinstance(asked.stop, str) else asked.stop
-    return TextSampling(
+    return Sampling(
         max_new_tokens=most,
         temperature=asked.temperature,
         top_p=asked.top_p,
@@ -118,7 +108,7 @@ def _sampling(asked: Sampling, most: int | None, num_top: int | None) -> TextSam
     )
 
 
-def _row(message: ChatMessage) -> Example:
+def _row(message: openai.ChatMessage) -> Example:
     if isinstance(message.content, str):
         return example_of(0, message.content)
     texts = [part.text for part in message.content]

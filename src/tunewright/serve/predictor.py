@@ -86,10 +86,8 @@ class Predictor:
     def _check_choices(self, examples: Sequence[Example]) -> None:
         """All rows have as many candidates as in training."""
         count = 0 if self.adapter.candidates is None else len(self.labels)
-        wrong = [e.id for e in examples if len(e.choices) != count]
-        if wrong:
-            wanted = f"{count} candidates a row: give Example(id, text, choices)" if count else "rows without `choices`"
-            raise DataError(f"row {wrong[0]} does not fit ({len(wrong)} in all). The adapter was trained on {wanted}.")
+        wanted = f"{count} candidates a row: give Example(id, text, choices)" if count else "rows without `choices`"
+        _refuse([e.id for e in examples if len(e.choices) != count], wanted)
 
     def _check_pairs(self, examples: Sequence[Example]) -> None:
         """All rows have a second text where the adapter was trained on pairs, and none where it was not."""
@@ -97,10 +95,8 @@ class Predictor:
         if columns is None:
             return
         paired = "text_pair" in columns
-        wrong = [e.id for e in examples if (e.text_pair is not None) != paired]
-        if wrong:
-            wanted = "pairs: give Example(id, text, text_pair)" if paired else "single texts: leave `text_pair` out"
-            raise DataError(f"row {wrong[0]} does not fit ({len(wrong)} in all). The adapter was trained on {wanted}.")
+        wanted = "pairs: give Example(id, text, text_pair)" if paired else "single texts: leave `text_pair` out"
+        _refuse([e.id for e in examples if (e.text_pair is not None) != paired], wanted)
 
     @property
     def _kind(self) -> TaskKind:
@@ -139,6 +135,11 @@ class Predictor:
         scorer = row_scorer(found, self.labels, examples)
         stats_NM = scorer.stats([each.answer for each in self.predict(examples)])
         return bootstrap.interval(scorer, stats_NM, generator("evaluate", name))
+
+
+def _refuse(wrong: Sequence[str], wanted: str) -> None:
+    if wrong:
+        raise DataError(f"row {wrong[0]} does not fit ({len(wrong)} in all). The adapter was trained on {wanted}.")
 
 
 def dtype_of(adapter: Adapter, path: Path) -> torch.dtype:

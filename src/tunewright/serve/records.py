@@ -19,12 +19,8 @@ Fields = Annotated[dict[str, Annotated[str, Field(max_length=100_000)]], Field(m
 TaskName = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
 
-def _whole(value: object) -> object:
-    """JSON knows one kind of number: 5.0 is a whole one."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-WHOLE = BeforeValidator(_whole)
+WHOLE = BeforeValidator(lambda value: int(value) if isinstance(value, float) and value.is_integer() else value)
+"""JSON knows one kind of number: 5.0 is a whole one."""
 
 
 class Strict(BaseModel):

@@ -119,7 +119,7 @@ class Service:
             served = await asyncio.to_thread(self.tasks.version, task, version)
         if served is None:
             raise Fault(404, "version_not_found", "the task has no such version.", param="version")
-        context.name_version(served, self.ids.issue(served, num_rows))
+        context.served, context.request_id = served, self.ids.issue(served, num_rows)
         return served
 
     def names(self, request: Request) -> list[str]:
@@ -256,10 +256,6 @@ class Service:
         if shadow is not None and served == self.tasks.live(served.task):
             self._silent.begin(shadow, served, ids, examples, answers)
 
-    def log_error(self, error: Exception) -> None:
-        """For who runs the server."""
-        _LOG.error("%s", error)
-
     def _tell(self, told: Told) -> None:
         """Brings events from the engine's thread to the loop."""
         if self._loop is not None and told:
@@ -273,7 +269,7 @@ class Service:
             try:
                 await asyncio.to_thread(self.tasks.refresh)
             except TunewrightError as error:
-                self.log_error(error)
+                _LOG.error("%s", error)
 
     async def _warm_up(self) -> None:
         """Loads the first task that can be loaded, and its base; where none can, tries again."""
@@ -292,7 +288,7 @@ class Service:
         while (served := self.tasks.live(task)) is not None and (found := self._cache.get(served)) is None:
             await asyncio.sleep(0.02)
         if isinstance(found, TunewrightError):
-            self.log_error(found)
+            _LOG.error("%s", found)
         return isinstance(found, Loaded)
 
 

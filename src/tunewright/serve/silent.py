@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from tunewright.errors import TunewrightError
 from tunewright.releases.entries import ShadowPair
@@ -41,7 +40,9 @@ class Silent:
         """Begins to ask; returns at once."""
         asks = [Ask(served=shadow, example=example, is_silent=True, reply=Reply()) for example in examples]
         if self._put(asks):
-            self._spawn(self._pair(asks, live, ids, [answer.answer for answer in answers]))
+            task = asyncio.ensure_future(self._pair(asks, live, ids, [answer.answer for answer in answers]))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
         else:
             self._note_left_out(len(asks))
 
@@ -55,11 +56,6 @@ class Silent:
         if left:
             _LOG.warning("the server ends: %d requests were not answered in shadow", len(left))
             await asyncio.wait(left)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
 
     async def _pair(self, asks: Sequence[Ask], live: Served, ids: Sequence[str], answers: Sequence[str]) -> None:
         pairs = []

@@ -123,7 +123,7 @@ class Folders:
 
 
 def _named(given: str) -> tuple[str, Path]:
-    """The task's name and its adapter folder."""
+    """The task's name, `RUN-CANDIDATE` for an unnamed `RUN/adapters/CANDIDATE/seed-K`, and its adapter folder."""
     name, equals, rest = given.partition("=")
     if not equals or Path(given).exists():
         name, rest = "", given
@@ -132,10 +132,5 @@ def _named(given: str) -> tuple[str, Path]:
         return name or path.resolve().name, recommended(path)
     if not (path / "adapter.json").exists():
         raise RunError(f"{path} is neither a run folder nor an adapter folder. Give runs/NAME, or NAME=FOLDER.")
-    return name or _name_of(path.resolve()), path.resolve()
-
-
-def _name_of(path: Path) -> str:
-    """`RUN-CANDIDATE` for `RUN/adapters/CANDIDATE/seed-K`, else the folder's own name."""
-    home = home_of(path)
-    return path.name if home is None else f"{home.name}-{path.parent.name}"
+    path, home = path.resolve(), home_of(path.resolve())
+    return name or (path.name if home is None else f"{home.name}-{path.parent.name}"), path

@@ -83,7 +83,8 @@ def _comes_whole(ask: Ask, adapter: Adapter, told: list[tuple[Ask, Event]]) -> b
 
 
 def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list[Encoding | TunewrightError]:
-    # Most texts are short, and bare: all are tokenised at once, and again those of which more is to be said.
+    # Most texts are short, and bare: all are tokenised at once, and again those that share their room with words around
+    # them, with an answer or with candidates.
     bare = [replace(spoken(ask.example, adapter.about), choices=()) for ask, adapter in asked]
     try:
         found = backbone.encode(bare, backbone.max_tokens)
@@ -91,15 +92,11 @@ def _encodings(backbone: Backbone, asked: Sequence[tuple[Ask, Adapter]]) -> list
         return [error] if len(asked) == 1 else [_encodings(backbone, [each])[0] for each in asked]
     return [
         encoding
-        if not _is_framed(adapter) and len(encoding.ids) <= adapter.max_tokens - adapter.prefix_tokens
+        if not (adapter.frames_rows or adapter.writes_text or adapter.candidates is not None)
+        and len(encoding.ids) <= adapter.max_tokens - adapter.prefix_tokens
         else _framed(backbone, ask, adapter)
         for (ask, adapter), encoding in zip(asked, found, strict=True)
     ]
-
-
-def _is_framed(adapter: Adapter) -> bool:
-    """Whether its texts share their room: with words around them, with an answer or with candidates."""
-    return adapter.frames_rows or adapter.writes_text or adapter.candidates is not None
 
 
 def _framed(backbone: Backbone, ask: Ask, adapter: Adapter) -> Encoding | TunewrightError:

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -67,43 +67,42 @@ class Writing:
 
     def step(self) -> Told:
         """One more token for each row; where a step fails, all rows of its base are told."""
-        told: list[tuple[Ask, Event]] = [*self._admit()]
-        for key, (backbone, generating) in list(self._running.items()):
-            try:
-                found = [(self._work[e.id], e) for e in generating.step() if isinstance(e.id, Ask)]
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any row
-                told += self._lost(backbone, error)
-                del self._running[key]
-                continue
-            told += [(w.ask, _piece(w, backbone, emitted)) for w, emitted in found]
+
+        def step(backbone: Backbone, generating: Stepwise) -> Told:
+            found = [(self._work[e.id], e) for e in generating.step() if isinstance(e.id, Ask)]
             self._forget([w.ask for w, emitted in found if emitted.finish_reason is not None])
-            if not len(generating):
-                del self._running[key]
-        return told
+            return [(w.ask, _piece(w, backbone, emitted)) for w, emitted in found]
+
+        return [*self._admit(), *self._on_each(step)]
 
     def remove(self, asks: Collection[Ask]) -> Told:
         """Rows leave that nobody waits for any more; where that fails, all rows of their base are told."""
-        gone, told = [ask for ask in asks if ask in self._work], list[tuple[Ask, Event]]()
+        gone = [ask for ask in asks if ask in self._work]
         if asks:
             self._pending = deque(w for w in self._pending if w.ask not in asks)
         self._forget(gone)
+
+        def remove(_: Backbone, generating: Stepwise) -> Told:
+            generating.remove(gone)
+            return []
+
+        return self._on_each(remove)
+
+    def _on_each(self, work: Callable[[Backbone, Stepwise], Told]) -> Told:
+        """What is told of all bases; one on which the work fails, or on which no row is left, runs no more."""
+        told: list[tuple[Ask, Event]] = []
         for key, (backbone, generating) in list(self._running.items()):
             try:
-                generating.remove(gone)
+                told += work(backbone, generating)
+                is_over = not len(generating)
             except Exception as error:  # noqa: BLE001 - the thread must outlive any row
-                told += self._lost(backbone, error)
-                del self._running[key]
-                continue
-            if not len(generating):
+                _LOG.exception("generation failed")
+                lost = [ask for ask, w in self._work.items() if w.backbone is backbone]
+                self._forget(lost)
+                told, is_over = [*told, *((ask, error) for ask in lost)], True
+            if is_over:
                 del self._running[key]
         return told
-
-    def _lost(self, backbone: Backbone, error: Exception) -> Told:
-        """All rows of a base that can no longer go on."""
-        _LOG.exception("generation failed")
-        lost = [ask for ask, w in self._work.items() if w.backbone is backbone]
-        self._forget(lost)
-        return [(ask, error) for ask in lost]
 
     def _join(self, backbone: Backbone, work: Sequence[Work]) -> Told:
         """Where the rows cannot join together, each joins alone, so that a broken one harms nobody else."""

@@ -15,7 +15,7 @@ from tunewright.adapters.adapter import Adapter
 from tunewright.backbones.dropout import Dropout
 from tunewright.backbones.inference import FeatureStore
 from tunewright.backbones.recomputed import recomputing
-from tunewright.errors import OutOfMemory
+from tunewright.errors import OutOfMemory, counted
 from tunewright.runtime import is_out_of_memory, torch_generator
 from tunewright.training.batching import epoch_batches, micro_batches
 from tunewright.training.objective import Exam, Objective, Rows, TextExam, objective
@@ -136,7 +136,7 @@ def train(  # noqa: PLR0913
                 kept = State(leaves=best.tensors, moments=optimizer.moments())
             stop = observe(epoch + 1.0, score)
         if stop is None and best.exhausted(epoch + 1):
-            stop = f"no better for {settings.patience} epochs"
+            stop = f"no better for {counted(settings.patience, 'epoch')}"
         if stop is not None:
             break
     return Trained(

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from tunewright.adapters.peft_format import read_tensors
 from tunewright.errors import AdapterError
 from tunewright.files import write_bytes
 
@@ -52,18 +51,11 @@ def load(folder: Path) -> State | None:
     path = folder / FILE_NAME
     if not path.exists():
         return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"cannot read {path}: {error}. Restore it, or remove it to start without it.") from None
+    tensors = read_tensors(path, "Restore it, or remove it to start without it.")
     strange = [name for name in tensors if not name.startswith(tuple(f"{group}/" for group in _GROUPS))]
     if strange or not tensors:
         found = ", ".join(strange) if strange else "nothing"
         raise AdapterError(f"{path} holds {found}. Allowed: leaves and moments of a training. Remove it.")
-    broken = [name for name, t in tensors.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    if broken:
-        raise AdapterError(f"{path} holds values that are not finite in {broken[0]}. Remove it to start without it.")
     leaves, moments = (
         {name.removeprefix(f"{group}/"): t for name, t in tensors.items() if name.startswith(f"{group}/")}
         for group in _GROUPS
