@@ -38,7 +38,8 @@ from tunewright.methods.table import METHODS
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.tuning.attempt import Workshop, attempt, label_rows, prepare
 from tunewright.tuning.effort import Effort, Entrant
-from tunewright.tuning.search import PRUNED, as_trial
+from tunewright.tuning.fit import as_trial
+from tunewright.tuning.session import PRUNED
 from tunewright.tuning.stage import dev_noise
 from tunewright.types import DevScore, Example, Task
 
@@ -201,7 +202,7 @@ class Ours:
             seconds += time.perf_counter() - start
             assert outcome.trained.best is not None
             found.append((outcome.trained.best, outcome.trained.adapter))
-            effort.history.append(as_trial(entrant, len(effort.history), proposal, outcome.trained, outcome.seconds))
+            effort.history.append(as_trial(entrant, len(effort.history), proposal.params, outcome))
         best, adapter = max(found, key=lambda pair: (pair[0].value, -pair[0].loss))
         right = predict(adapter, self._test.encodings, workshop.material.store).argmax(-1) == self._test.labels_N
         return Cell(

@@ -4,7 +4,7 @@
     python -m bench.every_method --quick
 
 A comparison gives each family of methods its trials and prunes them; whoever writes a script gives them to each method
-and lets them end. Both go through `compare`, with one seed and its refit. `--together` takes the time of a finished run
+and lets them end. Both go through `compare`, with one seed. `--together` takes the time of a finished run
 with the same settings instead of running it again.
 """
 

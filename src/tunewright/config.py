@@ -121,7 +121,9 @@ class RunConfig(BaseModel):
     prices: str | None = _absent("YAML file with your own prices; see the guide on cost")
     requests_per_day: float | None = _absent("your volume, for prices and the cost of ownership (default 3,288)", gt=0)
     months: float | None = _absent("how long the candidate is to serve (default 12)", gt=0)
-    seeds: int = Field(default=3, ge=1, description="refits of each method's best setting; with folds, of what is kept")
+    seeds: int = Field(
+        default=3, ge=1, description="refits of a method's best setting (with folds, of what is kept); 1: none"
+    )
     seed: int = Field(default=0, ge=0, description="the one number all randomness derives from")
     metric: str = Field(
         default_factory=lambda settings: DEFAULT_METRICS[settings.get("task", "classify")],

@@ -25,8 +25,8 @@ CONTENT: dict[str, Any] = {
             "reason": None, "params": {"rank": 8, "lr": 0.001, "bias": False, "targets": "all"},
             "parts": ["lora", "head"], "trials": 4,
             "seeds": [
-                {"seed": 0, "dev": 0.9, "test": 0.8, "shipped": True},
-                {"seed": 1, "dev": None, "test": None, "shipped": False},
+                {"seed": 0, "dev": 0.9, "test": 0.8, "shipped": True, "trial": None},
+                {"seed": 1, "dev": None, "test": None, "shipped": False, "trial": 2},
             ],
             "dev": {"value": 0.9, "low": 0.6, "high": 0.98, "n": 10},
             "test": {"value": 0.8, "low": 0.58, "high": 0.92, "n": 20},

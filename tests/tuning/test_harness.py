@@ -240,7 +240,7 @@ def test_a_second_run_is_the_same_and_counts_its_read_of_the_test_rows(
     assert run.comparison.test_reads == 2
     for name in ("task", "backbones", "pairs", "decision"):
         assert first[name] == second[name], name
-    measured = ("seconds",)
+    measured = ("seconds", "peak_memory_bytes")
     for one, other in zip(lines(finished_run / "trials.jsonl"), lines(out / "trials.jsonl"), strict=True):
         assert {k: v for k, v in one.items() if k not in measured} == {
             k: v for k, v in other.items() if k not in measured

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shlex
 import shutil
 import signal
@@ -18,6 +19,7 @@ from tests.commands import COMMAND, Done, comparison_of, environment, finish, sp
 from tunewright import files
 from tunewright.api import compare
 from tunewright.errors import RunError
+from tunewright.tuning import finals, search
 from tunewright.tuning.progress import Clock, Start
 
 
@@ -251,6 +253,65 @@ def test_it_goes_on_from_what_is_there(
     damage(copy)
     compare(**settings, out=str(copy), resume=True)
     assert_same(copy, whole)
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def killed_at(moment: float, settings: dict[str, Any], run: Path) -> list[str]:
+    """Kills a run when the adapter or line of this number has reached the disk; half before it: just before.
+
+    Returns:
+        What has.
+    """
+    done: list[str] = []
+
+    def counted(real: Callable[[], object], name: str) -> None:
+        if len(done) + 0.5 == moment:
+            raise Killed
+        real()
+        done.append(name)
+        if len(done) == moment:
+            raise Killed
+
+    def replace(path: Path, target: Path, plain: Callable[[Path, Path], Path] = Path.replace) -> None:
+        if Path(target).parent.parent.name == "adapters":
+            counted(lambda: plain(path, target), "adapter")
+        else:
+            plain(path, target)
+
+    def append_line(path: Path, record: Any) -> None:
+        counted(lambda: files.append_line(path, record), path.stem)
+
+    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(Killed):
+        patch.setattr(Path, "replace", replace)
+        for module in (search, finals):
+            patch.setattr(module, "append_line", append_line)
+        compare(**settings, out=str(run))
+    return done
+
+
+def test_the_trial_that_won_is_kept_whenever_it_is_killed(settings: dict[str, Any], tmp_path: Path) -> None:
+    """With one seed: as the adapter of a better trial takes the place of another, before and after its line, and later.
+
+    Whatever the moment, a candidate has one adapter on disk at most.
+    """
+    single = settings | {"seeds": 1, "methods": "majority,linear-probe", "keep_state": True}
+    whole = tmp_path / "whole"
+    done = killed_at(math.inf, single, whole)
+    assert done[:2] == ["adapter", "trials"]  # of the floor
+    assert done[-2:] == ["finalists"] * 2
+    assert done.count("adapter") > 2, "no trial is better than one before it: choose others"
+    last = len(done) - done[::-1].index("adapter")
+    for moment in (last - 0.5, last, len(done) - 1):
+        killed = tmp_path / f"{moment}"
+        assert killed_at(moment, single, killed) == done[: int(moment)]
+        assert {path.name for path in (killed / "adapters").glob("*/*")} <= {"seed-0"}
+        compare(out=str(killed), resume=True)
+        assert_same(killed, whole)
+        for path in (whole / "adapters").rglob("*.*"):
+            assert (killed / path.relative_to(whole)).read_bytes() == path.read_bytes()
 
 
 def test_the_folder_knows_its_settings(copy: Path, whole: Path) -> None:

@@ -77,6 +77,15 @@ def test_the_untried_go_before_more_seeds(tmp_path: Path) -> None:
     assert ids(session(tmp_path, None).open(effort(trial("probe", 1e6)))) == list(NAMES)
 
 
+def test_where_the_winning_trial_is_kept_no_time_is_held_back_for_refits(tmp_path: Path) -> None:
+    """With one seed the search has all that the answers, the decision and the report leave."""
+    run = session(tmp_path, 308, seeds=1)
+    probe, lora = trial("probe", 10.0), trial("lora", 280.0)
+    assert run.trial_s(effort(probe)) == pytest.approx(300 / 2, rel=0.01)
+    assert ids(run.open(effort(probe, lora))) == list(NAMES)
+    assert run.trial_s(effort(probe, lora, trial("full", 1.0))) == pytest.approx(300, rel=0.01)
+
+
 def tunable(run: Session) -> list[Entrant]:
     run.entrants[:] = [replace(each, space={"a": _OPTIONS}) for each in run.entrants]
     return run.entrants
@@ -97,7 +106,7 @@ def test_who_takes_too_long_or_only_fails_drops_out(tmp_path: Path) -> None:
 
 def test_who_was_too_slow_for_a_share_is_tried_again_when_the_rest_left_enough(tmp_path: Path) -> None:
     """The quicker of two, once, with its default setting, before second trials; not while others wait."""
-    run = session(tmp_path, 308, seeds=1)
+    run = session(tmp_path, 308, seeds=2)
     slow = [replace(trial(name, 2.0, "cut"), needed_s=s) for name, s in (("lora", 80.0), ("full", 110.0))]
     probe = trial("probe", 1.0)
     lora = tunable(run)[1]
@@ -108,7 +117,7 @@ def test_who_was_too_slow_for_a_share_is_tried_again_when_the_rest_left_enough(t
     assert effort(*slow, probe).propose(lora).params == {"a": _OPTIONS.default}
     assert ids(run.open(effort(*slow, probe, trial("lora", 80.0, "cut", 1)))) == ["full"]
     assert ids(run.open(effort(*slow, probe, trial("lora", 80.0, number=1)))) == ["probe"]
-    assert ids(session(tmp_path, 190, seeds=1).open(effort(*slow, probe))) == ["probe"]
+    assert ids(session(tmp_path, 190, seeds=2).open(effort(*slow, probe))) == ["probe"]
     assert ids(run.open(effort(*(replace(each, needed_s=None) for each in slow), probe))) == ["probe"]
 
 

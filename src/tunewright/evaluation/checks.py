@@ -146,7 +146,7 @@ def dev_reused(facts: Facts) -> Finding:
     chosen = [c for c in facts.measured if c.dev is not None and not c.is_floor]
     if not chosen:
         return Finding(None, "Nothing was chosen on dev rows.")
-    looks = {c.id: c.trials + len(c.seeds) for c in chosen}
+    looks = {c.id: c.trials + sum(seed.trial is None for seed in c.seeds) for c in chosen}
     luck = {c.id: _error(c.dev) * expected_maximum(looks[c.id]) for c in chosen}
     worst = max(luck, key=lambda name: luck[name])
     failed = tuple(name for name, added in luck.items() if added > MAX_OPTIMISM)

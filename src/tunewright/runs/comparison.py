@@ -54,12 +54,14 @@ class BackboneSummary:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SeedResult:
-    """One refit of a finalist; in a cross-validation one repeat, with the mean over its folds."""
+    """One artefact of a finalist; in a cross-validation one repeat, with the mean over its folds."""
 
     seed: int
     dev: float | None
     test: float | None
     shipped: bool
+    trial: int | None = None
+    """Number of the trial that it is; None where its setting was fitted again."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -96,6 +98,7 @@ class Cost:
 
     tune_s: float | None = None
     train_s: float | None = None
+    """Of what is shipped; where that is a trial, it is within those of tuning."""
     peak_memory_bytes: int | None = None
     adapter_bytes: int | None = None
     trainable_parameters: int | None = None

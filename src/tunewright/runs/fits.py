@@ -1,4 +1,4 @@
-"""What was trained: a line for each trial of the search, and one for each refit of a finalist."""
+"""What was trained: a line for each trial of the search, and one for each artefact of a finalist."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -14,29 +14,40 @@ base elsewhere did not answer any more; a resumed run repeats it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One line of `trials.jsonl`."""
+class Fit:
+    """A training, and what it took."""
 
     candidate: str
+    params: Params
+    seconds: float
+    epochs: int
+    num_tokens: int
+    trainable: int = 0
+    """Numbers that trained."""
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(Fit):
+    """One line of `trials.jsonl`."""
+
     method: str
     family: Family
     backbone: str
     trial: int
     """Number within the candidate, from 0."""
-    params: Params
     status: TrialStatus
     dev: tuple[dict[str, float], ...]
     """`{"epoch", "value", "loss"}` after each epoch; epoch 0 for a method that does not train."""
     value: float | None
     """The best of them."""
-    seconds: float
-    epochs: int
-    num_tokens: int
     reason: str
     needed_s: float | None = None
     """Seconds that it was expected to take by its pace, where it was cut."""
     usd: float = 0.0
     """Paid for requests."""
+    num_cut: int = 0
+    """Train and dev rows whose texts were cut."""
 
     def record(self) -> dict[str, Any]:
         """As JSON values."""
@@ -55,27 +66,22 @@ class Trial:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refit:
-    """One line of `finalists.jsonl`."""
+class Refit(Fit):
+    """One line of `finalists.jsonl`: an artefact that answers the test rows."""
 
-    candidate: str
     seed: int
-    params: Params
     dev: float
     loss: float
-    epochs: int
-    seconds: float
     stopped: str
-    num_tokens: int
-    trainable: int
-    peak_memory_bytes: int | None
     adapter_bytes: int
     adapter_sha256: str
+    trial: int | None = None
+    """Number of the trial that it is, whose seconds and tokens these are; None where its setting was fitted again."""
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> "Refit":
-        """From a line."""
-        return cls(**{f.name: record[f.name] for f in fields(cls)})
+        """From a line; unknown keys are ignored."""
+        return cls(**{f.name: record[f.name] for f in fields(cls) if f.name in record})
 
 
 def trials(run_dir: Path) -> list[Trial]:
@@ -86,6 +92,11 @@ def trials(run_dir: Path) -> list[Trial]:
 def refits(run_dir: Path) -> list[Refit]:
     """Those that are finished, in their order."""
     return [Refit.read(line) for line in read_lines(run_dir / "finalists.jsonl")]
+
+
+def again(found: Sequence[Refit]) -> list[Refit]:
+    """Those that took a training beyond the trials."""
+    return [refit for refit in found if refit.trial is None]
 
 
 def shipped(found: Sequence[Refit]) -> Refit:

@@ -4,8 +4,8 @@
     data.json               hash, splits by row id, columns, notices
     environment.json        versions, machine
     trials.jsonl            one line for each finished trial of the search
-    finalists.jsonl         one line for each refitted finalist (candidate, seed)
-    adapters/<candidate>/seed-<k>/   what each refit produced
+    finalists.jsonl         one line for each refitted finalist (candidate, seed), or for the trial that won
+    adapters/<candidate>/seed-<k>/   what each refit produced; with one seed the best trial so far
     test.jsonl              the test rows: id, text, text_pair, label, fields (further columns); or all, with folds
     predictions/<candidate>/seed-<k>.jsonl   their answers, one Prediction a line; of repeat k in a cross-validation;
                             of what is shipped seed-<k>.dev.jsonl and, with terms swapped, seed-<k>.swapped.jsonl too

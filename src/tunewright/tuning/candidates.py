@@ -16,7 +16,7 @@ from tunewright.evaluation.metrics import Scorer, StatsArray
 from tunewright.evaluation.requirements import unmet
 from tunewright.evaluation.slices import by_slice, flips
 from tunewright.runs.comparison import Candidate, Cost, SeedResult, Status
-from tunewright.runs.fits import refits
+from tunewright.runs.fits import again, refits
 from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runs.measurements import Calibration, Flips, Gap, Retention, Slice
 from tunewright.runtime import generator
@@ -33,15 +33,7 @@ from tunewright.types import Dataset, Estimate, Example
 def finished(
     session: Session, finalist: Finalist, dataset: Dataset, scorer: Scorer, answered: Sequence[Example]
 ) -> Candidate:
-    """A candidate that was measured.
-
-    Args:
-        session: Of its stage.
-        finalist: With its answers.
-        dataset: Its rows.
-        scorer: Of the test rows.
-        answered: Those of them that the shipped artefact answered itself.
-    """
+    """A candidate that was measured; `answered` are the test rows that its shipped artefact answered itself."""
     entrant, best = finalist.entrant, finalist.shipped
     adapter = folder.load(adapter_folder(session.out, entrant.id, best.seed))
     dev_scorer = session.scorer(dataset.task, dataset.splits.dev)
@@ -67,6 +59,7 @@ def finished(
                 dev=r.dev,
                 test=None if stats_NM is None else scorer.value(stats_NM),
                 shipped=r is best,
+                trial=r.trial,
             )
             for r, stats_NM in zip(finalist.refits, stats, strict=True)
         ),
@@ -153,7 +146,7 @@ def _cost(session: Session, finalist: Finalist, adapter: Adapter, own: Bought | 
     """Of a candidate; `own` is what its requests elsewhere cost."""
     best, workshop, prices = finalist.shipped, session.workshop(finalist.entrant), session.price_list.prices
     peaks = [r.peak_memory_bytes for r in finalist.refits if r.peak_memory_bytes is not None]
-    tokens = sum(t.num_tokens for t in finalist.trials) + sum(r.num_tokens for r in finalist.refits)
+    tokens = sum(fit.num_tokens for fit in (*finalist.trials, *again(finalist.refits)))
     modelled = model(adapter, workshop, num_tokens=best.num_tokens, num_tuning_tokens=tokens - best.num_tokens)
     spare_s = session.clock.left_s - session.pace.report_s
     timed = latency(adapter, dataset.splits.dev, workshop, allowed_s=spare_s) if own is None else own.latency

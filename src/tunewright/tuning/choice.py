@@ -33,14 +33,7 @@ def choose(
     entries: Sequence[E],
     decide: Callable[[Sequence[E]], tuple[Decision, tuple[Pair, ...]]],
 ) -> tuple[Decision, tuple[Pair, ...]]:
-    """The decision among the entries that meet what the user requires, with the floor as their yardstick.
-
-    Args:
-        session: The run.
-        measured: All measured candidates, with what they fail.
-        entries: The same, as the decision sees them.
-        decide: The decision among entries.
-    """
+    """The decision among the entries that meet what the user requires, with the floor as their yardstick."""
     failing = {candidate.id for candidate in measured if candidate.unmet}
     eligible = [entry for entry in entries if entry.id not in failing]
     taking_part = [entry for entry in entries if entry.id not in failing or entry.is_floor] if eligible else entries
@@ -103,12 +96,7 @@ def rehearse_s(scorer: Scorer, num_candidates: int, rng: Generator) -> float:
 
 
 def rehearse(session: Session, scorer: Scorer) -> None:
-    """Measures, under a budget, what the end of the run will take: a pass over each bare base, and the decision.
-
-    Args:
-        session: The run.
-        scorer: Metric and true labels of the test rows.
-    """
+    """Measures, under a budget, what the end of the run will take: a pass over each bare base, and the decision."""
     pace, clock = session.pace, session.clock
     if clock.budget_s is None:
         return

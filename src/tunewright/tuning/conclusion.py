@@ -41,16 +41,7 @@ from tunewright.types import Dataset, Family, label_set
 def conclude(
     session: Session, effort: Effort, dataset: Dataset, refused: Sequence[Entrant], *, started: str, command: str
 ) -> Comparison:
-    """The whole result.
-
-    Args:
-        session: The run.
-        effort: Its trials.
-        dataset: Its rows.
-        refused: Candidates their base cannot run.
-        started: When the run began, ISO 8601.
-        command: What was typed.
-    """
+    """The whole result of a run that `started` then (ISO 8601) by a command, from its trials and rows."""
     scorer = session.scorer(dataset.task, dataset.splits.test)
     finalists = read_finalists(session.out, session.entrants, effort, dataset)
     done = [f.entrant for f in finalists]
@@ -90,17 +81,9 @@ def assemble(
     started: str,
     command: str,
 ) -> Comparison:
-    """The result of a run from what was found out.
+    """The result of a run that `started` then (ISO 8601) by a command, from what was found out.
 
-    Args:
-        session: The run.
-        dataset: Its rows; `test` are those that were answered.
-        candidates: All of them.
-        decided: The decision, and the pairs it rests on.
-        efforts: Of its search, or of that of each fold.
-        protocol: How the answers were obtained.
-        started: When the run began, ISO 8601.
-        command: What was typed.
+    The dataset's `test` are the rows that were answered; efforts are of its search, or of that of each fold.
     """
     return Comparison(
         task=_task(dataset, session.scorer(dataset.task, dataset.splits.test)),
@@ -118,14 +101,7 @@ def assemble(
 
 
 def facts(session: Session, efforts: Sequence[Effort], dataset: Dataset, result: Comparison) -> Facts:
-    """What the checks look at.
-
-    Args:
-        session: The run.
-        efforts: Of its search, or of that of each fold.
-        dataset: Its rows.
-        result: What was found out.
-    """
+    """What the checks look at; efforts are of its search, or of that of each fold."""
     return Facts(
         comparison=result,
         notices=dataset.notices,

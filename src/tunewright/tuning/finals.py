@@ -1,42 +1,36 @@
-"""The finals: each candidate's best setting is fitted again with several seeds, and answers the test rows once."""
+"""The finals: each candidate's best setting, fitted again with several seeds, answers the test rows once."""
 
-import dataclasses
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Thresholds
-from tunewright.backbones.base import Base
 from tunewright.backbones.inference import answer
-from tunewright.data.examples import MARK
 from tunewright.data.swaps import swapped_rows
-from tunewright.errors import EndpointError, OutOfMemory
-from tunewright.evaluation.calibration import fit_temperature
+from tunewright.errors import EndpointError
 from tunewright.files import append_line, dump_lines, write_text
-from tunewright.methods.table import find
 from tunewright.runs.comparison import Comparison
-from tunewright.runs.fits import Refit, Trial, finalist, refits, shipped
+from tunewright.runs.fits import Fit, Refit, Trial, finalist, refits, shipped
 from tunewright.runs.folder import adapter_folder, predictions_file
 from tunewright.runtime import generator
-from tunewright.training import state
-from tunewright.training.loop import Trained
-from tunewright.training.objective import Rows
-from tunewright.tuning.attempt import Outcome, attempt, fitted_thresholds
 from tunewright.tuning.effort import Effort, Entrant
+from tunewright.tuning.fit import fit, keep, kept
 from tunewright.tuning.progress import OutOfTime, Step
-from tunewright.tuning.session import OUT_OF_TIME, Session, Watch
-from tunewright.types import Dataset, DevScore, Prediction, Task
+from tunewright.tuning.session import Session, Watch
+from tunewright.types import Dataset, Prediction
 
 _SURE = 1.3
 """A refit that is expected to take more than its time by this factor is not begun."""
 
 
 def refit(session: Session, effort: Effort) -> None:
-    """Fits every finalist again: one seed of all before the next.
+    """Fits every finalist again: one seed of all before the next. With one seed the trial that won is kept instead.
+
+    The test rows have not been seen by the search either way. But the winner of many trials is a lucky one of its
+    setting: what is said of methods, from several seeds, would be too good, so that those are all refits.
 
     Under a budget the quick ones first, so that time cuts off few. Without one the order does not hang on measured
     seconds: a resumed run equals an uninterrupted one.
@@ -52,6 +46,11 @@ def refit(session: Session, effort: Effort) -> None:
     left_out = 0
     for done, (seed, entrant, trial) in enumerate(jobs):
         if (entrant.id, seed) in finished:
+            continue
+        adapter = kept(session, entrant, trial) if session.ships_trials else None
+        if adapter is not None:
+            _enter(session, entrant, trial, seed, adapter)
+            session.journal.note(f"{entrant.id}: trial {trial.trial + 1} is what is kept, dev {trial.value:.3f}")
             continue
         is_least = seed == 0 and entrant in session.least
         allowed_s = session.clock.left_s - reserve_s
@@ -74,97 +73,32 @@ def _is_free(entrant: Entrant) -> bool:
 
 def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step: Step) -> None:
     rng = generator(session.config.seed, entrant.id, "refit", seed)
-    watch = Watch(session, entrant, step)
-    try:
-        outcome = attempt(
-            find(entrant.method),
-            trial.params,
-            session.workshop(entrant),
-            rng,
-            watch,
-            keeps_state=session.config.keep_state,
-        )
-    except (OutOfMemory, OutOfTime, EndpointError) as error:
-        why = {OutOfMemory: "out of memory", OutOfTime: OUT_OF_TIME}.get(type(error), str(error))
-        session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({why})")
+    made, outcome = fit(session, entrant, trial.trial, trial.params, rng, Watch(session, entrant, step))
+    if outcome is None or made.status != "complete":  # half a training is not what was tuned
+        session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({made.reason})")
         return
-    session.note_memory(entrant, outcome)
-    best, stopped = outcome.trained.best, outcome.trained.stopped
-    if best is None or stopped == OUT_OF_TIME:  # half a training is not what was tuned
-        session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({stopped})")
-        return
-    material, dev = session.workshop(entrant).material, session.workshop(entrant).exam.rows
-    adapter = _calibrated(_labelled(session, outcome, entrant, trial, seed), outcome.trained, dev, material.task)
-    folder.save(adapter, adapter_folder(session.out, entrant.id, seed))
-    if outcome.trained.state is not None:
-        state.save(outcome.trained.state, adapter_folder(session.out, entrant.id, seed))
-    session.note_cut(entrant, outcome)
+    adapter = keep(session, entrant, made, outcome, seed)
+    _enter(session, entrant, made, seed, adapter)
+    session.journal.note(f"{entrant.id} seed {seed}: dev {made.value:.3f} in {made.seconds:.1f} s")
+
+
+def _enter(session: Session, entrant: Entrant, made: Trial, seed: int, adapter: Adapter) -> None:
+    """The line by which an artefact that is on disk takes part, and what is to be said of it."""
+    session.note_cut(entrant, made.num_cut)
     if adapter.about.get("shots") == 0:
         session.journal.note(f"{entrant.id}: no answered example fits beside a row; none is shown")
-    record = _record(entrant, trial, seed, outcome, best, adapter)
-    append_line(session.out / "finalists.jsonl", asdict(record))
-    session.journal.note(f"{entrant.id} seed {seed}: dev {best.value:.3f} in {outcome.seconds:.1f} s")
-
-
-def _labelled(session: Session, outcome: Outcome, entrant: Entrant, trial: Trial, seed: int) -> Adapter:
-    """The trained adapter with its provenance."""
-    task, best = session.workshop(entrant).material.task, outcome.trained.best
-    assert best is not None
-    target = session.columns.get("target")
-    about = {
-        "task": task.name,
-        "metric": task.metric,
-        "columns": dict(session.columns),
-        **({"label_separator": session.config.label_separator} if task.kind == "multi-label" else {}),
-        **({"choices": list(session.config.choices)} if task.kind == "choose" else {}),
-        **({"messages": True} if session.workshop(entrant).material.examples[0].messages else {}),
-        **({"reply_behind": True} if session.is_reply else {}),
-        **({"target_behind": MARK} if target is not None and target == session.config.reasoning else {}),
-        **_of_base(session.workshop(entrant).material.backbone),
-        "candidate": entrant.id,
-        "method": entrant.method,
-        "params": dict(trial.params),
-        "seed": seed,
-        "dev": best.value,
-        "epoch": best.epoch,
-    }
-    return outcome.trained.adapter.with_about({**outcome.trained.adapter.about, **about})
-
-
-def _of_base(base: Base) -> dict[str, object]:
-    """What an adapter is told of the base it was made on."""
-    return dict(base.about) if base.precision is None else {"dtype": base.precision, **base.about}
-
-
-def _calibrated(adapter: Adapter, trained: Trained, dev: Rows, task: Task) -> Adapter:
-    """The adapter with the temperature or the thresholds that its answers to the dev rows ask for.
-
-    One that writes texts stays as it is.
-    """
-    logits_NC = trained.dev_logits_NC
-    if logits_NC is None:
-        return adapter
-    if dev.sets_NC is not None:
-        return dataclasses.replace(adapter, thresholds=Thresholds(logits_C=fitted_thresholds(task, logits_NC, dev)))
-    return adapter.with_temperature(fit_temperature(logits_NC.double().numpy(), dev.labels_N.numpy()))
-
-
-def _record(entrant: Entrant, trial: Trial, seed: int, outcome: Outcome, best: DevScore, adapter: Adapter) -> Refit:
-    return Refit(
-        candidate=entrant.id,
+    assert made.best is not None
+    record = Refit(
+        **{field.name: getattr(made, field.name) for field in fields(Fit)},
         seed=seed,
-        params=dict(trial.params),
-        dev=best.value,
-        loss=best.loss,
-        epochs=len(outcome.trained.scores),
-        seconds=round(outcome.seconds, 3),
-        stopped=outcome.trained.stopped,
-        num_tokens=outcome.trained.num_tokens,
-        trainable=outcome.trainable,
-        peak_memory_bytes=outcome.peak_memory_bytes,
+        dev=made.best.value,
+        loss=made.best.loss,
+        stopped=made.reason,
         adapter_bytes=adapter.num_bytes(),
         adapter_sha256=adapter.sha256(),
+        trial=adapter.about.get("trial"),
     )
+    append_line(session.out / "finalists.jsonl", asdict(record))
 
 
 def read_test(session: Session, dataset: Dataset) -> None:

@@ -115,10 +115,10 @@ def _decide(
 
 
 def _run_fold(stage: Stage, plan: Plan, position: int, out: Path) -> Stage:
-    """Searches, refits and answers the held-out rows, or goes on with that.
+    """Searches and answers the held-out rows, or goes on with that.
 
-    One refit of each finalist: folds and repeats are the replicates. The adapters of the first fold are kept, to be
-    weighed and timed.
+    Without refits: folds and repeats are the replicates, and the luck by which a trial won is none on held-out rows.
+    The adapters of the first fold are kept, to be weighed and timed.
     """
     fold, session = plan.folds[position], stage.session
     place = fold_folder(out, fold.name)

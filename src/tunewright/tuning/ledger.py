@@ -8,7 +8,7 @@ import torch
 
 from tunewright.evaluation.cost import Prices
 from tunewright.runs.comparison import Candidate, FamilyEffort, Ledger
-from tunewright.runs.fits import Trial, refits
+from tunewright.runs.fits import Trial, again, refits
 from tunewright.runs.folder import predictions_file
 from tunewright.tuning.stage import Stage
 from tunewright.types import Family
@@ -45,17 +45,11 @@ def _higher(a: float | None, b: float | None) -> float | None:
 
 
 def ledger(out: Path, stages: Sequence[Stage], candidates: Sequence[Candidate]) -> Ledger:
-    """What the whole run took until now, over all its sessions.
-
-    Args:
-        out: The run folder.
-        stages: Of the run: one, or one for each fold and one for what is shipped.
-        candidates: As they came out.
-    """
+    """What the whole run took until now, over all its sessions and stages."""
     session, found = stages[0].session, [r for stage in stages for r in refits(stage.session.out)]
     clock, prices = session.clock, session.price_list.prices
     history = [trial for stage in stages for trial in stage.effort.history]
-    tuning_s, refits_s = sum(t.seconds for t in history), sum(r.seconds for r in found)
+    tuning_s, refits_s = sum(t.seconds for t in history), sum(r.seconds for r in again(found))
     test_s = sum(clock.test_s.values())
     peaks = [r.peak_memory_bytes for r in found if r.peak_memory_bytes is not None]
     wall_s = round(clock.elapsed_s, 3)
@@ -69,7 +63,7 @@ def ledger(out: Path, stages: Sequence[Stage], candidates: Sequence[Candidate]) 
         # The accelerator is held, and paid for, while anything runs on it.
         gpu_s=round(tuning_s + refits_s + test_s, 3) if torch.cuda.is_available() else None,
         peak_memory_bytes=max(peaks, default=None),
-        tokens=sum(t.num_tokens for t in history) + sum(r.num_tokens for r in found),
+        tokens=sum(fit.num_tokens for fit in (*history, *again(found))),
         stored_bytes=_stored_bytes(out),
         price=prices.machine(wall_s) + (0.0 if requests is None or requests.price is None else requests.price),
         requests=requests,

@@ -57,14 +57,7 @@ def stored(session: Session, dataset: Dataset) -> dict[str, Answers]:
 
 
 def entered(session: Session, name: str, answers: Answers, scorer: Scorer) -> Candidate:
-    """A candidate of which only its answers are known.
-
-    Args:
-        session: The run.
-        name: Of the candidate.
-        answers: To the test rows.
-        scorer: Of the test rows.
-    """
+    """A candidate of which only its answers are known."""
     rng = generator(session.config.seed, "interval", name, "test")
     test = bootstrap.interval(scorer, scorer.stats(answers.given), rng)
     found = Candidate(

@@ -42,14 +42,7 @@ def read_reference(path: str | None) -> str | None:
 
 
 def retention(adapter: Adapter, text: str, backbone: Base, clock: Clock) -> Retention:
-    """Mean loss per token of the bare base, its rise under the adapter, and its rise once that is taken off.
-
-    Args:
-        adapter: Of it, what changes the base; how it answers is left out.
-        text: The reference.
-        backbone: The base.
-        clock: Minds the budget.
-    """
+    """Mean loss per token of the bare base, its rise under the adapter, and its rise once that is taken off."""
     if not (backbone.is_causal and backbone.writes):
         return Retention(reason=f"{backbone.identity.name} is no decoder that writes: a text has no loss under it")
     bare = Adapter(base=backbone.identity, labels=(), max_tokens=adapter.max_tokens)

@@ -1,22 +1,17 @@
 """The search: trials until every family has had its effort; each ends as a line on disk."""
 
-import time
 from dataclasses import replace
 
-from tunewright.errors import EndpointError, OutOfMemory
 from tunewright.files import append_line
 from tunewright.methods.base import settings
 from tunewright.methods.table import find
-from tunewright.runs.fits import Trial, TrialStatus
-from tunewright.runtime import generator, is_out_of_memory
-from tunewright.training.loop import Trained
-from tunewright.tuning.attempt import attempt
-from tunewright.tuning.effort import Effort, Entrant, Proposal, size
-from tunewright.tuning.progress import OutOfTime, Step
-from tunewright.tuning.session import OUT_OF_TIME, TOO_SLOW, Foresight, Session, Watch
+from tunewright.runs.fits import Trial, finalist
+from tunewright.runtime import generator
+from tunewright.tuning.effort import Effort, Entrant, size
+from tunewright.tuning.fit import fit, keep
+from tunewright.tuning.progress import Step
+from tunewright.tuning.session import PRUNED, TOO_SLOW, Foresight, Session, Watch
 from tunewright.types import DevScore, Family
-
-PRUNED = "behind the median of earlier trials"
 
 
 def run_search(session: Session, effort: Effort) -> None:
@@ -39,7 +34,8 @@ def run_search(session: Session, effort: Effort) -> None:
             f"search ended before its time for {name}, which does not answer: --resume goes on with it"
         )
     if not session.timely(effort):
-        session.journal.note("search ended: the rest of the budget is for refits and the test pass")
+        rest = "the test pass" if session.ships_trials else "refits and the test pass"
+        session.journal.note(f"search ended: the rest of the budget is for {rest}")
 
 
 def _num_planned(effort: Effort, entrants: list[Entrant]) -> int:
@@ -87,66 +83,12 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
             return PRUNED
         return TOO_SLOW if stop is None and foresight(epochs) else stop
 
-    start = time.monotonic()
-    try:
-        with session.clock.bounded(allowed_s):
-            outcome = attempt(find(entrant.method), proposal.params, session.workshop(entrant), rng, observe)
-    except OutOfTime:
-        return as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=OUT_OF_TIME)
-    except EndpointError as error:
-        trial = as_trial(entrant, number, proposal, None, time.monotonic() - start, reason=str(error))
-        is_gone = session.workshop(entrant).material.backbone.fault is not None
-        return replace(trial, status="unanswered") if is_gone else trial
-    except (OutOfMemory, RuntimeError) as error:
-        if not (isinstance(error, OutOfMemory) or is_out_of_memory(error)):
-            raise
-        return as_trial(entrant, number, proposal, None, time.monotonic() - start)  # another candidate may fit
-    session.note_memory(entrant, outcome)
-    trial = as_trial(entrant, number, proposal, outcome.trained, outcome.seconds)
-    return replace(trial, needed_s=foresight.needed_s) if trial.status == "cut" else trial
-
-
-_STATUSES: dict[str, TrialStatus] = {PRUNED: "pruned", OUT_OF_TIME: "cut", TOO_SLOW: "cut"}
-"""What the search itself stopped, by the reason it gave."""
-
-
-def as_trial(
-    entrant: Entrant,
-    number: int,
-    proposal: Proposal,
-    trained: Trained | None,
-    seconds: float,
-    *,
-    reason: str = "out of memory, even one row at a time",
-) -> Trial:
-    """What the search remembers of an attempt: the line on disk, and what later proposals and pruning are made from.
-
-    Args:
-        entrant: Who was tried.
-        number: Of the trial, within the candidate.
-        proposal: The setting.
-        trained: What came of it; None where nothing did.
-        seconds: It took.
-        reason: Why nothing came of it.
-    """
-    scores = () if trained is None else trained.scores
-    best = None if trained is None else trained.best
-    stopped = reason if trained is None else trained.stopped
-    return Trial(
-        candidate=entrant.id,
-        method=entrant.method,
-        family=entrant.family,
-        backbone=entrant.backbone,
-        trial=number,
-        params=proposal.params,
-        status=_STATUSES.get(stopped, "complete" if best is not None else "failed"),
-        dev=tuple({"epoch": s.epoch, "value": s.value, "loss": s.loss} for s in scores),
-        value=None if best is None else best.value,
-        seconds=round(seconds, 3),
-        epochs=len(scores),
-        num_tokens=0 if trained is None else trained.num_tokens,
-        reason=stopped,
-    )
+    with session.clock.bounded(allowed_s):
+        trial, outcome = fit(session, entrant, number, proposal.params, rng, observe)
+    if outcome is not None and session.ships_trials and finalist([*effort.of(entrant), trial]) is trial:
+        keep(session, entrant, trial, outcome)  # before its line: a trial without one is repeated
+    is_slow = outcome is not None and trial.status == "cut"
+    return replace(trial, needed_s=foresight.needed_s) if is_slow else trial
 
 
 def _spoken(trial: Trial) -> str:

@@ -17,8 +17,8 @@ from tunewright.tuning.progress import Clock, Journal, Step
 from tunewright.tuning.spending import Spending
 from tunewright.types import DevScore, Example, Task
 
+PRUNED = "behind the median of earlier trials"
 OUT_OF_TIME = "out of time"
-
 TOO_SLOW = "longer than its share of the time"
 
 _REFIT_SLACK = 1.15
@@ -29,11 +29,6 @@ _AGAIN = 1.1
 def price_list(config: RunConfig) -> PriceList:
     """The user's prices: the file, with volume and months on top."""
     return read_prices(config.prices, requests_per_day=config.requests_per_day, months=config.months)
-
-
-def _refit_s(trial_s: float) -> float:
-    """Seconds to reserve for a refit; where it takes about one, what else the machine does is no small share."""
-    return max(_REFIT_SLACK * trial_s, trial_s + min(trial_s, 1.0))
 
 
 @dataclass(kw_only=True)
@@ -115,15 +110,29 @@ class Session:
             said = f"each step now runs in {parts} parts{again}, same effective batch"
             self.journal.note(f"{entrant.id}: out of memory; {said}")
 
-    def note_cut(self, entrant: Entrant, outcome: Outcome) -> None:
+    def note_cut(self, entrant: Entrant, num_cut: int) -> None:
         """Says aloud when texts are cut for what an adapter puts around them; those cut anyway are told before."""
-        if outcome.num_cut == 0:
+        if num_cut == 0:
             return
         shop = self.workshop(entrant)
         examples, material = (*shop.material.examples, *shop.dev_examples), shop.material
-        if outcome.num_cut > sum(e.num_cut > 0 for e in material.backbone.encode(examples, material.room_tokens)):
-            said = f"{outcome.num_cut} of {len(examples)} texts to learn from are cut for what stands around them"
+        if num_cut > sum(e.num_cut > 0 for e in material.backbone.encode(examples, material.room_tokens)):
+            said = f"{num_cut} of {len(examples)} texts to learn from are cut for what stands around them"
             self.journal.note(f"{entrant.id}: {said}")
+
+    @property
+    def ships_trials(self) -> bool:
+        """Whether the trial that wins is the artefact, as it is to be one only."""
+        return self.config.seeds == 1
+
+    @property
+    def _refit_share(self) -> float:
+        """Seconds to reserve for the refit of a trial that took one."""
+        return 0.0 if self.ships_trials else _REFIT_SLACK
+
+    def _refit_s(self, trial_s: float) -> float:
+        """The same of any trial; where it takes about a second, what else the machine does is no small share."""
+        return max(self._refit_share * trial_s, 0.0 if self.ships_trials else trial_s + min(trial_s, 1.0))
 
     def answering_s(self, *entrants: Entrant) -> float:
         """Seconds that one artefact of each takes to answer, beyond the features of the bare bases."""
@@ -141,14 +150,14 @@ class Session:
     def left_s(self, effort: Effort, num_seeds: int) -> float:
         """Seconds left when the finalists so far are refitted and judged so often, and for what follows."""
         found = [(entrant, finalist(effort.of(entrant))) for entrant in self.entrants]
-        final_s = sum(_refit_s(best.seconds) + self.answering_s(e) for e, best in found if best is not None)
+        final_s = sum(self._refit_s(best.seconds) + self.answering_s(e) for e, best in found if best is not None)
         final_s += sum(self._paying_s(best) for _, best in found if best is not None)
         num_candidates = sum(best is not None or not effort.of(e) for e, best in found)
         return self.clock.left_s - self.ending_s(num_candidates) - num_seeds * final_s
 
     def _paying_s(self, trial: Trial) -> float:
         """What requests of a refit and its answers to the test rows may cost, in seconds of this machine."""
-        rows = 1 + self.pace.num_test / max(1, self.pace.num_dev)
+        rows = (not self.ships_trials) + self.pace.num_test / max(1, self.pace.num_dev)
         return self.clock.worth_s(trial.usd) * rows
 
     def open(self, effort: Effort) -> list[Entrant]:
@@ -180,7 +189,7 @@ class Session:
         if effort.untried(self.entrants) or not slow:
             return []
         quickest = min((e for e in self.entrants if e.id in slow), key=lambda e: slow[e.id])
-        needed_s = _AGAIN * (1 + _REFIT_SLACK) * slow[quickest.id] + self.answering_s(quickest)
+        needed_s = _AGAIN * (1 + self._refit_share) * slow[quickest.id] + self.answering_s(quickest)
         return [quickest] if needed_s <= self.left_s(effort, 1) and effort.next([quickest]) is not None else []
 
     @property
@@ -196,7 +205,7 @@ class Session:
             num_waiting = 1
         if num_waiting == 0:
             return self.left_s(effort, self.config.seeds)
-        share_s = self.left_s(effort, 1) / num_waiting / (1 + _REFIT_SLACK)
+        share_s = self.left_s(effort, 1) / num_waiting / (1 + self._refit_share)
         return max(share_s, self.urgent_s(effort.untried(self.least), entrant))
 
     def urgent_s(self, urgent: list[Entrant], entrant: Entrant | None) -> float:
