@@ -96,7 +96,7 @@ def test_documents_with_rows_that_judge_are_refused(split: str) -> None:
     splits = {"train": (), "dev": (), "test": ()} | {split: (held,)}
     dataset = Dataset(task=tiny.task(), splits=Splits(**splits), sha256="")
     passages = ("bread", "Once: we had some good old bread   today (food)")
-    with pytest.raises(DataError, match=f"1 {split} rows \\({split}:1\\)"):
+    with pytest.raises(DataError, match=f"1 {split} row \\({split}:1\\)"):
         check_apart(passages, dataset)
     check_apart(("we had some good old breads today", "bread"), dataset)
 
