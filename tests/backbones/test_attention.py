@@ -118,14 +118,16 @@ def test_cache_has_the_dtype_of_the_model() -> None:
     like = torch.zeros(1, dtype=torch.bfloat16)
     cache = attention.prefix_cache(PREFIXES["mixed"], (LAYERS, HEADS, WIDTH), like)
     assert cache is not None
-    assert {cache.keys_LBHPd.dtype, cache.values_LBHPd.dtype, cache.bias_B11P.dtype} == {torch.bfloat16}
+    assert {cache.keys_BHPd[0].dtype, cache.values_BHPd[0].dtype, cache.bias_B11P.dtype} == {torch.bfloat16}
     assert (cache.bias_B11P[:, 0, 0] == 0).tolist() == [[True] * 3, [False] * 3, [True, False, False]]
 
 
-def test_plain_path_is_for_training_in_bf16_on_a_cpu() -> None:
-    short, long = torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 300, 2)
+def test_plain_path_is_for_few_keys_in_bf16_on_a_cpu() -> None:
+    short, middle, long = (torch.zeros(1, 1, num_keys, 2) for num_keys in (4, 100, 300))
+    assert attention._prefers_plain(middle.bfloat16(), middle.bfloat16())
     assert attention._prefers_plain(short.bfloat16(), short.bfloat16())
     assert not attention._prefers_plain(short.bfloat16(), long.bfloat16())
     assert not attention._prefers_plain(short, short)
     with torch.no_grad():
-        assert not attention._prefers_plain(short.bfloat16(), short.bfloat16())
+        assert attention._prefers_plain(short.bfloat16(), short.bfloat16())
+        assert not attention._prefers_plain(middle.bfloat16(), middle.bfloat16())

@@ -21,16 +21,17 @@ from tunewright.backbones.scoring import Tree
 
 NAME = "tunewright"
 
-_MATH_KEYS = 256
-"""In bf16 on a CPU the fused kernel's backward is several times slower than plain matrix products up to about here."""
+_MATH_KEYS, _MATH_KEYS_ALONE = 256, 64
+"""In bf16 on a CPU the fused kernel is slower than plain matrix products up to about here: with its backward, alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixCache:
     """Keys and values of every row's prefix, padded to the longest, in the model's dtype."""
 
-    keys_LBHPd: Tensor
-    values_LBHPd: Tensor
+    keys_BHPd: Sequence[Tensor]
+    """Of each layer: taken apart once, as the gradient of an index is as large as what it is taken from."""
+    values_BHPd: Sequence[Tensor]
     bias_B11P: Tensor
     """0 where a row has a prefix position, the dtype's lowest value where it has none."""
 
@@ -53,10 +54,11 @@ def prefix_cache(prefixes: Sequence[Prefix | None], shape: tuple[int, int, int],
     empty_BP = torch.arange(longest, device=like.device) >= length_B[:, None]
     bias_BP = torch.zeros_like(empty_BP, dtype=like.dtype).masked_fill(empty_BP, torch.finfo(like.dtype).min)
     if len(stacks) == 1:
-        both = stacks[order[0]][:, :, None].expand(-1, -1, len(order), -1, -1, -1)
+        keys, values = (one.unbind() for one in stacks[order[0]].unbind())
+        keys, values = ([t.expand(len(order), -1, -1, -1) for t in one] for one in (keys, values))
     else:
-        both = torch.stack([stacks[key] for key in order], dim=2)
-    return PrefixCache(keys_LBHPd=both[0], values_LBHPd=both[1], bias_B11P=bias_BP[:, None, None, :])
+        keys, values = (one.unbind() for one in torch.stack([stacks[key] for key in order], dim=2).unbind())
+    return PrefixCache(keys_BHPd=keys, values_BHPd=values, bias_B11P=bias_BP[:, None, None, :])
 
 
 def _padded(prefix: Prefix | None, longest: int, shape: tuple[int, int, int], like: Tensor) -> Tensor:
@@ -168,8 +170,8 @@ def attend(  # noqa: PLR0913, PLR0917
     if prefix is not None:
         layer = int(module.layer_idx)  # type: ignore[arg-type]
         attention_mask = _with_prefix(attention_mask, prefix, query_BHTd, key_BHSd)
-        key_BHSd = torch.cat([prefix.keys_LBHPd[layer], key_BHSd], dim=2)
-        value_BHSd = torch.cat([prefix.values_LBHPd[layer], value_BHSd], dim=2)
+        key_BHSd = torch.cat([prefix.keys_BHPd[layer], key_BHSd], dim=2)
+        value_BHSd = torch.cat([prefix.values_BHPd[layer], value_BHSd], dim=2)
     run = _plain if _prefers_plain(query_BHTd, key_BHSd) else _fused
     scale = query_BHTd.shape[-1] ** -0.5 if scaling is None else scaling
     return run(query_BHTd, key_BHSd, value_BHSd, attention_mask, scale).transpose(1, 2), None
@@ -186,7 +188,7 @@ def _with_prefix(mask: Tensor | None, prefix: PrefixCache, query_BHTd: Tensor, k
 
 def _prefers_plain(query: Tensor, key: Tensor) -> bool:
     slow = query.device.type == "cpu" and query.dtype == torch.bfloat16
-    return slow and torch.is_grad_enabled() and key.shape[2] <= _MATH_KEYS
+    return slow and key.shape[2] <= (_MATH_KEYS if torch.is_grad_enabled() else _MATH_KEYS_ALONE)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:

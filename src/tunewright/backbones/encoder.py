@@ -19,6 +19,7 @@ from tunewright.backbones import attention
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Row
 from tunewright.backbones.checkpoint import Checkpoint
+from tunewright.backbones.fused import fuse
 from tunewright.backbones.recomputed import recomputed
 from tunewright.backbones.tokens import Layout, lay_out
 from tunewright.runtime import quiet_libraries
@@ -37,6 +38,7 @@ class Encoder(Backbone):
         super().__init__(checkpoint, dtype=dtype, device=device)
         with quiet_libraries():
             self.prefix_shape = self._adopt_attention()
+        fuse(self._model)
 
     @cached_property
     def max_tokens(self) -> int:

@@ -22,6 +22,9 @@ _RMS_NORMS = frozenset({"LlamaRMSNorm", "MistralRMSNorm", "Phi3RMSNorm", "Qwen2R
 _CHUNK_VALUES = 2**16
 """So many values at a time stay in the cache of a core."""
 
+_WORTH_A_CALL = 2**29
+"""Multiplications of a linear layer from which on a derivative written by hand saves more than calling it takes."""
+
 _SLOPE = 2 * (2 / torch.pi) ** 0.5
 _CUBE = 0.044715
 """GELU(x) = x sigmoid(z), z = _SLOPE (x + _CUBE x^3)."""
@@ -106,15 +109,31 @@ def _tables() -> tuple[Tensor, Tensor]:
 
 
 def _linear(module: nn.Linear, values: Tensor) -> Tensor:
-    """`nn.Linear.forward`; in bf16 torch writes the bias to memory first and adds the product to it."""
+    """`nn.Linear.forward`."""
     weight, bias = module.weight, module.bias
-    trains = weight.requires_grad or bias.requires_grad
-    if trains or values.device.type != "cpu" or not values.dtype == weight.dtype == torch.bfloat16 or not _has_onednn():
+    is_frozen = not (weight.requires_grad or bias.requires_grad)
+    if is_frozen and not (torch.is_grad_enabled() and values.requires_grad):
+        return linear(values, weight, bias)
+    if not is_frozen or values.numel() * len(weight) < _WORTH_A_CALL or not _takes_bias(values, weight):
         return nn.functional.linear(values, weight, bias)
     output: Tensor = _FrozenLinear.apply(values, weight, bias)  # type: ignore[no-untyped-call]
     return output
 
 
+def linear(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer's output; has no derivative of its own."""
+    if not _takes_bias(values, weight):
+        return nn.functional.linear(values, weight, bias)
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
+    return output
+
+
+def _takes_bias(values: Tensor, weight: Tensor) -> bool:
+    """Whether a product adds the bias by itself; torch writes it to memory first and adds the product to it."""
+    return values.device.type == "cpu" and values.dtype == weight.dtype == torch.bfloat16 and _has_onednn()
+
+
+@cache
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
@@ -123,12 +142,12 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         ctx.save_for_backward(weight)
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
-        return output
+        return linear(values, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return gradients[0] @ ctx.saved_tensors[0], None, None
+        change = gradients[0].flatten(0, -2) @ ctx.saved_tensors[0]  # as it is, some layouts would be a product a row
+        return change.view(*gradients[0].shape[:-1], -1), None, None
 
 
 def _rms_norm(module: Any, values: Tensor) -> Tensor:
@@ -184,9 +203,10 @@ def _rotate_at_once(attention: nn.Module) -> None:
 
 
 def _rotate_both(
-    original: _Rotary, query_1HNd: Tensor, key_1KNd: Tensor, cos_1Nd: Tensor, sin_1Nd: Tensor
+    original: _Rotary, query_1HNd: Tensor, key_1KNd: Tensor, cos_1Nd: Tensor, sin_1Nd: Tensor, unsqueeze_dim: int = 1
 ) -> tuple[Tensor, Tensor]:
     """The signature of transformers' `apply_rotary_pos_emb`; where only a part of each head turns, that is called."""
+    assert unsqueeze_dim == 1, "another order of heads and tokens"
     if cos_1Nd.shape[-1] != query_1HNd.shape[-1]:
         return original(query_1HNd, key_1KNd, cos_1Nd, sin_1Nd)
     query, key = (_Rotation.apply(t, cos_1Nd, sin_1Nd) for t in (query_1HNd, key_1KNd))  # type: ignore[no-untyped-call]

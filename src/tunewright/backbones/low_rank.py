@@ -6,11 +6,14 @@ Shapes: B rows, T tokens, I input width, O output width, r rank, K distinct LoRA
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tunewright.adapters.parts import Lora
+from tunewright.backbones import fused
 
 
 @contextlib.contextmanager
@@ -26,16 +29,20 @@ def low_rank_updates(
             tokens among those that a layer sees.
     """
     distinct = list({id(lora): lora for lora in loras if lora is not None}.values())
-    hooks, layouts = [], dict[int, _Layout]()
+    layouts = dict[int, _Layout]()
+    changed = [(name, linear) for name, linear in linears.items() if any(name in lora.down for lora in distinct)]
+    own = [linear.__dict__.get("forward") for _, linear in changed]
     try:
-        for name, linear in linears.items():
-            if any(name in lora.down for lora in distinct):
-                update = _update(name, distinct, loras, tokens_of, layouts, linear.weight.device)
-                hooks.append(linear.register_forward_hook(_adds(update)))
+        for name, linear in changed:
+            update = _update(name, distinct, loras, tokens_of, layouts, linear.weight.device)
+            linear.forward = partial(_updated, linear, linear.forward, update)  # type: ignore[method-assign]
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for (_, linear), forward in zip(changed, own, strict=True):
+            if forward is None:
+                linear.__dict__.pop("forward", None)
+            else:
+                linear.forward = forward  # type: ignore[method-assign]
 
 
 _MOST_LOOPED = 4
@@ -47,8 +54,48 @@ _Update = Callable[[Tensor, Tensor], Tensor]
 """(input [B, T, I], output [B, T, O] of the base's layer) -> the output with the update."""
 
 
-def _adds(update: _Update) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    return lambda _module, inputs, output: update(inputs[0], output)
+def _updated(module: nn.Linear, forward: Callable[[Tensor], Tensor], update: _Update, values: Tensor) -> Tensor:
+    """The layer's output with the update."""
+    weight, bias = module.weight, module.bias
+    trains = weight.requires_grad or (bias is not None and bias.requires_grad)
+    if trains or not torch.is_grad_enabled() or not isinstance(update, _SharedUpdate):
+        return update(values, forward(values))
+    factors = (update.down_rI, update.up_Or, update.scaling)
+    output: Tensor = _UpdatedLinear.apply(values, weight, bias, *factors)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _UpdatedLinear(torch.autograd.Function):
+    """A frozen layer and one LoRA for all rows: autograd would take a pass over memory for each sum and each cast."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        weight_OI: Tensor,
+        bias_O: Tensor | None,
+        down_rI: Tensor,
+        up_Or: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        flat_NI, down, up = values.flatten(0, -2), down_rI.to(values.dtype), (up_Or * scaling).to(values.dtype)
+        inner_Nr = nn.functional.linear(flat_NI, down)
+        output_NO = fused.linear(flat_NI, weight_OI, bias_O).addmm_(inner_Nr, up.T)
+        ctx.save_for_backward(flat_NI, weight_OI, down, up, inner_Nr)
+        ctx.scaling, ctx.dtype = scaling, down_rI.dtype
+        return output_NO.view(*values.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        flat_NI, weight_OI, down_rI, up_Or, inner_Nr = ctx.saved_tensors
+        output_NO = gradients[0].flatten(0, -2)
+        inner_change_Nr, change = output_NO @ up_Or, None
+        if ctx.needs_input_grad[0]:
+            change = (output_NO @ weight_OI).addmm_(inner_change_Nr, down_rI)
+            change = change.view(*gradients[0].shape[:-1], -1)
+        down_change_rI = (inner_change_Nr.T @ flat_NI).to(ctx.dtype)
+        up_change_Or = (inner_Nr.T @ output_NO).T.to(ctx.dtype) * ctx.scaling
+        return change, None, None, down_change_rI, up_change_Or, None
 
 
 def _update(
@@ -61,14 +108,17 @@ def _update(
 ) -> _Update:
     """The update of one layer, its factors on the layer's device; adapters lie on the CPU."""
     if len(distinct) == 1 and all(lora is not None for lora in loras):
-        down_rI, up_Or = _factors(distinct[0], name, device)
-        return _SharedUpdate(down_rI=down_rI, up_Or=up_Or)
+        return _shared(distinct[0], name, device)
     if tokens_of is not None and len(distinct) <= _MOST_LOOPED:
         return _packed_update(name, distinct, loras, tokens_of, device)
     stacked = _stacked(name, distinct, loras, device)
     if tokens_of is None:
         return stacked
     return _PaddedUpdate(stacked=stacked, loras=loras, tokens_of=tokens_of, layouts=layouts)
+
+
+def _shared(lora: Lora, name: str, device: torch.device) -> "_SharedUpdate":
+    return _SharedUpdate(down_rI=lora.down[name].to(device), up_Or=lora.up[name].to(device), scaling=lora.scaling)
 
 
 def _factors(lora: Lora, name: str, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -82,11 +132,12 @@ class _SharedUpdate:
 
     down_rI: Tensor
     up_Or: Tensor
+    scaling: float
 
     def __call__(self, input_BTI: Tensor, output_BTO: Tensor) -> Tensor:
         inner_BTr = nn.functional.linear(input_BTI, self.down_rI.to(input_BTI.dtype))
-        flat, inner = output_BTO.flatten(0, -2), inner_BTr.flatten(0, -2)
-        return torch.addmm(flat, inner, self.up_Or.to(input_BTI.dtype).T).view_as(output_BTO)
+        flat, inner, up_Or = output_BTO.flatten(0, -2), inner_BTr.flatten(0, -2), self.up_Or * self.scaling
+        return torch.addmm(flat, inner, up_Or.to(input_BTI.dtype).T).view_as(output_BTO)
 
 
 def _stacked(
@@ -187,8 +238,7 @@ def _packed_update(
     """One update for each LoRA, of the tokens of its rows."""
     having = [lora for lora in distinct if name in lora.down]
     members = tuple([k for k, lora in enumerate(loras) if lora is mine] for mine in having)
-    pairs = [_factors(lora, name, device) for lora in having]
-    updates = tuple(_SharedUpdate(down_rI=down_rI, up_Or=up_Or) for down_rI, up_Or in pairs)
+    updates = tuple(_shared(lora, name, device) for lora in having)
     return _PackedUpdate(updates=updates, members=members, tokens_of=tokens_of)
 
 
