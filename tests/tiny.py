@@ -11,22 +11,23 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from torch import nn
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.floors import CopiedInput, NearestTarget
 from tunewright.adapters.parts import (
     Calibration,
+    CopiedInput,
     Decoding,
     DemonstrationPool,
     Head,
     Lora,
+    NearestTarget,
     Part,
     Prefix,
+    Reasoning,
     SoftPrompt,
     Template,
     Thresholds,
     Verbalizer,
     Weights,
 )
-from tunewright.adapters.reasoning import Reasoning
 from tunewright.adapters.retriever import Retriever
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Base, Encoding, Row

@@ -9,8 +9,7 @@ import torch
 
 from tests.vendor import KEY, Vendor, guess, prompt_of, selling
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Decoding, Template, Verbalizer
-from tunewright.adapters.reasoning import Reasoning
+from tunewright.adapters.parts import Decoding, Reasoning, Template, Verbalizer
 from tunewright.backbones.base import Row, row_generator
 from tunewright.backbones.endpoint import Endpoint, Patience
 from tunewright.backbones.remote import Remote

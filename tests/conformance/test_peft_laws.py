@@ -29,7 +29,7 @@ from tests.conformance.test_laws import (
 from tests.parity.test_peft import plain_model, run_peft
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.tuner import Tuner
+from tunewright.adapters.parts import Tuner
 from tunewright.api import compare
 from tunewright.backbones import tuners
 from tunewright.backbones.backbone import Backbone

@@ -15,8 +15,7 @@ from tests import tiny
 from tests.conformance.test_laws import ALONE, defaults, documented, hash_of
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Decoding
-from tunewright.adapters.reasoning import Reasoning
+from tunewright.adapters.parts import Decoding, Reasoning
 from tunewright.backbones.backbone import Backbone
 from tunewright.backbones.base import Generation, Row
 from tunewright.backbones.inference import FeatureStore, answer

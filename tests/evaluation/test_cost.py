@@ -120,12 +120,12 @@ def test_all_faults_of_a_file_at_once(tmp_path: Path) -> None:
     allowed = "usd_per_petaflop, usd_per_gigabyte_month, usd_per_hour, requests_per_month, months, outside, models"
     assert caught.value.faults == (
         f"{path}: unknown price 'usd_per_huor'. Did you mean 'usd_per_hour'? Allowed: {allowed}.",
-        f"{path}: `usd_per_petaflop` must be a number. Got 'cheap'.",
         f"{path}: `outside: a` must be >= 0. Got -1.",
         f"{path}: `outside: b` must be >= 0. Got 'dear'.",
         f"{path}: unknown price of a model 'ouput'. Did you mean 'output'? Allowed: input, output, cached_input.",
         f"{path}: `models: m: input` must be >= 0. Got -1.",
         f"{path}: `models: n` must hold `input` and `output`, US dollars a million tokens. Got 3.",
+        f"{path}: `usd_per_petaflop` must be >= 0. Got 'cheap'.",
         f"{path}: `usd_per_gigabyte_month` must be >= 0. Got -1.",
         f"{path}: `months` must be > 0. Got 0.",
     )

@@ -9,8 +9,9 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 
 from tests.scoring import label_scorer
 from tests.scoring import stats as of
+from tunewright.data.rules import Members
 from tunewright.evaluation.metrics import IntArray, Scorer
-from tunewright.evaluation.slices import Members, by_slice, flips
+from tunewright.evaluation.slices import by_slice, flips
 
 RNG = np.random.default_rng(0)
 TRUE_N = RNG.integers(0, 3, 240)

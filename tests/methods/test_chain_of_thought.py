@@ -15,8 +15,7 @@ from tests import tiny
 from tests.commands import write_table
 from tunewright.adapters import folder
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Decoding
-from tunewright.adapters.reasoning import Reasoning, voted
+from tunewright.adapters.parts import Decoding, Reasoning, voted
 from tunewright.backbones.base import Encoding, Row, row_generator
 from tunewright.backbones.decoder import Decoder
 from tunewright.backbones.inference import FeatureStore, answer, predict

@@ -109,5 +109,5 @@ def test_documents_that_hold_a_row_are_refused(tmp_path: Path) -> None:
     rows = dataset(tmp_path, 2, 40)
     long = replace(rows.splits.test[0], text="a good old cake was near one bridge today")
     judged = replace(rows, splits=replace(rows.splits, test=(long,)))
-    with pytest.raises(DataError, match="1 test rows"):
+    with pytest.raises(DataError, match="1 test row"):
         check_apart(("we had some", "today: A good, old cake was near one bridge today."), judged)

@@ -96,7 +96,7 @@ def test_documents_with_rows_that_judge_are_refused(split: str) -> None:
     splits = {"train": (), "dev": (), "test": ()} | {split: (held,)}
     dataset = Dataset(task=tiny.task(), splits=Splits(**splits), sha256="")
     passages = ("bread", "Once: we had some good old bread   today (food)")
-    with pytest.raises(DataError, match=f"1 {split} rows \\({split}:1\\)"):
+    with pytest.raises(DataError, match=f"1 {split} row \\({split}:1\\)"):
         check_apart(passages, dataset)
     check_apart(("we had some good old breads today", "bread"), dataset)
 
@@ -129,7 +129,7 @@ def test_pairs_and_short_texts_are_looked_for_too(columns: dict[str, Any], docum
     """Short ones as a line, a cell or beside their answer: in running text they may stand by chance."""
     splits = Splits(train=(), dev=(), test=(Example(id="test:7", **columns),))
     dataset = Dataset(task=tiny.task(), splits=splits, sha256="")
-    with pytest.raises(DataError, match=r"1 test rows \(test:7\)") if is_refused else contextlib.nullcontext():
+    with pytest.raises(DataError, match=r"1 test row \(test:7\)") if is_refused else contextlib.nullcontext():
         check_apart(["nothing", document], dataset)
 
 
@@ -142,5 +142,5 @@ def test_rows_across_passages_are_refused(num_words: int, tmp_path: Path) -> Non
     assert not any(text in passage for passage in documents.passages)
     held = Example(id="test:1", text=text.replace(" ", ", "))
     dataset = Dataset(task=tiny.task(), splits=Splits(train=(), dev=(), test=(held,)), sha256="")
-    with pytest.raises(DataError, match="1 test rows"):
+    with pytest.raises(DataError, match="1 test row"):
         check_apart(documents.texts, dataset)

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.postgresql import Relay
+from tunewright.adapters.retriever import InMemory
 from tunewright.errors import ConfigError, VectorStoreError
 from tunewright.prompts import pgvector
-from tunewright.prompts.vector_store import InMemory
 
 
 def vectors(num_rows: int, width: int = 24, seed: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ from tunewright.releases.state import State
 from tunewright.serve.app import create_app
 from tunewright.serve.gate import Limits
 from tunewright.serve.keys import Keys
-from tunewright.serve.server import Address, Server, bind
+from tunewright.serve.server import Server, bind
 from tunewright.serve.service import Service
 from tunewright.serve.tasks import Folders, Tasks
 
@@ -63,7 +63,7 @@ def serving(
         state=state,
         keeps_texts=keeps_texts,
     )
-    listening = bind(Address(host="127.0.0.1", port=0), keys)
+    listening = bind("127.0.0.1", 0, keys)
     url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     server = Server(create_app(service, keys=keys, hosts=("127.0.0.1",)), time_s=service.limits.time_s)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

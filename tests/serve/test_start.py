@@ -9,8 +9,7 @@ import pytest
 from tests import tiny
 from tests.serve.live import ABOUT, rename_base
 from tunewright.adapters import folder
-from tunewright.adapters.parts import Decoding
-from tunewright.adapters.reasoning import Reasoning
+from tunewright.adapters.parts import Decoding, Reasoning
 from tunewright.cli.serve import _tasks as served_tasks
 from tunewright.errors import AdapterError, ConfigError, StateError
 from tunewright.releases.state import State

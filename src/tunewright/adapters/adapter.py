@@ -12,27 +12,28 @@ from typing import Any, get_args, get_type_hints
 import torch
 from torch import Tensor
 
-from tunewright.adapters.floors import CopiedInput, NearestTarget
 from tunewright.adapters.members import Members
 from tunewright.adapters.parts import (
     Calibration,
     Candidates,
+    CopiedInput,
     Decoding,
     DemonstrationPool,
     Head,
     Lora,
+    NearestTarget,
     Part,
     Prefix,
+    Reasoning,
     SoftPrompt,
     Template,
     Thresholds,
+    Tuner,
     Verbalizer,
     Weights,
 )
 from tunewright.adapters.prompt_encoder import PromptEncoder
-from tunewright.adapters.reasoning import Reasoning
 from tunewright.adapters.retriever import Retriever
-from tunewright.adapters.tuner import Tuner
 
 BODY_PARTS = ("template", "retriever", "soft_prompt", "prefix", "lora", "tuner", "weights")
 

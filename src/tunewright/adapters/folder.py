@@ -7,8 +7,7 @@ from typing import Any
 
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter, BaseIdentity
-from tunewright.adapters.parts import MISFITS, Part
-from tunewright.adapters.tuner import Tuner
+from tunewright.adapters.parts import MISFITS, Part, Tuner
 from tunewright.errors import AdapterError
 from tunewright.files import whole_folder
 

@@ -5,16 +5,18 @@ Shapes: P virtual tokens, D model width, L layers, H key/value heads, d head wid
 
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from functools import cache, cached_property
+from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from tunewright.prompts.template import Prompt
+from tunewright.prompts.tf_idf import TfIdf
 
 Settings = Mapping[str, object]
 """JSON values only."""
@@ -285,3 +287,90 @@ class Calibration(Part):
 
     def check(self) -> None:
         assert 0 < self.temperature < math.inf, "a temperature is positive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reasoning(Part):
+    """The base writes its reasoning, then a cue, then its answer (Wei et al. 2022, section 2)."""
+
+    cue: str
+    """Stands between the two."""
+    full_stop: bool = False
+    """Whether a full stop at the end is part of an answer in text."""
+
+    def answer(self, text: str) -> str:
+        """What follows the last cue, to the end of its line; empty where there is no cue: such an answer is illegal."""
+        _, cue, rest = text.rpartition(self.cue)
+        line = rest.strip().partition("\n")[0].strip() if cue else ""
+        return line if self.full_stop else line.removesuffix(".").strip()
+
+    def check(self) -> None:
+        assert self.cue.strip(), "a cue can be found"
+
+
+def voted(answers: Sequence[str]) -> str:
+    """The answer that most give, but for white space, the first of equals; illegal ones, which are empty, do not count.
+
+    Self-consistency (Wang et al. 2023, section 2).
+    """
+    counts = Counter(" ".join(answer.split()) for answer in answers)
+    del counts[""]
+    if not counts:
+        return ""
+    return next(answer for answer in answers if " ".join(answer.split()) == counts.most_common(1)[0][0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopiedInput(Part):
+    """The answer is the input."""
+
+    def answers(self, texts: Sequence[str]) -> list[str]:
+        """To each text."""
+        return list(texts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestTarget(Part):
+    """The answer is the target of the training input with the most similar words."""
+
+    texts: tuple[str, ...]
+    """Training inputs."""
+    targets: tuple[str, ...]
+    """Of each."""
+
+    @cached_property
+    def _index(self) -> TfIdf:
+        return TfIdf(self.texts)
+
+    def answers(self, texts: Sequence[str]) -> list[str]:
+        """To each text."""
+        return [self.targets[k] for k in self._index.nearest(texts).tolist()] if texts else []
+
+    def check(self) -> None:
+        assert 0 < len(self.texts) == len(self.targets), "a target for each text"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuner(Part):
+    """An opaque adapter of PEFT's. Its rows need a forward pass of their own."""
+
+    config: Mapping[str, Any]
+    """PEFT's settings, JSON values, with the layers it changes by their names in the bare base."""
+    values: Mapping[str, Tensor]
+    """Name in PEFT's file -> value."""
+    trained: tuple[str, ...]
+    """Names of those that learn; the others are drawn once. None of them where PEFT's file is all that is known."""
+    mixes: ClassVar[bool] = False
+
+    @property
+    def kind(self) -> str:
+        """PEFT's name for it, such as `IA3`."""
+        return str(self.config["peft_type"])
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self.values)
+
+    @classmethod
+    def build(cls, settings: Settings, tensors: Mapping[str, Tensor]) -> Self:
+        trained = cast(list[str], settings["trained"])
+        return cls(config=cast(dict[str, Any], settings["config"]), values=dict(tensors), trained=tuple(trained))

@@ -18,9 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tunewright.adapters.parts import MISFITS, Lora, Part, Prefix, SoftPrompt
+from tunewright.adapters.parts import MISFITS, Lora, Part, Prefix, SoftPrompt, Tuner
 from tunewright.adapters.prompt_encoder import INPUTS, PromptEncoder
-from tunewright.adapters.tuner import Tuner
 from tunewright.errors import AdapterError
 
 CONFIG_FILE = "adapter_config.json"

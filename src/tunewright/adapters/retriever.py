@@ -7,14 +7,33 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 from torch import Tensor
 
 from tunewright.adapters.parts import Part
 from tunewright.prompts.bm25 import BM25
-from tunewright.prompts.vector_store import InMemory, VectorStore
+
+
+class VectorStore(Protocol):
+    """Vectors, of which the nearest are asked for: in an adapter, or elsewhere (see `pgvector`)."""
+
+    def nearest(self, vector_D: Tensor, count: int) -> Sequence[int]:
+        """Positions of those of highest inner product, at most so many: the highest first, of equals the first."""
+        ...
+
+
+class InMemory:
+    """Vectors of an adapter's own, fp32, out of a file whose hash was compared."""
+
+    def __init__(self, vectors_ND: Tensor) -> None:
+        self._vectors_ND = vectors_ND
+
+    def nearest(self, vector_D: Tensor, count: int) -> Sequence[int]:
+        scores_N = self._vectors_ND @ vector_D.to(self._vectors_ND)
+        found: list[int] = scores_N.argsort(descending=True, stable=True)[:count].tolist()
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

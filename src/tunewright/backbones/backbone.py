@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tunewright.adapters.adapter import Adapter, BaseIdentity
-from tunewright.adapters.parts import Lora, Prefix, Weights
-from tunewright.adapters.tuner import Tuner
+from tunewright.adapters.parts import Lora, Prefix, Tuner, Weights
 from tunewright.backbones import answers
 from tunewright.backbones.base import Base, Encoding, Row, together
 from tunewright.backbones.checkpoint import Checkpoint

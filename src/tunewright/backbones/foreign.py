@@ -5,9 +5,8 @@ from pathlib import Path
 
 from tunewright.adapters import peft_format
 from tunewright.adapters.adapter import PARTS, Adapter
-from tunewright.adapters.parts import Lora, Prefix
+from tunewright.adapters.parts import Lora, Prefix, Tuner
 from tunewright.adapters.prompt_encoder import PromptEncoder
-from tunewright.adapters.tuner import Tuner
 from tunewright.backbones.base import Base
 from tunewright.backbones.tuners import renamed
 from tunewright.errors import AdapterError

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Thresholds
-from tunewright.adapters.reasoning import voted
+from tunewright.adapters.parts import Thresholds, voted
 from tunewright.backbones.base import Base, Encoding, Row, member_rows, row_generator
 from tunewright.backbones.tokens import by_length
 from tunewright.types import BETWEEN_LABELS, Example, Prediction, whole_text

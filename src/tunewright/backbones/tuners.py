@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tunewright.adapters.parts import MISFITS
+from tunewright.adapters.parts import MISFITS, Tuner
 from tunewright.adapters.peft_format import ABOUT_FILES
-from tunewright.adapters.tuner import Tuner
 from tunewright.errors import AdapterError
 from tunewright.runtime import quiet_libraries
 

@@ -81,20 +81,21 @@ def _requirements(
     Raises:
         ConfigError: Every fault at once.
     """
+    from tunewright.data.rules import number
     from tunewright.evaluation.metrics import METRICS
     from tunewright.evaluation.named import is_code
 
     faults, minima = [], []
     for given in minimum or ():
         name, _, text = given.partition("=")
-        value = _number(text)
+        value = number(text)
         if name not in METRICS and not is_code(name):
             faults.append(unknown("metric", name, METRICS))
         elif value is None or not 0 <= value <= 1:
             faults.append(f"`--min {name}` must be a number from 0 to 1. Got {text!r}. Write --min {name}=0.9.")
         else:
             minima.append((name, value))
-    points = None if margin is None else _number(margin)
+    points = None if margin is None else number(margin)
     if margin is not None and (points is None or not 0 <= points < 100):
         faults.append(f"`margin` must be a number from 0 to 100. Got {margin!r}.")
     if margin is not None and old is None:
@@ -104,13 +105,6 @@ def _requirements(
     if faults:
         raise ConfigError(faults)
     return minima, points
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _who(run: "RunRecord", folder: Path, wanted: str | None) -> str:

@@ -51,7 +51,7 @@ def serve(
     prefix_bytes, text_bytes = _bytes("prefix-cache", prefix_cache), _bytes("text-cache", text_cache)
     keys = None if api_keys is None else key_file.Keys.read(api_keys)
     tasks, opened = _tasks(folders, state, keep_texts)
-    listening = server.bind(server.Address(host=host, port=port), keys)
+    listening = server.bind(host, port, keys)
     from tunewright.serve.gate import Limits
     from tunewright.serve.service import Service  # torch
 

@@ -59,22 +59,15 @@ def split_folds(given: Given, config: RunConfig, num_folds: int) -> tuple[Datase
     parts = [f"fold {number + 1}" for number in range(num_folds)]
     groups, noticed = group_rows(examples, parts, config.data, "use fewer --folds")
     split_rng, rows_rng, *repeat_rngs = np.random.default_rng(config.seed).spawn(2 + config.repeats)
-    folds = [
-        Fold(repeat=repeat, number=number, splits=splits)
-        for repeat, rng in enumerate(repeat_rngs)
-        for number, splits in enumerate(_one_repeat(given, groups, num_folds, config, rng))
-    ]
+    labels, folds = [str(example.label) for example in examples], list[Fold]()
+    for repeat, rng in enumerate(repeat_rngs):
+        fold_rng, *rngs = rng.spawn(1 + num_folds)
+        held = assign_folds(labels, groups, num_folds, fold_rng)
+        splits = [_held_out(given, groups, held, number, config, rng) for number, rng in enumerate(rngs)]
+        folds += [Fold(repeat=repeat, number=number, splits=each) for number, each in enumerate(splits)]
     rows = {**split_rows(examples, groups, _SEARCH, split_rng), "test": examples}
     check_train(examples, rows["train"], config.data)
     return to_dataset(given, rows, noticed, config, rows_rng), tuple(folds)
-
-
-def _one_repeat(
-    given: Given, groups: Sequence[int], num_folds: int, config: RunConfig, rng: np.random.Generator
-) -> list[Splits]:
-    fold_rng, *rngs = rng.spawn(1 + num_folds)
-    folds = assign_folds([str(e.label) for e in given.rows["train"]], groups, num_folds, fold_rng)
-    return [_held_out(given, groups, folds, k, config, rng) for k, rng in enumerate(rngs)]
 
 
 def _held_out(

@@ -155,8 +155,9 @@ def to_dataset(
         ConfigError: The label descriptions do not fit the labels.
     """
     to_task = {"generate": _generating, "choose": _choosing}.get(config.task, _classifying)
-    rows, task, noticed = to_task(given, rows, noticed, config, rng)
-    noticed += slice_rows(parse_rules(config.slice), rows["test"])[1]
+    train, limited = limit_train(rows["train"], config.rows, rng)
+    task, rows, said = to_task(given, rows, train, config)
+    noticed = [*noticed, *said, *limited, *slice_rows(parse_rules(config.slice), rows["test"])[1]]
     return Dataset(
         task=task,
         splits=Splits(train=rows["train"], dev=rows["dev"], test=rows["test"]),
@@ -168,44 +169,37 @@ def to_dataset(
     )
 
 
-def _generating(
-    given: Given, rows: Rows, noticed: Sequence[Notice], config: RunConfig, rng: np.random.Generator
-) -> tuple[Rows, Task, list[Notice]]:
+Made = tuple[Task, Rows, list[Notice]]
+"""A task, its rows, and what was noticed of them."""
+
+
+def _generating(given: Given, rows: Rows, train: tuple[Example, ...], config: RunConfig) -> Made:
     """A task of texts: every row trains, every input is judged once, against all that is right for it."""
-    train, limited = limit_train(rows["train"], config.rows, rng)
     dev, cut = limit_dev(by_input(rows["dev"], given.asked))
     judged = by_input(rows["test"], given.asked)
-    task = _task(given, config, (), {})
-    said = [*noticed, *target_notices(train, judged), *cut, *limited]
-    return {"train": train, "dev": dev, "test": judged}, task, said
+    split = {"train": train, "dev": dev, "test": judged}
+    return _task(given, config, (), {}), split, [*target_notices(train, judged), *cut]
 
 
-def _choosing(
-    given: Given, rows: Rows, noticed: Sequence[Notice], config: RunConfig, rng: np.random.Generator
-) -> tuple[Rows, Task, list[Notice]]:
+def _choosing(given: Given, rows: Rows, train: tuple[Example, ...], config: RunConfig) -> Made:
     """A task of rows with candidates of their own, whose numbers are the labels."""
     labels = tuple(str(number) for number, _ in enumerate(config.choices, 1))
-    train, limited = limit_train(rows["train"], config.rows, rng)
-    task = _task(given, config, labels, {label: label for label in labels})
-    return {**rows, "train": train}, task, [*noticed, *limited]
+    return _task(given, config, labels, {label: label for label in labels}), {**rows, "train": train}, []
 
 
-def _classifying(
-    given: Given, rows: Rows, noticed: Sequence[Notice], config: RunConfig, rng: np.random.Generator
-) -> tuple[Rows, Task, list[Notice]]:
+def _classifying(given: Given, rows: Rows, train: tuple[Example, ...], config: RunConfig) -> Made:
     """A task of labels, of which a row has one or may have several."""
     several = config.task == "multi-label"
     known = (label for split in ("train", "dev") for example in rows[split] for label in strata(example))
     labels = label_order(label for label in known if label or not several)
-    noticed = [*noticed, *_label_notices(rows, labels), *_meaningless(labels, config.descriptions)]
-    train, limited = limit_train(rows["train"], config.rows, rng)
-    limited += set_notices(train) if several else _imbalance(train, config.metric)
+    said = [*_label_notices(rows, labels), *_meaningless(labels, config.descriptions)]
+    said += set_notices(train) if several else _imbalance(train, config.metric)
+    said += absent_terms(swapped_rows(config.swap, rows["test"]))
     in_test = {label for example in rows["test"] for label in strata(example)}
-    noticed += absent_terms(swapped_rows(config.swap, rows["test"]))
     if config.error_costs is not None:
         error_costs(labels, config.error_costs, also_known=in_test)
     task = _task(given, config, labels, describe(labels, config.descriptions, also_known=in_test))
-    return {**rows, "train": train}, task, [*noticed, *limited]
+    return task, {**rows, "train": train}, said
 
 
 def _task(given: Given, config: RunConfig, labels: tuple[str, ...], descriptions: Mapping[str, str]) -> Task:

@@ -66,7 +66,7 @@ def parse_rules(given: Sequence[str]) -> tuple[Rule, ...]:
         column, sign, value = ("", None, "") if match is None else match.group("column", "sign", "value")
         rule = Rule(column=column.strip(), sign=sign and sign.replace("==", "="), value=(value or "").strip())
         needs_number = rule.sign not in (None, "=") or rule.column == LENGTH
-        if not rule.column or (rule.sign and not rule.value) or (needs_number and _number(rule.value) is None):
+        if not rule.column or (rule.sign and not rule.value) or (needs_number and number(rule.value) is None):
             faults.append(f"`slice` must be a column, or a rule such as len>200, amount<=9.5 or lang=de. Got {text!r}.")
         elif rule in rules:
             faults.append(f"`slice` names {str(rule)!r} twice. Name each once.")
@@ -143,8 +143,8 @@ def _by_condition(rule: Rule, rows: Sequence[Example]) -> dict[str, list[int]]:
     holds, opposite = _OPERATORS[rule.sign]
     cells = [(k, _cell(rule, row)) for k, row in enumerate(rows)]
     given = [(k, cell) for k, cell in cells if cell]
-    numbers = [(k, _number(cell)) for k, cell in given]
-    bound = _number(rule.value)
+    numbers = [(k, number(cell)) for k, cell in given]
+    bound = number(rule.value)
     if rule.sign == "=" and (bound is None or any(number is None for _, number in numbers)):
         found = {k for k, cell in given if cell == rule.value}
     else:
@@ -168,9 +168,10 @@ def _cell(rule: Rule, row: Example) -> str:
     return row.fields[rule.column].strip()
 
 
-def _number(text: str) -> float | None:
+def number(text: str) -> float | None:
+    """A finite one; None for any other text."""
     try:
-        number = float(text)
+        value = float(text)
     except ValueError:
         return None
-    return number if np.isfinite(number) else None
+    return value if np.isfinite(value) else None

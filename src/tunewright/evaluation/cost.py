@@ -45,11 +45,8 @@ class Prices:
 
     def __post_init__(self) -> None:
         faults = [_not_a_price(name, value) for name in _PRICES if not _is_price(value := getattr(self, name))]
-        faults += [
-            f"`{name}` must be > 0. Got {value:g}."
-            for name in _VOLUMES
-            if not 0 < (value := getattr(self, name)) < math.inf
-        ]
+        volumes = {name: getattr(self, name) for name in _VOLUMES}
+        faults += [_not_a_price(n, value, ">") for n, value in volumes.items() if not (_is_price(value) and value > 0)]
         if faults:
             raise ConfigError(faults)
 
@@ -110,33 +107,27 @@ def read_prices(
             numbers out of range.
     """
     given = {} if path is None else read_yaml(Path(path))
-    found, priced = given.pop(_OUTSIDE, {}), given.pop(_MODELS, {})
-    outside = found if isinstance(found, dict) else {}
+    outside, priced = given.pop(_OUTSIDE, {}), given.pop(_MODELS, {})
     allowed = [f.name for f in fields(Prices)]
-    faults = [
-        f"{path}: {unknown('price', name, [*allowed, _OUTSIDE, _MODELS])}" for name in given if name not in allowed
-    ]
-    if not isinstance(found, dict):
-        faults.append(f"{path}: `outside` must hold `NAME: US dollars for 1000 requests` lines. Got {found!r}.")
-    numbers = {name: value for name, value in given.items() if name in allowed}
-    faults += [f"{path}: `{k}` must be a number. Got {v!r}." for k, v in numbers.items() if not _is_number(v)]
-    numbers = {name: value for name, value in numbers.items() if _is_number(value)}
-    faults += [f"{path}: {_not_a_price(f'outside: {k}', v)}" for k, v in outside.items() if not _is_price(v)]
+    faults = [unknown("price", name, [*allowed, _OUTSIDE, _MODELS]) for name in given if name not in allowed]
+    if not isinstance(outside, dict):
+        faults.append(f"`outside` must hold `NAME: US dollars for 1000 requests` lines. Got {outside!r}.")
+        outside = {}
+    faults += [_not_a_price(f"outside: {k}", v) for k, v in outside.items() if not _is_price(v)]
     models, wrong = _token_prices(priced)
-    faults += [f"{path}: {fault}" for fault in wrong]
+    faults += wrong
     if requests_per_day is not None:
-        numbers["requests_per_month"] = requests_per_day * _DAYS_PER_MONTH
+        given["requests_per_month"] = requests_per_day * _DAYS_PER_MONTH
     if months is not None:
-        numbers["months"] = months
+        given["months"] = months
     prices = Prices()
     try:
-        prices = Prices(**numbers)
+        prices = Prices(**{name: value for name, value in given.items() if name in allowed})
     except ConfigError as error:
-        faults += error.faults if path is None else [f"{path}: {fault}" for fault in error.faults]
+        faults += error.faults
     if faults:
-        raise ConfigError(faults)
-    usual = {str(name): float(usd) for name, usd in outside.items()}
-    return PriceList(prices=prices, outside=usual, models=models)
+        raise ConfigError(faults if path is None else [f"{path}: {fault}" for fault in faults])
+    return PriceList(prices=prices, outside={str(k): float(usd) for k, usd in outside.items()}, models=models)
 
 
 def _token_prices(content: object) -> tuple[dict[str, TokenPrices], list[str]]:
@@ -158,17 +149,13 @@ def _token_prices(content: object) -> tuple[dict[str, TokenPrices], list[str]]:
     return found, faults
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _is_price(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
-def _not_a_price(name: str, value: object) -> str:
-    got = f"{value:g}" if isinstance(value, float) else f"{value!r}"
-    return f"`{name}` must be >= 0. Got {got}."
+def _not_a_price(name: str, value: object, sign: str = ">=") -> str:
+    got = f"{value:g}" if isinstance(value, float) else repr(value)
+    return f"`{name}` must be {sign} 0. Got {got}."
 
 
 def time_limit_s(budget_s: float | None, max_cost: float | None, prices: Prices) -> float | None:

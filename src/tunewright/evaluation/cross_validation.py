@@ -17,7 +17,7 @@ from scipy import special
 from tunewright.evaluation import bootstrap, statistics
 from tunewright.evaluation.cost import Prices
 from tunewright.evaluation.decision import check, conclude
-from tunewright.evaluation.evidence import Duel, Evidence, Standing, gather
+from tunewright.evaluation.evidence import Duel, Evidence, Standing
 from tunewright.evaluation.metrics import FloatArray, IntArray, Scorer, StatsArray
 from tunewright.runs.comparison import Decision, Pair
 from tunewright.types import Estimate
@@ -78,7 +78,7 @@ def decide_folds(
     """
     check(entries)
     evidence = weigh_folds(entries, scorer, fold_RN)
-    decided = conclude(evidence, scorer, rng, margin_points, prices=prices, num_replicates=num_replicates)
+    decided = conclude(evidence, rng, margin_points, prices=prices, num_replicates=num_replicates)
     return decided, evidence.pairs
 
 
@@ -102,15 +102,15 @@ def weigh_folds(entries: Sequence[FoldEntry], scorer: Scorer, fold_RN: IntArray)
     scores_KN = np.array([_scores(entry.stats_RNM, scorer) for entry in ordered])
     ratio = _test_to_train(fold_RN)
     duels = [_duel((a, b), values_KJ, scores_KN, ratio) for a, b in combinations(range(len(ordered)), 2)]
-    return gather(
-        ordered,
-        duels,
-        statistics.holm([duel.measured.p_value for duel in duels]),
+    return Evidence(
+        entries=ordered,
         answers=list(np.stack([entry.stats_RNM for entry in ordered], axis=1)),
         estimates=[fold_estimate(entry.stats_RNM, fold_RN, scorer) for entry in ordered],
         values_K=values_KJ.mean(axis=1),
         scorer=scorer,
         num_folds=int(fold_RN.max()) + 1,
+        duels=duels,
+        adjusted_P=statistics.holm([duel.measured.p_value for duel in duels]),
     )
 
 

@@ -57,7 +57,7 @@ def decide(
     check(candidates)
     evidence = weigh(candidates, scorer, rng, num_resamples)
     at_most = min(num_replicates, num_resamples)
-    decided = conclude(evidence, scorer, rng, margin_points, num_replicates=at_most, prices=prices)
+    decided = conclude(evidence, rng, margin_points, num_replicates=at_most, prices=prices)
     return decided, evidence.pairs
 
 
@@ -74,7 +74,6 @@ def check(candidates: Sequence[Standing]) -> None:
 
 def conclude(
     evidence: Evidence,
-    scorer: Scorer,
     rng: Generator,
     margin_points: float,
     *,
@@ -85,7 +84,6 @@ def conclude(
 
     Args:
         evidence: All pairs.
-        scorer: Metric, and what is right.
         rng: Source of randomness of the repeated choice.
         margin_points: Points, out of 100, that a cheaper candidate may lose.
         prices: For the record; the defaults when None.
@@ -95,7 +93,7 @@ def conclude(
     def pick(values_RK: FloatArray) -> IntArray:
         return choose(values_RK, evidence.slack_KK, margin_points / 100)
 
-    repeated = bootstrap.winner_corrected(scorer, evidence.answers, pick, rng, num_replicates=num_replicates)
+    repeated = bootstrap.winner_corrected(evidence.scorer, evidence.answers, pick, rng, num_replicates=num_replicates)
     recommended = int(pick(evidence.values_K[None])[0])
     verdict, measured = _verdict(evidence, recommended), evidence.estimates[recommended].value
     return Decision(

@@ -6,6 +6,7 @@ Shapes: N rows, R resamples, K candidates, cheapest first, P pairs of them, M st
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.random import Generator
@@ -55,26 +56,64 @@ class Duel:
     """As in `statistics.rows_needed`."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
-    """What the rows say about the candidates, cheapest first."""
+    """What the rows say about the candidates, cheapest first, whatever test compared them."""
 
     entries: Sequence[Standing]
     answers: Sequence[Sequence[StatsArray]]
     """Statistics of each entry in each repeat; one repeat for test rows."""
     estimates: Sequence[Estimate]
     """Metric of each entry with its interval."""
-    metric: str
-    num_rows: int
+    values_K: FloatArray
+    """Metric of each entry."""
+    scorer: Scorer
+    """Metric, and what is right."""
     num_folds: int | None = None
     """Of a cross-validation, which speaks of methods; None for test rows, which speak of artefacts."""
-    values_K: FloatArray
-    pairs: tuple[Pair, ...]
-    adjusted_KK: FloatArray
+    duels: Sequence[Duel]
+    """All pairs of entries, a < b."""
+    adjusted_P: Sequence[float] | FloatArray
     """P-value of each pair, adjusted for all pairs."""
-    disagreement_KK: FloatArray
-    slack_KK: FloatArray
-    """[i, j]: how far below the difference of i from j its one-sided 95% lower bound lies."""
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """As `comparison.json` has them."""
+        return tuple(
+            Pair(
+                a=self.entries[duel.a].id,
+                b=self.entries[duel.b].id,
+                difference=duel.measured.value,
+                low=duel.measured.low,
+                high=duel.measured.high,
+                p_value=duel.measured.p_value,
+                p_adjusted=float(p_adjusted),
+            )
+            for duel, p_adjusted in zip(self.duels, self.adjusted_P, strict=True)
+        )
+
+    @cached_property
+    def adjusted_KK(self) -> FloatArray:  # noqa: N802
+        """P-value of each pair, adjusted for all pairs."""
+        return self._square(self.adjusted_P, self.adjusted_P)
+
+    @cached_property
+    def disagreement_KK(self) -> FloatArray:  # noqa: N802
+        """As in `statistics.rows_needed`."""
+        found_P = [duel.disagreement for duel in self.duels]
+        return self._square(found_P, found_P)
+
+    @cached_property
+    def slack_KK(self) -> FloatArray:  # noqa: N802
+        """[i, j]: how far below the difference of i from j its one-sided 95% lower bound lies."""
+        return self._square([duel.slack_ab for duel in self.duels], [duel.slack_ba for duel in self.duels])
+
+    def _square(self, ab_P: Sequence[float] | FloatArray, ba_P: Sequence[float] | FloatArray) -> FloatArray:
+        """A number of each pair, seen from either side; 1 on the diagonal."""
+        found_KK = np.ones((len(self.entries), len(self.entries)))
+        a_P, b_P = [duel.a for duel in self.duels], [duel.b for duel in self.duels]
+        found_KK[a_P, b_P], found_KK[b_P, a_P] = ab_P, ba_P
+        return found_KK
 
     @property
     def best(self) -> int:
@@ -127,7 +166,7 @@ class Evidence:
         disagreement = float(np.median(self.disagreement_KK[self.best, readers]))
         if disagreement == 0:
             return None
-        return statistics.minimum_detectable_difference(disagreement, self.num_rows, alpha=self.alpha)
+        return statistics.minimum_detectable_difference(disagreement, self.scorer.num_rows, alpha=self.alpha)
 
     @property
     def alpha(self) -> float:
@@ -157,60 +196,14 @@ def weigh(candidates: Sequence[Entry], scorer: Scorer, rng: Generator, num_resam
     values_K = np.array([scorer.value(stats_NM) for stats_NM in stats_KNM])
     compare = _by_counts if scorer.is_binomial else _by_resamples
     duels, adjusted_P = compare(scorer, stats_KNM, values_K, rng, num_resamples)
-    return gather(
-        entries,
-        duels,
-        np.maximum(adjusted_P, [duel.measured.p_value for duel in duels]),
+    return Evidence(
+        entries=entries,
         answers=[stats_KNM],
         estimates=[entry.test for entry in entries],
         values_K=values_K,
         scorer=scorer,
-    )
-
-
-def gather(
-    entries: Sequence[Standing],
-    duels: Sequence[Duel],
-    adjusted_P: Sequence[float] | FloatArray,
-    *,
-    answers: Sequence[Sequence[StatsArray]],
-    estimates: Sequence[Estimate],
-    values_K: FloatArray,
-    scorer: Scorer,
-    num_folds: int | None = None,
-) -> Evidence:
-    """The evidence of all pairs, whatever test compared them.
-
-    Args:
-        entries: Cheapest first.
-        duels: All pairs of them, a < b.
-        adjusted_P: P-value of each pair, adjusted for all.
-        answers: Statistics of each entry in each repeat.
-        estimates: Metric of each entry with its interval.
-        values_K: Metric of each entry.
-        scorer: Metric, and what is right.
-        num_folds: Of a cross-validation; None for test rows.
-    """
-    adjusted_KK, disagreement_KK, slack_KK = np.ones((3, len(entries), len(entries)))
-    a_P, b_P = [duel.a for duel in duels], [duel.b for duel in duels]
-    adjusted_KK[a_P, b_P] = adjusted_KK[b_P, a_P] = adjusted_P
-    disagreement_KK[a_P, b_P] = disagreement_KK[b_P, a_P] = [duel.disagreement for duel in duels]
-    slack_KK[a_P, b_P] = [duel.slack_ab for duel in duels]
-    slack_KK[b_P, a_P] = [duel.slack_ba for duel in duels]
-    return Evidence(
-        entries=entries,
-        answers=answers,
-        estimates=estimates,
-        metric=scorer.metric.name,
-        num_rows=scorer.num_rows,
-        num_folds=num_folds,
-        values_K=values_K,
-        pairs=tuple(
-            _pair(entries, duel, float(p_adjusted)) for duel, p_adjusted in zip(duels, adjusted_P, strict=True)
-        ),
-        adjusted_KK=adjusted_KK,
-        disagreement_KK=disagreement_KK,
-        slack_KK=slack_KK,
+        duels=duels,
+        adjusted_P=np.maximum(adjusted_P, [duel.measured.p_value for duel in duels]),
     )
 
 
@@ -259,16 +252,3 @@ def _by_resamples(
         slack_ab, slack_ba = value - low, high - value
         duels.append(Duel(a=a, b=b, measured=measured, slack_ab=slack_ab, slack_ba=slack_ba, disagreement=disagreement))
     return duels, max_t.by_resamples(values_RP, values_P, scorer.num_units)
-
-
-def _pair(entries: Sequence[Standing], duel: Duel, p_adjusted: float) -> Pair:
-    """The pair as `comparison.json` has it."""
-    return Pair(
-        a=entries[duel.a].id,
-        b=entries[duel.b].id,
-        difference=duel.measured.value,
-        low=duel.measured.low,
-        high=duel.measured.high,
-        p_value=duel.measured.p_value,
-        p_adjusted=p_adjusted,
-    )

@@ -202,18 +202,14 @@ def _one_in_labels(counts_C: Sequence[int], _: int) -> float:
     return 1 / sum(count > 0 for count in counts_C)
 
 
-def _nothing(_counts_C: Sequence[int], _num_rows: int) -> float:
-    """A constant answer, or a guess, correlates with nothing."""
-    return 0.0
-
-
 METRICS = table(
     Metric(
         name="accuracy", kinds=("classify", "multi-label", "choose"), stats=_right, of_sums=mean, is_mean=True,
         is_proportion=True, chance=_largest_share,
     ),
     Metric(name="macro-f1", kinds=("classify",), stats=_hits, of_sums=_macro_f1, chance=_one_in_labels),
-    Metric(name="mcc", kinds=("classify",), stats=_confusions, of_sums=_mcc, chance=_nothing),
+    # A constant answer, or a guess, correlates with nothing.
+    Metric(name="mcc", kinds=("classify",), stats=_confusions, of_sums=_mcc, chance=lambda _counts, _rows: 0.0),
     Metric(name="multi-label-micro-f1", kinds=("multi-label",), stats=label_sets.hits, of_sums=label_sets.micro_f1),
     Metric(name="multi-label-macro-f1", kinds=("multi-label",), stats=label_sets.hits, of_sums=_macro_f1),
     Metric(name="rouge-l", kinds=("generate",), stats=texts.rouge_l, of_sums=mean, is_mean=True),

@@ -47,7 +47,7 @@ def explain(verdict: Verdict, evidence: Evidence, recommended: int, margin_point
     name = evidence.entries[recommended].id
     subject = name if evidence.num_folds is None else f"The method {name}"
     between = f"95% interval {estimate.low * 100:.1f} to {percent(estimate.high)}"
-    measured = f"{evidence.metric} {percent(estimate.value)} on {estimate.n} {_rows(evidence)} ({between})"
+    measured = f"{evidence.scorer.metric.name} {percent(estimate.value)} on {estimate.n} {_rows(evidence)} ({between})"
     caveat = "" if evidence.num_folds is None else f". {_ABOUT_METHODS}"
     return f"{subject} is recommended: {measured}; {tails[verdict]()}{caveat}."
 

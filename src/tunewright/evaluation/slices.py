@@ -4,19 +4,17 @@ Shapes: N rows, R resamples, M statistics of a row.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.random import Generator
 
+from tunewright.data.rules import Members
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.metrics import IntArray, Scorer, StatsArray
 from tunewright.evaluation.statistics import ALPHA, LEVEL, wilson
 from tunewright.runs.measurements import Flips, Gap, Slice
 from tunewright.types import Estimate
-
-Members = Mapping[str, IntArray]
-"""Name of a slice -> positions of its rows."""
 
 
 def by_slice(

@@ -9,8 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.parts import Decoding
-from tunewright.adapters.reasoning import Reasoning
+from tunewright.adapters.parts import Decoding, Reasoning
 from tunewright.data.labels import in_words
 from tunewright.methods.base import Choice, Material, Method, Space
 from tunewright.methods.prompting import asking, prompts, shown, templates

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.floors import CopiedInput
+from tunewright.adapters.parts import CopiedInput
 from tunewright.methods.base import Material, Method
 from tunewright.types import Params
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tunewright.adapters.adapter import Adapter
-from tunewright.adapters.floors import NearestTarget
+from tunewright.adapters.parts import NearestTarget
 from tunewright.methods.base import Material, Method
 from tunewright.types import Params, whole_text
 

@@ -126,10 +126,6 @@ def _vllm(adapter: Adapter, out: Path, source: str, text: str) -> None:
     write_json(out, payload.body(vectors_ND, decoding_of(adapter), model=source))
 
 
-def _text(adapter: Adapter, out: Path, _source: str, _: str) -> None:
-    write_text(out, "\n\n".join(in_words(adapter)) + "\n")
-
-
 def decoding_of(adapter: Adapter) -> Decoding:
     """How the adapter answers in text; the defaults where it does not say."""
     return Decoding() if adapter.decoding is None else adapter.decoding
@@ -178,5 +174,5 @@ _WRITERS: Mapping[Target, Callable[[Adapter, Path, str, str], None]] = {
     "peft": _peft,
     "vllm": _vllm,
     "merged": _merged,
-    "text": _text,
+    "text": lambda adapter, out, _source, _text: write_text(out, "\n\n".join(in_words(adapter)) + "\n"),
 }

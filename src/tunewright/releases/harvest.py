@@ -1,5 +1,6 @@
 """From feedback to labelled rows: the next version of the data."""
 
+import contextlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from tunewright.errors import RegistryError, RunError, counted
 from tunewright.files import read_json
-from tunewright.releases.entries import Feedback, Version
+from tunewright.releases.entries import Feedback
 from tunewright.releases.state import State
 
 
@@ -48,7 +49,9 @@ def harvest(state: State, task: str) -> Harvest:
     Raises:
         RegistryError: No such task, or its rows are more than texts.
     """
-    record = _record(state.versions(task)[-1])
+    record: dict[str, Any] = {}
+    with contextlib.suppress(RunError):  # the folder is gone
+        record = dict(read_json(Path(state.versions(task)[-1].folder) / "adapter.json"))
     parts, column = record.get("parts", {}), "target" if record.get("labels") == [] else "label"
     every = (parts, *parts.get("members", {}).get("members", ()))
     if "candidates" in parts or any(each.get("template", {}).get("columns") for each in every):
@@ -76,13 +79,6 @@ def harvest(state: State, task: str) -> Harvest:
         num_without_text=counts["text"],
         num_without_answer=counts["answer"],
     )
-
-
-def _record(version: Version) -> dict[str, Any]:
-    try:
-        return dict(read_json(Path(version.folder) / "adapter.json"))
-    except RunError:  # the folder is gone
-        return {}
 
 
 def _fault(each: Feedback) -> str | None:

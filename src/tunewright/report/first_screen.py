@@ -137,7 +137,10 @@ def _steps(run: RunRecord, folder: str) -> Iterator[Step]:
         yield _find_out(comparison, decision, winner)
     else:
         yield _take(winner, folder)
-        yield from _settle(comparison, decision)
+        nearest = next((item for item in decision.not_separated if item.rows_needed is not None), None)
+        if nearest is not None:
+            more = _more(nearest.rows_needed, comparison.task.n_test)
+            yield Step(sentence=Markup("To settle it against {}, {}.").format(text.line(nearest.id), more))
 
 
 def _take(winner: Candidate, folder: str) -> Step:
@@ -155,17 +158,6 @@ def _predict(winner: Candidate, folder: str) -> str | None:
         return None
     adapter = shlex.quote(f"{folder}/adapters/{text.line(winner.id, 200)}/seed-{seed}")
     return f"tunewright predict {adapter} FILE"
-
-
-def _settle(comparison: Comparison, decision: Decision) -> Iterator[Step]:
-    """How many rows would settle the nearest open question."""
-    nearest = next((item for item in decision.not_separated if item.rows_needed is not None), None)
-    if nearest is not None:
-        yield Step(
-            sentence=Markup("To settle it against {}, {}.").format(
-                text.line(nearest.id), _more(nearest.rows_needed, comparison.task.n_test)
-            )
-        )
 
 
 def _find_out(comparison: Comparison, decision: Decision, winner: Candidate) -> Step:
@@ -191,6 +183,7 @@ def _find_out(comparison: Comparison, decision: Decision, winner: Candidate) -> 
 
 
 def _more(needed: int | None, present: int) -> Markup:
+    """How many rows would settle a question."""
     assert needed is not None
     more = Markup("get about {} more test rows (about {} in all)")
     return more.format(numbers.count(max(1, needed - present)), numbers.count(needed))

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeVar
@@ -282,18 +282,14 @@ def _tuning(run: RunRecord) -> list[FamilySearch]:
     if domain is None:
         return []
     drawn = []
-    for family in _in_order(curve.family for curve in found):
+    present = dict.fromkeys(curve.family for curve in found)
+    for family in (*(f for f in FAMILIES if f in present), *(f for f in present if f not in FAMILIES)):
         of_family = [trial for trial in run.trials if str(trial.get("family", "")) == family]
         drawing = charts.search([curve for curve in found if curve.family == family], domain)
         ended = Counter(str(trial.get("status", "complete")) for trial in of_family)
         spent_s = sum(float(trial.get("seconds") or 0.0) for trial in of_family)
         drawn.append(FamilySearch(family=family, drawing=drawing, ended=dict(sorted(ended.items())), spent_s=spent_s))
     return drawn
-
-
-def _in_order(families: Iterable[str]) -> list[str]:
-    present = dict.fromkeys(families)
-    return [family for family in FAMILIES if family in present] + [name for name in present if name not in FAMILIES]
 
 
 def _climb(comparison: Comparison) -> Markup | None:

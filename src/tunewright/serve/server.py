@@ -6,7 +6,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -25,47 +24,37 @@ _IDLE_S = 30
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Address:
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether only this machine can reach it."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-
-def bind(address: Address, keys: Keys | None) -> socket.socket:
+def bind(host: str, port: int, keys: Keys | None) -> socket.socket:
     """Opens the socket before anything is loaded.
 
     Raises:
         ConfigError: Off loopback without keys, the port is taken, or there is no such address.
     """
-    if keys is None and not address.is_loopback:
+    if keys is None and not _is_loopback(host):
         raise ConfigError(
-            f"`--host {address.host}` can be reached from other machines: it needs --api-keys FILE. "
+            f"`--host {host}` can be reached from other machines: it needs --api-keys FILE. "
             "Make a key with `tunewright key NAME --file FILE`, or leave --host out."
         )
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((address.host, address.port))
+        listening.bind((host, port))
         listening.listen(1024)
     except OSError as error:
         listening.close()
-        where = f"{address.host}:{address.port}"
+        where = f"{host}:{port}"
         raise ConfigError(f"cannot listen on {where}: {error.strerror}. Choose another --host or --port.") from None
     listening.setblocking(False)
     return listening
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def url_of(listening: socket.socket) -> str:
