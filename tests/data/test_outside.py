@@ -179,7 +179,7 @@ def test_all_faults_of_all_files_at_once(tmp_path: Path) -> None:
     assert "1 of 3 test rows have no answer (first: d:9)" in missing
     assert "the most common label" in missing
     assert "1 of 3 test rows have answers that differ (first: d:2)" in differ
-    assert "1 ids are of no test row (first: d:77)" in unknown
+    assert "1 id is of no test row (first: d:77)" in unknown
     assert "1 of 3 test rows have an answer that is no label of the task (first: d:5): 'planes'" in strange
     assert "Allowed: 'food', 'music', 'travel'" in strange
     assert "no such file" in no_file

@@ -11,7 +11,7 @@ from tunewright.data.chats import REPLY, conversations, plain_text, with_reply
 from tunewright.data.formats import Row, quoted
 from tunewright.data.sets import to_sets
 from tunewright.data.tables import Table, read_table
-from tunewright.errors import ConfigError, DataError
+from tunewright.errors import ConfigError, DataError, counted
 from tunewright.types import BETWEEN_LABELS, Example, Prediction, Task, is_known
 
 ANSWER_NAMES = ("predicted", "prediction", "answer")
@@ -148,7 +148,8 @@ class _Given:
             ),
             (
                 self._unknown,
-                "ids are of no test row%s. Take them from test.jsonl of a run folder, or name rows by their texts.",
+                f"{'id is' if len(self._unknown) == 1 else 'ids are'} of no test row%s. Take them from test.jsonl of a "
+                "run folder, or name rows by their texts.",
             ),
         )
         faults = [f"{len(rows)} {sentence % _first(rows)}" for rows, sentence in said if rows]
@@ -178,8 +179,8 @@ class _Given:
             todo = "Add them, or leave out all columns p_<label>."
             return [f"probabilities of some labels alone: no column {quoted(lacking)}. {todo}"]
         wrong = [row for row, found in self._lines.items() if found and not self._shares(found[0])]
-        fault = f"the probabilities of {len(wrong)} test rows are not from 0 to 1 with a sum of 1{_first(wrong)}."
-        return [f"{fault} Mend them, or leave out the columns p_<label>."] if wrong else []
+        fault = f"the probabilities of {counted(len(wrong), 'test row')} are not from 0 to 1 with a sum of 1"
+        return [f"{fault}{_first(wrong)}. Mend them, or leave out the columns p_<label>."] if wrong else []
 
     def _shares(self, line: Row) -> tuple[float, ...]:
         """Probabilities of a line; empty where there are none, or none that can be used."""

@@ -70,8 +70,9 @@ class Writing:
 
         def step(backbone: Backbone, generating: Stepwise) -> Told:
             found = [(self._work[e.id], e) for e in generating.step() if isinstance(e.id, Ask)]
+            told = [(w.ask, _piece(w, backbone, emitted)) for w, emitted in found]
             self._forget([w.ask for w, emitted in found if emitted.finish_reason is not None])
-            return [(w.ask, _piece(w, backbone, emitted)) for w, emitted in found]
+            return told
 
         return [*self._admit(), *self._on_each(step)]
 

@@ -90,6 +90,7 @@ def _left_out(stage: Stage, candidates: Sequence[Candidate]) -> list[str]:
         said.append(f"search ended before {effort.trials} trials for each family")
     cut = [entrant.id for entrant in session.entrants if any(t.status == "cut" for t in effort.of(entrant))]
     said += [f"{name}: a trial was cut" for name in cut]
+    settled = {trial.candidate for trial in effort.history if trial.status == "complete"}
     taking_part = {entrant.id for entrant in (*session.entrants, *stage.refused)}
     for candidate in (c for c in candidates if c.id in taking_part):
         mine = [r for r in found if r.candidate == candidate.id]
@@ -97,7 +98,7 @@ def _left_out(stage: Stage, candidates: Sequence[Candidate]) -> list[str]:
         missing = session.config.seeds - len(mine)
         if candidate.status == "skipped" and candidate.trials == 0:
             said.append(f"{candidate.id}: no trial")
-        elif missing > 0 and candidate.trials > 0:
+        elif missing > 0 and candidate.id in settled:
             said.append(f"{candidate.id}: {missing} of {session.config.seeds} refits")
         if unanswered:
             said.append(f"{candidate.id}: test rows of seed {', '.join(map(str, unanswered))}")
