@@ -4,8 +4,8 @@
     python -m bench.every_method --quick
 
 A comparison gives each family of methods its trials and prunes them; whoever writes a script gives them to each method
-and lets them end. Both go through `compare`, with one seed. `--together` takes the time of a finished run
-with the same settings instead of running it again.
+that was tried there and lets them end. Both go through `compare`, with one seed. `--together` takes the time of a
+finished run with the same settings instead of running it again.
 """
 
 import argparse
@@ -16,8 +16,7 @@ from pathlib import Path
 
 import tunewright as tw
 from bench import EXAMPLE
-from tunewright.files import read_json, write_json
-from tunewright.methods.table import METHODS
+from tunewright.files import read_json, read_lines, write_json
 from tunewright.tuning.progress import Silent
 
 QUICK_METHODS = "majority,zero-shot,linear-probe"
@@ -68,7 +67,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file to write")
     parser.add_argument("--quick", action="store_true", help="three methods on examples/support: shows that it runs")
     options = parser.parse_args()
-    all_methods = ",".join(METHODS)
+    all_methods = "all"
     if options.quick:
         options.data, options.rows, options.trials, all_methods = EXAMPLE, 60, 1, QUICK_METHODS
     elif options.data is None:
@@ -77,10 +76,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         if options.together is None:
-            together = run(options, all_methods, out / "together", pruning=True)
-        else:
-            together = Line.of(all_methods, options.together)
-        alone = [run(options, name, out / name, pruning=False) for name in all_methods.split(",")]
+            options.together = out / "together"
+            run(options, all_methods, options.together, pruning=True)
+        together = Line.of(all_methods, options.together)
+        tried = dict.fromkeys(line["method"] for line in read_lines(options.together / "trials.jsonl"))
+        alone = [run(options, name, out / name, pruning=False) for name in tried]
     every = Line(
         methods="each by itself", wall_s=sum(each.wall_s for each in alone), cpu_s=sum(each.cpu_s for each in alone)
     )

@@ -74,14 +74,19 @@ def test_rotation(dtype: torch.dtype, tolerance: float, part: int) -> None:
     assert_same(ours, with_gradients(lambda q, k: original(q, k, cos, sin), query, key), tolerance)
 
 
+@pytest.mark.parametrize("least", [0, 2**29])
 @pytest.mark.parametrize("trains", [False, True])
-def test_linear_in_bf16(*, trains: bool) -> None:
+def test_linear_in_bf16(least: int, *, trains: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large ones and small ones, where the hand-written derivative is not worth its call."""
+    monkeypatch.setattr("tunewright.backbones.fused._WORTH_A_CALL", least)
     linear = nn.Linear(48, 80).to(torch.bfloat16).requires_grad_(trains)
     fused = nn.Sequential(copy.deepcopy(linear))
     fuse(fused)
     assert "forward" in fused[0].__dict__
-    values = tiny.normal(1, 1, 9, 48).to(torch.bfloat16)
+    values = tiny.normal(1, 2, 9, 48).to(torch.bfloat16)
     assert_same(with_gradients(fused, values), with_gradients(linear, values), 2**-7)
+    with torch.no_grad():
+        assert_same([fused(values)], [linear(values)], 2**-7)
     if trains:
         fused(values).sum().backward()
         linear(values).sum().backward()

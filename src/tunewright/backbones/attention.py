@@ -54,10 +54,10 @@ def prefix_cache(prefixes: Sequence[Prefix | None], shape: tuple[int, int, int],
     empty_BP = torch.arange(longest, device=like.device) >= length_B[:, None]
     bias_BP = torch.zeros_like(empty_BP, dtype=like.dtype).masked_fill(empty_BP, torch.finfo(like.dtype).min)
     if len(stacks) == 1:
-        keys, values = (one.unbind() for one in stacks[order[0]].unbind())
-        keys, values = ([t.expand(len(order), -1, -1, -1) for t in one] for one in (keys, values))
+        both = (one.unbind() for one in stacks[order[0]])
+        keys, values = ([t.expand(len(order), -1, -1, -1) for t in one] for one in both)
     else:
-        keys, values = (one.unbind() for one in torch.stack([stacks[key] for key in order], dim=2).unbind())
+        keys, values = (list(one.unbind()) for one in torch.stack([stacks[key] for key in order], dim=2))
     return PrefixCache(keys_BHPd=keys, values_BHPd=values, bias_B11P=bias_BP[:, None, None, :])
 
 

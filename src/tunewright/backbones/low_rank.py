@@ -56,12 +56,11 @@ _Update = Callable[[Tensor, Tensor], Tensor]
 
 def _updated(module: nn.Linear, forward: Callable[[Tensor], Tensor], update: _Update, values: Tensor) -> Tensor:
     """The layer's output with the update."""
-    weight, bias = module.weight, module.bias
-    trains = weight.requires_grad or (bias is not None and bias.requires_grad)
+    trains = any(parameter.requires_grad for parameter in module.parameters())
     if trains or not torch.is_grad_enabled() or not isinstance(update, _SharedUpdate):
         return update(values, forward(values))
     factors = (update.down_rI, update.up_Or, update.scaling)
-    output: Tensor = _UpdatedLinear.apply(values, weight, bias, *factors)  # type: ignore[no-untyped-call]
+    output: Tensor = _UpdatedLinear.apply(values, module.weight, module.bias, *factors)  # type: ignore[no-untyped-call]
     return output
 
 
