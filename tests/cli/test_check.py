@@ -11,6 +11,7 @@ from scipy import stats
 
 from tests.commands import Call
 from tunewright.files import read_json, read_lines, write_json, write_text
+from tunewright.runs import record
 
 
 @pytest.fixture
@@ -97,6 +98,16 @@ def test_other_rows_are_refused(call: Call, copy: Path, finished_run: Path) -> N
     done = call("check", copy, "--not-worse-than", finished_run)
     assert done.code == 2
     assert "have different test rows. Give both the same --test file." in done.err
+
+
+def test_rows_are_the_same_with_their_reasoning_and_messages(copy: Path, finished_run: Path) -> None:
+    """Which are no question and the form of the text: versions added to a registry without them keep their hash."""
+    before = record.read(finished_run).test_sha256
+    rows = [row | {"reasoning": "so", "messages": [["user", row["text"]]]} for row in read_lines(copy / "test.jsonl")]
+    write_text(copy / "test.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    found = record.read(copy)
+    assert {row.reasoning for row in found.rows} == {"so"}
+    assert found.test_sha256 == before
 
 
 def put_in_folds(run: Path) -> list[list[str]]:

@@ -102,8 +102,9 @@ def read(run_dir: Path) -> RunRecord:
 
 
 def _asked(row: Example) -> dict[str, object]:
-    """What counts of a row: its id pairs it, the columns of slices are nobody's question."""
-    return {k: v for k, v in dataclasses.asdict(row).items() if k not in ("fields", "several") and v not in (None, ())}
+    """What counts of a row: its id pairs it, and its messages are its text; the rest is nobody's question."""
+    left_out = ("fields", "several", "reasoning", "messages")
+    return {k: v for k, v in dataclasses.asdict(row).items() if k not in left_out and v not in (None, ())}
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
