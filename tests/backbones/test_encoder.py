@@ -1,6 +1,7 @@
 """One batch of any mixture gives each row what it gets alone; and no part of an adapter is silently ignored."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,23 @@ def mixed(base: Encoder) -> list[Row]:
     found = tiny.encodings(base, TEXTS)
     made = list(adapters(base, found).values())
     return [Row(encoding=found[(k + j) % len(found)], adapter=a) for j in range(2) for k, a in enumerate(made)]
+
+
+def test_threads_take_turns(tiny_encoder: GetEncoder) -> None:
+    """All change the same layers: each has its own answers meanwhile, and nothing is left behind."""
+    base = tiny_encoder("bert")
+    found = tiny.encodings(base, TEXTS)
+    rows = [tiny.rows(a, found) for name, a in adapters(base, found).items() if "lora" in name or name == "head"]
+
+    def ask(k: int) -> Tensor:
+        with torch.no_grad():
+            return torch.stack(base.logits(rows[k % len(rows)]))
+
+    alone = [ask(k) for k in range(len(rows))]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(ask, range(40)))
+    for k, logits in enumerate([*together, *map(ask, range(len(rows)))]):
+        torch.testing.assert_close(logits, alone[k % len(rows)], atol=ALONE, rtol=0)
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)

@@ -15,6 +15,7 @@ from tunewright.methods.table import METHODS
 from tunewright.runs.fits import refits, trials
 from tunewright.runs.folder import adapter_folder
 from tunewright.runtime import generator
+from tunewright.training import state
 from tunewright.tuning import fit
 from tunewright.tuning.attempt import Outcome, Workshop, attempt
 from tunewright.tuning.progress import Silent
@@ -76,3 +77,23 @@ def test_with_one_seed_what_ships_is_the_trial_that_won(
     most = max(Counter(trial.candidate for trial in tried).values())
     assert f"the highest of {most} fits" in checks["dev-reused"].sentence
     assert "The trial that won for each method is what is shipped" in run.report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_only_what_may_ship_keeps_its_optimizer(
+    seeds: int, tiny_folder: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moments are twice the size of what trains: a trial whose setting is fitted again does without."""
+    kept: list[bool] = []
+
+    def noted(*args: Any, **settings: Any) -> Outcome:
+        kept.append(settings["keeps_state"])
+        return attempt(*args, **settings)
+
+    monkeypatch.setattr(fit, "attempt", noted)
+    run = tw.compare(
+        str(write_topics(tmp_path / "topics.csv", 60)), model=str(tiny_folder("bert")), trials=2, seeds=seeds, folds=1,
+        methods="linear-probe", keep_state=True, out=str(tmp_path / "run"), listener=Silent(),
+    )  # fmt: skip
+    assert kept == [seeds == 1] * 2 + [True] * (seeds if seeds > 1 else 0)
+    assert (run.adapter_folder("linear-probe") / state.FILE_NAME).exists()

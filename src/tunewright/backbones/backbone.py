@@ -5,9 +5,10 @@ Shapes: B rows, L positions, D width, C labels, V vocabulary, E of a reading: D 
 
 import copy
 import json
+import threading
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import Self
@@ -57,6 +58,7 @@ class Backbone(Base):
         self._model = copy.deepcopy(self._masters).to(device=device, dtype=dtype).eval()
         self._device = device
         self.dtype = dtype
+        self._alone = threading.RLock()
         self._tuners: dict[str, Injected] = {}
         self._phrases: dict[tuple[int, tuple[str, ...]], Tensor] = {}
 
@@ -167,15 +169,21 @@ class Backbone(Base):
         layers = {name: linear for name, linear in self.linears.items() if self.is_run(name, writing=writing)}
         return Linears(layers, self._checkpoint.config, self._stored_layer)
 
-    def _updated(
-        self, updates: Sequence[Update | None], tokens_of: TokensOf | None = None
-    ) -> AbstractContextManager[None]:
-        """Within it the linear layers compute what the rows' adapters make of them; arguments as of LoRAs."""
+    @contextmanager
+    def _updated(self, updates: Sequence[Update | None], tokens_of: TokensOf | None = None) -> Iterator[None]:
+        """Within it the linear layers compute what the rows' adapters make of them; arguments as of LoRAs.
+
+        One thread at a time: all passes share the layers.
+        """
         tuner = updates[0] if updates else None
-        if isinstance(tuner, Tuner):  # rows that run together have the same
-            return self._injected(tuner).within(self.linears, tuner.values)
-        loras = [update for update in updates if not isinstance(update, Tuner)]
-        return low_rank_updates(self.linears, loras, tokens_of)
+        with self._alone:
+            if isinstance(tuner, Tuner):  # rows that run together have the same
+                changed = self._injected(tuner).within(self.linears, tuner.values)
+            else:
+                loras = [update for update in updates if not isinstance(update, Tuner)]
+                changed = low_rank_updates(self.linears, loras, tokens_of)
+            with changed:
+                yield
 
     def _injected(self, tuner: Tuner) -> Injected:
         """PEFT's layers for these settings; those of the last few are kept."""

@@ -73,7 +73,8 @@ def _is_free(entrant: Entrant) -> bool:
 
 def _refit_one(session: Session, entrant: Entrant, trial: Trial, seed: int, step: Step) -> None:
     rng = generator(session.config.seed, entrant.id, "refit", seed)
-    made, outcome = fit(session, entrant, trial.trial, trial.params, rng, Watch(session, entrant, step))
+    watch = Watch(session, entrant, step)
+    made, outcome = fit(session, entrant, trial.trial, trial.params, rng, watch, may_ship=True)
     if outcome is None or made.status != "complete":  # half a training is not what was tuned
         session.journal.note(f"{entrant.id} seed {seed}: nothing to keep ({made.reason})")
         return

@@ -31,12 +31,20 @@ _STATUSES: Mapping[str, TrialStatus] = {PRUNED: "pruned", OUT_OF_TIME: "cut", TO
 
 
 def fit(
-    session: Session, entrant: Entrant, number: int, params: Params, rng: np.random.Generator, observe: Observe
+    session: Session,
+    entrant: Entrant,
+    number: int,
+    params: Params,
+    rng: np.random.Generator,
+    observe: Observe,
+    *,
+    may_ship: bool,
 ) -> tuple[Trial, Outcome | None]:
     """Trains a candidate once: the line that is remembered of it, and what came of it, if anything did."""
     start, workshop = time.monotonic(), session.workshop(entrant)
+    keeps_state = may_ship and session.config.keep_state
     try:
-        outcome = attempt(find(entrant.method), params, workshop, rng, observe, keeps_state=session.config.keep_state)
+        outcome = attempt(find(entrant.method), params, workshop, rng, observe, keeps_state=keeps_state)
         session.note_memory(entrant, outcome)
         return as_trial(entrant, number, params, outcome), outcome
     except OutOfTime:

@@ -84,7 +84,7 @@ def _try(session: Session, effort: Effort, entrant: Entrant, done: int, total: i
         return TOO_SLOW if stop is None and foresight(epochs) else stop
 
     with session.clock.bounded(allowed_s):
-        trial, outcome = fit(session, entrant, number, proposal.params, rng, observe)
+        trial, outcome = fit(session, entrant, number, proposal.params, rng, observe, may_ship=session.ships_trials)
     if outcome is not None and session.ships_trials and finalist([*effort.of(entrant), trial]) is trial:
         keep(session, entrant, trial, outcome)  # before its line: a trial without one is repeated
     is_slow = outcome is not None and trial.status == "cut"
