@@ -70,6 +70,23 @@ def test_gradients_of_a_lora_that_all_rows_share(
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
+def test_no_tokens_have_gradients(linears: dict[str, nn.Linear]) -> None:
+    layer, inputs = linears["first"].requires_grad_(False), torch.zeros(2, 0, 6, requires_grad=True)
+    with low_rank_updates(linears, [A, A]):
+        found = layer(inputs)
+    (change,) = torch.autograd.grad(found.sum(), inputs)
+    assert found.shape == change.shape == (2, 0, 6)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_one_within_another_adds_both(is_trained: bool, linears: dict[str, nn.Linear]) -> None:
+    layer, inputs = linears["first"].requires_grad_(False), tiny.normal(1, 2, 4, 6)
+    with torch.set_grad_enabled(is_trained), low_rank_updates(linears, [A, A]), low_rank_updates(linears, [B, B]):
+        found = layer(inputs)
+    expected = dense(layer, "first", A, inputs) + dense(layer, "first", B, inputs) - layer(inputs)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rows", MIXES.values(), ids=MIXES)
 def test_against_dense(rows: list[Lora | None], linears: dict[str, nn.Linear]) -> None:
     inputs = tiny.normal(1, 3, 4, 6)

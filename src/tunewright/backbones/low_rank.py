@@ -56,8 +56,9 @@ _Update = Callable[[Tensor, Tensor], Tensor]
 
 def _updated(module: nn.Linear, forward: Callable[[Tensor], Tensor], update: _Update, values: Tensor) -> Tensor:
     """The layer's output with the update."""
+    is_nested = getattr(forward, "func", None) is _updated
     trains = any(parameter.requires_grad for parameter in module.parameters())
-    if trains or not torch.is_grad_enabled() or not isinstance(update, _SharedUpdate):
+    if is_nested or trains or not torch.is_grad_enabled() or not isinstance(update, _SharedUpdate):
         return update(values, forward(values))
     factors = (update.down_rI, update.up_Or, update.scaling)
     output: Tensor = _UpdatedLinear.apply(values, module.weight, module.bias, *factors)  # type: ignore[no-untyped-call]
@@ -82,7 +83,7 @@ class _UpdatedLinear(torch.autograd.Function):
         output_NO = fused.linear(flat_NI, weight_OI, bias_O).addmm_(inner_Nr, up.T)
         ctx.save_for_backward(flat_NI, weight_OI, down, up, inner_Nr)
         ctx.scaling, ctx.dtype = scaling, down_rI.dtype
-        return output_NO.view(*values.shape[:-1], -1)
+        return output_NO.view(*values.shape[:-1], len(weight_OI))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -91,7 +92,7 @@ class _UpdatedLinear(torch.autograd.Function):
         inner_change_Nr, change = output_NO @ up_Or, None
         if ctx.needs_input_grad[0]:
             change = (output_NO @ weight_OI).addmm_(inner_change_Nr, down_rI)
-            change = change.view(*gradients[0].shape[:-1], -1)
+            change = change.view(*gradients[0].shape[:-1], weight_OI.shape[1])
         down_change_rI = (inner_change_Nr.T @ flat_NI).to(ctx.dtype)
         up_change_Or = (inner_Nr.T @ output_NO).T.to(ctx.dtype) * ctx.scaling
         return change, None, None, down_change_rI, up_change_Or, None
