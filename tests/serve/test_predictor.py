@@ -4,6 +4,7 @@ import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,17 @@ def test_texts_are_numbered_from_one(lora: Predictor, rows: list[Example]) -> No
 def test_one_text_is_no_list(lora: Predictor) -> None:
     with pytest.raises(DataError, match=r"Got one text, 'all of it'\. Write predict\(\[text\]\)"):
         lora.predict("all of it")
+
+
+@pytest.mark.parametrize("row", [None, 1.5, ("a",), ("a", None), {"text": "a"}])
+def test_what_is_no_text(row: Any, lora: Predictor) -> None:
+    with pytest.raises(DataError, match=r"row 2 is no text: .* Allowed: texts, pairs"):
+        lora.predict(["good soup", row])
+
+
+def test_a_pair_where_there_was_none(lora: Predictor) -> None:
+    with pytest.raises(DataError, match=r"row 1 does not fit .* trained on single texts"):
+        lora.predict([("good", "soup")])
 
 
 @pytest.mark.parametrize("text", ["", "  \n"])
