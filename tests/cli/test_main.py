@@ -1,6 +1,5 @@
 """The command itself: its version, its second way in, and the table of methods."""
 
-import os
 import subprocess
 import sys
 from importlib import metadata
@@ -8,7 +7,6 @@ from importlib import metadata
 import pytest
 
 from tests.commands import Call, environment
-from tunewright.cli.main import main
 from tunewright.methods.table import METHODS
 from tunewright.types import FAMILIES
 
@@ -17,17 +15,6 @@ def test_the_module_is_the_command() -> None:
     command = [sys.executable, "-m", "tunewright", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment())
     assert done.stdout == f"tunewright {metadata.version('tunewright')}\n"
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_do_not_spin_unless_told_to(given: str | None, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
-    if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    monkeypatch.setattr(sys, "argv", ["tunewright", "--version"])
-    with pytest.raises(SystemExit):
-        main()
-    assert os.environ["OMP_WAIT_POLICY"] == expected
 
 
 def test_the_help_of_the_command_stays(call: Call) -> None:

@@ -1,7 +1,6 @@
 """The `tunewright` command. A user's mistake is one line and exit code 2; nothing heavy is imported to show help."""
 
 import errno
-import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -63,8 +62,6 @@ app.add_typer(registry.registry, name="registry", help="Tasks, their versions, w
 
 def main() -> None:
     """Entry point of the console script."""
-    # Threads that wait for each other by spinning take the cores from whatever else runs, and then wait for it.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(standalone_mode=True)
     except TunewrightError as error:
