@@ -84,8 +84,8 @@ def test_texts_that_are_too_long_are_counted(num_cut: int, call: Call, adapter: 
     done = call("predict", adapter, data)
     assert done.code == 0, done
     said = {
-        1: "1 of 3 texts is longer than the model takes and was cut (first: d:4)",
-        2: "2 of 3 texts are longer than the model takes and were cut (first: d:3, d:4)",
+        1: "1 of 3 texts is longer than the model takes and was cut (first: d:3)",
+        2: "2 of 3 texts are longer than the model takes and were cut (first: d:2, d:3)",
     }
     assert done.err == f"warning: {said[num_cut]}\n"
     assert len(done.out.splitlines()) == 4
