@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.config import RunConfig, load_config, validate
-from tunewright.errors import ConfigError, RunError, unknown
+from tunewright.errors import RunError, unknown
 from tunewright.report import page
 from tunewright.report.build import build_report
 from tunewright.runs import comparison, record
@@ -129,8 +129,6 @@ def compare(
     from tunewright.tuning import harness  # torch takes seconds to load; bad settings are told before
 
     config = _config(data, settings)
-    if config.resume and config.out is None:
-        raise ConfigError("`resume` needs `out`: the run folder to go on with.")
     default = Path("runs") / f"{Path(config.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     out = default if config.out is None else Path(config.out)
     call = command or ("tw.compare", config.data)

@@ -95,7 +95,7 @@ def test_long_texts_are_cut_and_counted(run: tw.Run, rows: list[Example]) -> Non
     for name in ("linear-probe", "soft-prompt"):
         predictor = run[name]
         room[name] = max(len(e.ids) for e in predictor.encode([Example(id="long", text="bread " * 200)]))
-        assert predictor.num_cut([*rows, Example(id="long", text="bread " * 200)]) == 1
+        assert predictor.cut_ids([*rows, Example(id="long", text="bread " * 200)]) == ["long"]
         longer, longest = predictor.predict(["bread " * 200, "bread " * 300])
         assert longer.probabilities == pytest.approx(longest.probabilities, abs=1e-7)  # rows of one product
     assert room["linear-probe"] == tiny.MAX_TOKENS

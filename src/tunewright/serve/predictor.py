@@ -112,9 +112,9 @@ class Predictor:
         """Tokenised as in training: cut to what prompt or prefix leave."""
         return self._store.backbone.encode_for(examples, self.adapter)
 
-    def num_cut(self, examples: Sequence[Example]) -> int:
-        """Rows whose text is longer than fits."""
-        return sum(encoding.num_cut > 0 for encoding in self.encode(examples))
+    def cut_ids(self, examples: Sequence[Example]) -> list[str]:
+        """Ids of the rows whose text is longer than fits."""
+        return [e.id for e, encoding in zip(examples, self.encode(examples), strict=True) if encoding.num_cut]
 
     def evaluate(
         self, examples: Sequence[Example], *, metric: str | None = None, database: str | None = None
