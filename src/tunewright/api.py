@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.config import RunConfig, load_config, validate
-from tunewright.errors import RunError, unknown
+from tunewright.errors import ConfigError, RunError, unknown
 from tunewright.report import page
 from tunewright.report.build import build_report
 from tunewright.runs import comparison, record
