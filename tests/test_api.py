@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import tunewright as tw
@@ -26,6 +27,28 @@ def test_candidates_that_are_not_there(run: tw.Run) -> None:
     with pytest.raises(RunError) as error:
         run["laro"]
     assert str(error.value).startswith("unknown candidate 'laro'. Did you mean 'lora'?")
+
+
+def test_a_run_by_its_name(run: tw.Run) -> None:
+    again = tw.Run(str(run.folder))
+    assert again.folder == run.folder
+    assert repr(again) == f"<Run {run.folder}: {run.decision.recommended} is recommended>"
+    with pytest.raises(RunError, match="unknown candidate '0'"):
+        again[0]  # type: ignore[index]
+    with pytest.raises(RunError):
+        tw.Run("nope")
+
+
+def test_a_run_s_folder_is_the_adapter_it_recommends(run: tw.Run) -> None:
+    winner = run.decision.recommended
+    assert winner is not None
+    loaded = Predictor.load(str(run.folder))
+    assert loaded.adapter.sha256() == run[winner].adapter.sha256()
+
+
+def test_a_table_in_memory_is_no_data() -> None:
+    with pytest.raises(ConfigError, match=r"`data` must be a file, .* Got a DataFrame\. Write it to a file first"):
+        tw.compare(pd.DataFrame({"text": ["a"], "label": ["b"]}))  # type: ignore[arg-type]
 
 
 def test_asking_for_a_candidate_loads_nothing(run: tw.Run, monkeypatch: pytest.MonkeyPatch) -> None:

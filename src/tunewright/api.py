@@ -38,9 +38,13 @@ class Run(Mapping[str, "Predictor"]):
         RunError: No finished run there.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.comparison: Comparison = comparison.load(folder)
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.comparison: Comparison = comparison.load(self.folder)
+
+    def __repr__(self) -> str:
+        winner = self.comparison.winner
+        return f"<Run {self.folder}: {'nothing' if winner is None else winner.id} is recommended>"
 
     @property
     def decision(self) -> Decision:
@@ -77,7 +81,7 @@ class Run(Mapping[str, "Predictor"]):
                     f"{', '.join(self._shipped) or 'none'}. A cross-validation trains the recommended candidate alone "
                     "on all rows; compare again with `folds=1` to have each of them."
                 )
-            raise CandidateError(unknown("candidate", candidate, self._shipped))
+            raise CandidateError(unknown("candidate", str(candidate), self._shipped))
         return adapter_folder(self.folder, candidate, self._shipped[candidate])
 
     @cached_property
@@ -125,8 +129,6 @@ def compare(
     from tunewright.tuning import harness  # torch takes seconds to load; bad settings are told before
 
     config = _config(data, settings)
-    if config.resume and config.out is None:
-        raise ConfigError("`resume` needs `out`: the run folder to go on with.")
     default = Path("runs") / f"{Path(config.data).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     out = default if config.out is None else Path(config.out)
     call = command or ("tw.compare", config.data)
@@ -138,6 +140,11 @@ def compare(
 
 def _config(data: str | Path | RunConfig | None, settings: Mapping[str, Any]) -> RunConfig:
     given = {key: str(value) if isinstance(value, Path) else value for key, value in settings.items()}
+    if not isinstance(data, (str, Path, RunConfig, type(None))):
+        raise ConfigError(
+            f"`data` must be a file, a folder or a dataset's name. Got a {type(data).__name__}. Write it to a file "
+            "first, such as a csv with a column for texts and one for labels."
+        )
     if isinstance(data, RunConfig):
         return validate(data.model_dump() | {key: value for key, value in given.items() if value is not None})
     return load_config(None, {"data": None if data is None else str(data), **given})

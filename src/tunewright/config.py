@@ -209,11 +209,15 @@ def validate(settings: Mapping[str, Any]) -> RunConfig:
     """
     faults = [unknown("setting", key, RunConfig.model_fields) for key in settings if key not in RunConfig.model_fields]
     known = {key: value for key, value in settings.items() if key in RunConfig.model_fields}
+    lost = "data" if known.get("resume") is True and known.get("out") is None else None
+    if lost is not None:  # with the folder, data and all other settings are known
+        faults.append("`resume` needs `out`, the run folder to go on with. Add --out FOLDER.")
     try:
         config = RunConfig(**known)
     except ValidationError as error:
         # A default that hangs on another setting is not made where some setting is wrong: that is no fault of its own.
-        faults += [_fault(item) for item in error.errors() if item["type"] != "default_factory_not_called"]
+        own = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
+        faults += [_fault(item) for item in own if (item["type"], item["loc"]) != ("missing", (lost,))]
         raise ConfigError(faults) from None
     if faults:
         raise ConfigError(faults)

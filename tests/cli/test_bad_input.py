@@ -334,6 +334,13 @@ def test_no_data(call: Call, tmp_path: Path) -> None:
     assert "csv, tsv, jsonl or parquet file" in said
 
 
+def test_resume_without_a_folder_is_all_that_is_said(call: Call, tmp_path: Path) -> None:
+    said = refused(call, "compare", "--resume", where=tmp_path)
+    assert said == "tunewright: `resume` needs `out`, the run folder to go on with. Add --out FOLDER.\n"
+    first, second = refused(call, "compare", "--resume", "--seeds", "0", where=tmp_path).splitlines()
+    assert ("`resume` needs `out`" in first, "`seeds` must be" in second) == (True, True)
+
+
 def test_all_faults_of_a_call_at_once(call: Call, tmp_path: Path) -> None:
     config = write_yaml(tmp_path / "run.yaml", {"trails": 3, "margin": "wide", "seeds": [1]})
     given: list[str | Path] = ["--config", config, "--trials", "0", "--budget", "soon"]

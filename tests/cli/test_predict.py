@@ -74,14 +74,23 @@ def test_columns_of_the_same_name_stay(call: Call, adapter: Path, tmp_path: Path
     assert (row["predicted"], row["p_food"]) == ("mine", "0.25")
     assert row["predicted_"] in LABELS
     assert 0 <= float(row["p_food_"]) <= 1
+    assert done.err == "note: the file already has 'p_food', 'predicted'; the new ones are 'p_food_', 'predicted_'\n"
 
 
-def test_texts_that_are_too_long_are_counted(call: Call, adapter: Path, tmp_path: Path) -> None:
-    rows = [("bread",), ("the train " * 60,), ("a song " * 200,)]
-    done = call("predict", adapter, write_table(tmp_path / "d.csv", ("text",), rows))
+@pytest.mark.parametrize("num_cut", [1, 2])
+def test_texts_that_are_too_long_are_counted(num_cut: int, call: Call, adapter: Path, tmp_path: Path) -> None:
+    rows = [("bread", "food"), ("the train " * (60 if num_cut == 2 else 1), "travel"), ("a song " * 200, "music")]
+    data = write_table(tmp_path / "d.csv", ("text", "label"), rows)
+    done = call("predict", adapter, data)
     assert done.code == 0, done
-    assert "warning: 2 of 3 texts are longer than the model takes and were cut" in done.err
+    said = {
+        1: "1 of 3 texts is longer than the model takes and was cut (first: d:3)",
+        2: "2 of 3 texts are longer than the model takes and were cut (first: d:2, d:3)",
+    }
+    assert done.err == f"warning: {said[num_cut]}\n"
     assert len(done.out.splitlines()) == 4
+    scored = call("evaluate", adapter, data)
+    assert (scored.code, scored.err) == (0, done.err)
 
 
 def test_column_of_another_name(call: Call, adapter: Path, data: Path) -> None:

@@ -192,6 +192,26 @@ def test_which_column_is_the_answer_is_asked(tmp_path: Path) -> None:
     assert "Name it `predicted`" in fault
 
 
+@pytest.mark.parametrize("second", ["predicted_", "Answer", "predicted__"])
+def test_two_answers_are_refused_and_either_alone_is_read(second: str, tmp_path: Path) -> None:
+    """Of a file that `predict` answered twice, the first answers are not those of the second model."""
+    both = [(row.id, "food", answer) for row, answer in zip(ROWS, RIGHT, strict=True)]
+    (fault,) = faults(table(tmp_path, ("id", "predicted", second), *both))
+    names = ", ".join(map(repr, sorted(("predicted", second))))
+    assert f"several columns are answers. Got {names}. Allowed: one. Keep one of them" in fault
+    for column in (second, "gpt"):
+        found = read(table(tmp_path, ("id", column, "p_x"), *[(row, answer, "") for row, _, answer in both]))
+        assert [each.label for each in found] == list(RIGHT)
+
+
+def test_probabilities_of_two_answers_are_not_mixed(tmp_path: Path) -> None:
+    own, again = [f"p_{label}" for label in LABELS], [f"p_{label}_" for label in LABELS]
+    lines = [(row.id, "food", *("0.5", "0.2", "0.3") * 2) for row in ROWS]
+    for columns in (("id", "predicted_", *own, *again), ("id", "predicted_", *again)):
+        (fault,) = faults(table(tmp_path, columns, *[line[: len(columns)] for line in lines]))
+        assert "probabilities of a second answer: 'p_food_', 'p_music_', 'p_travel_'. Keep those of one answer" in fault
+
+
 def test_true_labels_are_no_answers(tmp_path: Path) -> None:
     """The data itself, given by mistake, is not a candidate that is always right."""
     lines = [(row.text, str(row.label)) for row in ROWS]

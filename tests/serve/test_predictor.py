@@ -4,6 +4,7 @@ import dataclasses
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,6 +72,17 @@ def test_one_text_is_no_list(lora: Predictor) -> None:
         lora.predict("all of it")
 
 
+@pytest.mark.parametrize("row", [None, 1.5, ("a",), ("a", None), {"text": "a"}])
+def test_what_is_no_text(row: Any, lora: Predictor) -> None:
+    with pytest.raises(DataError, match=r"row 2 is no text: .* Allowed: texts, pairs"):
+        lora.predict(["good soup", row])
+
+
+def test_a_pair_where_there_was_none(lora: Predictor) -> None:
+    with pytest.raises(DataError, match=r"row 1 does not fit .* trained on single texts"):
+        lora.predict([("good", "soup")])
+
+
 @pytest.mark.parametrize("text", ["", "  \n"])
 def test_empty_text(text: str, lora: Predictor) -> None:
     with pytest.raises(DataError, match=r"row 2 has an empty text \(1 in all\)"):
@@ -83,7 +95,7 @@ def test_long_texts_are_cut_and_counted(run: tw.Run, rows: list[Example]) -> Non
     for name in ("linear-probe", "soft-prompt"):
         predictor = run[name]
         room[name] = max(len(e.ids) for e in predictor.encode([Example(id="long", text="bread " * 200)]))
-        assert predictor.num_cut([*rows, Example(id="long", text="bread " * 200)]) == 1
+        assert predictor.cut_ids([*rows, Example(id="long", text="bread " * 200)]) == ["long"]
         longer, longest = predictor.predict(["bread " * 200, "bread " * 300])
         assert longer.probabilities == pytest.approx(longest.probabilities, abs=1e-7)  # rows of one product
     assert room["linear-probe"] == tiny.MAX_TOKENS

@@ -24,7 +24,7 @@ def evaluate(
     model: Annotated[str | None, typer.Option(help="the base, where it is not under its name in training")] = None,
 ) -> None:
     """Score a trained adapter on labelled rows."""
-    from tunewright.cli.rows import check_adapter, check_labels_known, read_examples
+    from tunewright.cli.rows import check_adapter, check_labels_known, read_examples, warn_cut
     from tunewright.data.targets import by_input
 
     check_adapter(adapter)
@@ -38,6 +38,7 @@ def evaluate(
         check_labels_known(examples, predictor.labels, rows)
     else:
         examples = by_input(examples, predictor.adapter.columns)
+    warn_cut(predictor.cut_ids(examples), len(examples))
     found = predictor.evaluate(examples, metric=metric, database=database)
     name = predictor.adapter.about.get("metric", "accuracy") if metric is None else metric
     unknown = sum(e.label is not None and not is_known(e.label, predictor.labels) for e in examples)

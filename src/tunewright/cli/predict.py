@@ -1,6 +1,5 @@
 """`tunewright predict`: the user's rows with label and probabilities."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ def predict(
     model: Annotated[str | None, typer.Option(help="the base, where it is not under its name in training")] = None,
 ) -> None:
     """Answer the rows of a file with a trained adapter."""
-    from tunewright.cli.rows import check_adapter, check_output, choice_columns, read_examples, write_answers
+    from tunewright.cli.rows import check_adapter, check_output, choice_columns, read_examples, warn_cut, write_answers
 
     check_output(out)
     check_adapter(adapter)
@@ -25,11 +24,7 @@ def predict(
     predictor = Predictor.load(adapter, model=model)
     own = predictor.adapter
     table, examples = read_examples(rows, own.about, {"text": text, "text_pair": text_pair}, own.columns)
-    num_cut = predictor.num_cut(examples)
-    if num_cut:
-        print(
-            f"warning: {num_cut} of {len(examples)} texts are longer than the model takes and were cut", file=sys.stderr
-        )
+    warn_cut(predictor.cut_ids(examples), len(examples))
     ending = Path(rows if out is None else out).suffix.lower()
     choices = choice_columns(predictor.adapter.about)
     text = write_answers(table, predictor.predict(examples), predictor.labels, out, ending, choices=choices)

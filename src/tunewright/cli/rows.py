@@ -15,7 +15,7 @@ from tunewright.data.examples import to_examples
 from tunewright.data.formats import quoted
 from tunewright.data.sets import strata, to_sets
 from tunewright.data.tables import Table, empty_rows, read_table, typed_rows
-from tunewright.errors import AdapterError, DataError, RunError
+from tunewright.errors import AdapterError, DataError, RunError, counted
 from tunewright.files import write_text
 from tunewright.runs.shipped import recommended
 from tunewright.types import Example, Prediction
@@ -103,6 +103,14 @@ def check_adapter(path: Path) -> None:
         raise AdapterError(f"{path} is no adapter folder, but {len(found)} below it are, one a seed. Give {choice}.")
 
 
+def warn_cut(ids: Sequence[str], count: int) -> None:
+    """Says on stderr how many of a file's texts are cut, and the first of them."""
+    if ids:
+        of = f"of {count:,} texts"
+        one, many = f"{of} is longer than the model takes and was", f"{of} are longer than the model takes and were"
+        print(f"warning: {counted(len(ids), one, many)} cut (first: {', '.join(ids[:5])})", file=sys.stderr)
+
+
 def check_output(out: str | None) -> None:
     """Before any work: the format is known and nothing is overwritten.
 
@@ -133,6 +141,8 @@ def write_answers(
 ) -> str | None:
     """The same rows with `predicted` and one `p_<label>` for each label; from jsonl to jsonl, numbers stay numbers.
 
+    A name that a column of the file has gets a `_` behind it, which is said on stderr.
+
     Args:
         table: What was read.
         predictions: In the rows' order.
@@ -141,14 +151,18 @@ def write_answers(
         ending: `.csv`, `.tsv` or `.jsonl`.
         choices: Columns of the rows' own candidates: `predicted` is then the chosen text, and `p_` goes by column.
     """
-    names = _free("predicted", table.columns), [_free(f"p_{name}", table.columns) for name in choices or labels]
+    wanted = ["predicted", *(f"p_{name}" for name in choices or labels)]
+    names = [_free(name, table.columns) for name in wanted]
+    if taken := [name for name in wanted if name in table.columns]:
+        said = f"the file already has {quoted(taken)}; the new ones are {quoted({*names} - {*wanted})}"
+        print(f"note: {said}", file=sys.stderr)
     columns = dict(zip(labels, choices, strict=True)) if choices else {}
     given = typed_rows(table) if ending == ".jsonl" else table.rows
     rows = [
         {
             **row,
             names[0]: row[columns[p.answer]] if columns else p.answer,
-            **{n: round(v, 6) for n, v in zip(names[1], p.probabilities, strict=True)},
+            **{n: round(v, 6) for n, v in zip(names[1:], p.probabilities, strict=True)},
         }
         for row, p in zip(given, predictions, strict=True)
     ]

@@ -15,7 +15,7 @@ from tunewright.errors import ConfigError, DataError, counted
 from tunewright.types import BETWEEN_LABELS, Example, Prediction, Task, is_known
 
 ANSWER_NAMES = ("predicted", "prediction", "answer")
-"""Columns of the answer; the first that is there."""
+"""Columns of the answer, also with a `_` behind, as `predict` names it where the name is taken."""
 
 SHOWN = 3
 """Rows named in an error."""
@@ -116,7 +116,9 @@ class _Given:
         keys = _key_columns(table, rows, columns)
         chats = zip(*(conversations(table, column) for column in keys), strict=True)
         answer = _answer_column(table, keys, columns)
-        self._chances = [f"p_{label}" for label in task.labels if f"p_{label}" in table.columns and not several]
+        shares = [] if several else [f"p_{label}" for label in task.labels]
+        self._chances = [column for column in shares if column in table.columns]
+        self._again = [c for c in table.columns if c not in shares and c.endswith("_") and c.rstrip("_") in shares]
         lines: dict[Key, list[Row]] = {}
         for line, said in zip(table.rows, chats, strict=True):
             if several or (line[answer] or "").strip():
@@ -172,6 +174,9 @@ class _Given:
         return answers - set(self._choices.get(row, self._labels))
 
     def _chance_faults(self) -> list[str]:
+        if self._again:
+            todo = "Keep those of one answer, and name them p_<label>."
+            return [f"probabilities of a second answer: {quoted(self._again)}. {todo}"]
         if not self._chances:
             return []
         lacking = [f"p_{label}" for label in self._labels if f"p_{label}" not in self._chances]
@@ -239,11 +244,15 @@ def _key_columns(table: Table, rows: Sequence[Example], columns: Mapping[str, st
 
 def _answer_column(table: Table, keys: Sequence[str], columns: Mapping[str, str]) -> str:
     """By name, else the only other column; true labels are no answers."""
-    by_name = {column.strip().casefold(): column for column in table.columns}
     known = {*keys, *_ROW_COLUMNS, *columns.values()}
-    named = [by_name[name] for name in ANSWER_NAMES if name in by_name and by_name[name] not in known]
     others = [column for column in table.columns if column not in known and not column.startswith("p_")]
-    found = named[:1] or others
+    named = [column for column in others if column.strip().casefold().rstrip("_") in ANSWER_NAMES]
+    if len(named) > 1:
+        raise DataError(
+            f"{table.path}: several columns are answers. Got {quoted(named)}. Allowed: one. Keep one of them, and "
+            "its own p_<label>."
+        )
+    found = named or others
     if len(found) != 1:
         raise DataError(
             f"{table.path}: which column is the answer? Got {quoted(table.columns)}. Allowed: "

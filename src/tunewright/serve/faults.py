@@ -148,8 +148,6 @@ def _of_nearest_form(errors: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[st
     nearest = min(groups.values(), key=lambda g: (sum((e["type"], len(e["loc"])) in other_kinds for e in g), len(g)))
     words = [e for g in groups.values() for e in g if (e["type"], len(e["loc"])) == ("literal_error", at + 2)]
     if len(words) == len(groups) > 1 and len({e["loc"][-1] for e in words}) == 1:  # none of the forms knows the word
-        *allowed, last = re.findall("'[^']*'", " ".join(e["ctx"]["expected"] for e in words))
-        nearest = [
-            {**e, "msg": f"Input should be {', '.join(allowed)} or {last}"} if e in words else e for e in nearest
-        ]
+        *most, last = re.findall("'[^']*'", " ".join(e["ctx"]["expected"] for e in words))
+        nearest = [{**e, "msg": f"Input should be {', '.join(most)} or {last}"} if e in words else e for e in nearest]
     return [*nearest, *others]

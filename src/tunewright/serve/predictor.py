@@ -15,6 +15,7 @@ from tunewright.errors import AdapterError, DataError
 from tunewright.evaluation import bootstrap
 from tunewright.evaluation.metrics import row_scorer
 from tunewright.evaluation.named import find_metric, stored_metric
+from tunewright.runs.shipped import recommended
 from tunewright.runtime import device, fast_dtype, generator
 from tunewright.types import Estimate, Example, Prediction, TaskKind
 
@@ -38,17 +39,19 @@ class Predictor:
         self._store = FeatureStore(backbone, keeps=False)
 
     @classmethod
-    def load(cls, path: Path, *, model: str | None = None) -> "Predictor":
-        """From an adapter folder.
+    def load(cls, path: str | Path, *, model: str | None = None) -> "Predictor":
+        """From an adapter folder, or the one that a run recommends.
 
         Args:
-            path: The folder.
+            path: The folder of either.
             model: Where the base is, when not under the name it had in training.
 
         Raises:
             AdapterError: No adapter there, of another base, or of a precision that is none.
             ModelError: The base cannot be loaded, or is behind an endpoint that only the folder names.
+            RunError: The run recommends no adapter of its own.
         """
+        path = recommended(Path(path))
         adapter = folder.load(path)
         dtype = dtype_of(adapter, path)
         base = find_base(adapter.base.name, is_given=False) if model is None else find_base(model)
@@ -59,20 +62,19 @@ class Predictor:
         """Class names, in the order of the probabilities; none where it writes texts."""
         return self.adapter.labels
 
-    def predict(self, rows: Sequence[str | Example]) -> list[Prediction]:
+    def predict(self, rows: Sequence[str | tuple[str, str] | Example]) -> list[Prediction]:
         """Label and probabilities of each row, or its text; in order.
 
         Args:
-            rows: Texts, or examples where there are pairs.
+            rows: Texts, pairs of texts, or examples where there is more.
 
         Raises:
-            DataError: A text is empty, pairs are missing or not wanted, a column that the template shows is missing, or
-                one text stands where a list of them should.
+            DataError: A text is empty, or no text; pairs are missing or not wanted, a column that the template shows is
+                missing, or one text stands where a list of them should.
         """
         if isinstance(rows, str):
             raise DataError(f"`rows` must be a list of texts. Got one text, {rows[:40]!r}. Write predict([text]).")
-        given = (Example(id=str(k), text=row) if isinstance(row, str) else row for k, row in enumerate(rows, 1))
-        examples = [spoken(example, self.adapter.about) for example in given]
+        examples = [spoken(_example(row, k), self.adapter.about) for k, row in enumerate(rows, 1)]
         empty = [e.id for e in examples if not e.text.strip()]
         if empty:
             raise DataError(f"row {empty[0]} has an empty text ({len(empty)} in all). Every row needs one.")
@@ -95,7 +97,7 @@ class Predictor:
         if columns is None:
             return
         paired = "text_pair" in columns
-        wanted = "pairs: give Example(id, text, text_pair)" if paired else "single texts: leave `text_pair` out"
+        wanted = "pairs: give (text, text_pair)" if paired else "single texts: leave `text_pair` out"
         _refuse([e.id for e in examples if (e.text_pair is not None) != paired], wanted)
 
     @property
@@ -110,9 +112,9 @@ class Predictor:
         """Tokenised as in training: cut to what prompt or prefix leave."""
         return self._store.backbone.encode_for(examples, self.adapter)
 
-    def num_cut(self, examples: Sequence[Example]) -> int:
-        """Rows whose text is longer than fits."""
-        return sum(encoding.num_cut > 0 for encoding in self.encode(examples))
+    def cut_ids(self, examples: Sequence[Example]) -> list[str]:
+        """Ids of the rows whose text is longer than fits."""
+        return [e.id for e, encoding in zip(examples, self.encode(examples), strict=True) if encoding.num_cut]
 
     def evaluate(
         self, examples: Sequence[Example], *, metric: str | None = None, database: str | None = None
@@ -135,6 +137,18 @@ class Predictor:
         scorer = row_scorer(found, self.labels, examples)
         stats_NM = scorer.stats([each.answer for each in self.predict(examples)])
         return bootstrap.interval(scorer, stats_NM, generator("evaluate", name))
+
+
+def _example(row: object, number: int) -> Example:
+    """A row as it may be given; texts are numbered."""
+    match row:
+        case Example():
+            return row
+        case str():
+            return Example(id=str(number), text=row)
+        case (str(text), str(text_pair)):
+            return Example(id=str(number), text=text, text_pair=text_pair)
+    raise DataError(f"row {number} is no text: {row!r:.40}. Allowed: texts, pairs (text, text_pair), or Examples.")
 
 
 def _refuse(wrong: Sequence[str], wanted: str) -> None:

@@ -28,7 +28,7 @@ from tunewright.data.load import read_rows, test_sha256
 from tunewright.data.outside import answers_sha256
 from tunewright.data.rules import parse_rules
 from tunewright.data.swaps import swapped_rows
-from tunewright.errors import ConfigError, RunError
+from tunewright.errors import ConfigError, RunError, counted
 from tunewright.evaluation.cost import time_limit_s
 from tunewright.evaluation.named import find_metric
 from tunewright.evaluation.requirements import parse
@@ -282,16 +282,17 @@ def _cut_texts(dataset: Dataset, workshop: Workshop) -> list[Notice]:
     targets = cut_targets(material) if dataset.task.kind == "generate" else []
     most, every = material.backbone.max_tokens // 2, len(examples)
     told = {
-        "cut-texts": (texts, f"{len(texts)} of {every} texts are longer than {limit}"),
-        "cut-targets": (targets, f"{len(targets)} of {len(splits.train)} training targets are longer than {most}"),
+        "cut-texts": (texts, f"of {every:,} texts", limit),
+        "cut-targets": (targets, f"of {len(splits.train):,} training targets", most),
     }
     return [
         Notice(
             code=code,
-            message=f"{said} tokens of {name} and were cut (first: {', '.join(ids[:5])}).",
+            message=f"{counted(len(ids), f'{of} is', f'{of} are')} longer than {allowed} tokens of {name} and "
+            f"{'was' if len(ids) == 1 else 'were'} cut (first: {', '.join(ids[:5])}).",
             count=len(ids),
             ids=tuple(ids[:20]),
         )
-        for code, (ids, said) in told.items()
+        for code, (ids, of, allowed) in told.items()
         if ids
     ]

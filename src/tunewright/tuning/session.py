@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from tunewright.config import RunConfig
+from tunewright.errors import counted
 from tunewright.evaluation.cost import PriceList, read_prices
 from tunewright.evaluation.metrics import Metric, Scorer, row_scorer
 from tunewright.evaluation.requirements import Requirement, parse
@@ -117,7 +118,8 @@ class Session:
         shop = self.workshop(entrant)
         examples, material = (*shop.material.examples, *shop.dev_examples), shop.material
         if num_cut > sum(e.num_cut > 0 for e in material.backbone.encode(examples, material.room_tokens)):
-            said = f"{num_cut} of {len(examples)} texts to learn from are cut for what stands around them"
+            of = f"of {len(examples):,} texts to learn from"
+            said = f"{counted(num_cut, f'{of} is', f'{of} are')} cut for what stands around them"
             self.journal.note(f"{entrant.id}: {said}")
 
     @property
