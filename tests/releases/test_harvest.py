@@ -49,6 +49,25 @@ def test_rows_and_what_makes_none(state: State) -> None:
     )
 
 
+def test_a_later_word_without_a_text_keeps_the_earlier_one_s(state: State) -> None:
+    say(state, "1", "right", text="one", text_pair="and", answer="yes")
+    say(state, "2", "right", text="two", answer="yes")
+    say(state, "1", "corrected", corrected="no")
+    say(state, "2", "right", comment="sure")
+    say(state, "3", "right", answer="yes")  # of another request: no text of theirs
+    assert harvest(state, "tickets").rows == (
+        {"text": "one", "text_pair": "and", "label": "no"},
+        {"text": "two", "text_pair": "", "label": "yes"},
+    )
+
+
+def test_the_last_word_on_a_text_is_the_one_said_last(state: State) -> None:
+    """Also where its request was spoken of first."""
+    for request, label in (("1", "yes"), ("2", "no"), ("1", "perhaps")):
+        say(state, request, "corrected", text="one", corrected=label)
+    assert harvest(state, "tickets").rows == ({"text": "one", "label": "perhaps"},)
+
+
 def test_every_word_is_accounted_for(state: State) -> None:
     for k in range(30):
         say(state, str(k % 20), ("right", "wrong")[k % 3 == 0], text=f"text {k % 12}", answer="yes")

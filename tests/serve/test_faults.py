@@ -23,6 +23,7 @@ from tunewright.serve.gate import Limits
 from tunewright.serve.keys import Keys, add_key
 
 PREDICT, CHAT = "/v1/tasks/head-0/predict", "/v1/chat/completions"
+VERDICTS_ALLOWED = "`verdict`: Input should be 'right', 'wrong' or 'corrected'."
 MESSAGES = [{"role": "user", "content": "soup"}]
 LONG = [{"role": "user", "content": "bread " * 300}]
 
@@ -102,7 +103,11 @@ def test_the_field_at_fault_is_named(client: httpx.Client) -> None:
     ("path", "body", "said"),
     [
         (PREDICT, {"rows": [{"text": "soup"}] * 257}, "`rows`: List should have at most 256 items"),
-        (PREDICT, {"rows": [{"text": "soup"}, {"txt": "soup"}]}, "`rows.1.text`: Field required (2 faults in all)."),
+        (PREDICT, {"rows": [{"text": "soup"}, {"txt": "soup"}]}, "`rows.1.text`: Field required; `rows.1.txt`: Extra"),
+        (PREDICT, {"txt": "soup"}, "`text`: Field required; `txt`: Extra inputs are not permitted."),
+        (PREDICT, {"a": 1, "b": 1, "c": 1}, "`text`: Field required; `a`: Extra inputs are not permitted; `b`: Extra"),
+        ("/v1/feedback", {"request_id": "x", "verdict": "maybe"}, VERDICTS_ALLOWED),
+        ("/v1/feedback", {"request_id": "x", "verdict": "maybe", "corrected": "y"}, VERDICTS_ALLOWED),
         (PREDICT, {"text": "soup", "Version-2": 1}, "`Version-2`: Extra inputs are not permitted."),
         (PREDICT, {"text": "soup", "version": 0}, "`version`: Input should be greater than or equal to 1."),
         (PREDICT, {"text": 5}, "`text`: Input should be a valid string."),

@@ -23,6 +23,7 @@ from tests import tiny
 from tests.commands import COMMAND, environment
 from tests.serve.live import ABOUT, rename_base, serving, wait_until_ready
 from tunewright.adapters import folder
+from tunewright.adapters.parts import Candidates, Decoding, Part, Template
 from tunewright.releases.state import State
 from tunewright.serve.ask import Ask, Label, Usage
 from tunewright.serve.registered import Registered
@@ -179,6 +180,57 @@ def test_feedback(state: State) -> None:
         None,
     )
     assert (second.answer, second.corrected, second.text) == ("food", "music", "a song")
+
+
+def test_a_correction_is_a_label_of_the_version_that_answered(state: State, versions: list[Path]) -> None:
+    """Of that one, not of the live one; where nobody knows its labels any more, any."""
+    other = replace(folder.load(versions[1]), labels=("soups", "trains", "songs"))
+    folder.save(other, versions[0].parent / "other")
+    state.add("topics", versions[0].parent / "other")
+    with serving(Registered(state), state=state) as live, live.client() as client:
+
+        def correct(row_id: str, label: str) -> httpx.Response:
+            said = {"request_id": row_id, "verdict": "corrected", "corrected": label, "text": "a song"}
+            return client.post("/v1/feedback", json=said)
+
+        _, _, row_id = ask(client)
+        reply = correct(row_id, "musik")
+        assert (reply.status_code, reply.json()["error"]) == (
+            400,
+            {
+                "message": "`corrected`: unknown label 'musik'. Did you mean 'music'? Allowed: food, travel, music.",
+                "type": "invalid_request_error",
+                "param": "corrected",
+                "code": "unknown_label",
+            },
+        )
+        assert len(correct(row_id, "x" * 10_000).text) < 400
+        asked = client.post("/v1/tasks/topics/predict", json={"text": "soup", "version": 4}).json()
+        assert correct(asked["request_id"], "music").status_code == 400
+        assert state.feedback("topics") == ()
+        assert correct(asked["request_id"], "songs").status_code == 200
+        folder.save(other, versions[0])  # no longer what answered
+        assert correct(row_id, "anything").status_code == 200
+        shutil.rmtree(versions[0])
+        assert correct(row_id, "anything").status_code == 200
+        state.remove("topics", 4)
+        assert correct(asked["request_id"], "anything").status_code == 200
+
+
+@pytest.mark.parametrize("parts", [{"decoding": Decoding()}, {"candidates": Candidates()}])
+def test_a_correction_is_any_text_where_a_task_has_no_labels(
+    parts: dict[str, Part], tiny_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    labels = ("1", "2") if "candidates" in parts else ()
+    bare = replace(tiny.adapter(tiny.decoder(tiny_folder("llama"))), head=None, labels=labels)
+    folder.save(replace(bare, template=Template(fixed="", row="{text}:"), **parts), tmp_path / "a")  # type: ignore[arg-type]
+    with contextlib.closing(State.open(str(tmp_path / "t.db"))) as opened:
+        opened.add("topics", tmp_path / "a")
+        opened.promote("topics", 1, reason="", expected=None)
+        with serving(Registered(opened), state=opened) as live, live.client() as client:
+            row_id = live.service.ids.issue(Served(task="topics", version=1, folder=""), 1)
+            said = {"request_id": row_id, "verdict": "corrected", "corrected": "a whole answer"}
+            assert client.post("/v1/feedback", json=said).status_code == 200
 
 
 @pytest.mark.parametrize("keeps", [False, True])

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,12 @@ def harvest(state: State, task: str) -> Harvest:
     if "candidates" in parts or any(each.get("template", {}).get("columns") for each in every):
         raise RegistryError(f"rows of {task} have columns beside the text, which feedback does not keep: label a file.")
     given = state.feedback(task)
-    last = {each.request_id: each for each in given}
+    last: dict[str, Feedback] = {}
+    for each in given:
+        before = last.pop(each.request_id, each)  # its text and answer stand where this word brings none
+        texts = before if each.text is None else each
+        answer = before.answer if each.answer is None else each.answer
+        last[each.request_id] = replace(each, text=texts.text, text_pair=texts.text_pair, answer=answer)
     counts: Counter[str] = Counter()
     rows: dict[tuple[str, str | None], Feedback] = {}
     for each in last.values():

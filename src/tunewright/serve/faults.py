@@ -93,20 +93,29 @@ def is_ours(error: Exception) -> bool:
 
 
 def of_validation(errors: Sequence[Mapping[str, Any]]) -> Fault:
-    """What pydantic found, without what was sent: the first fault and how many there are."""
+    """What pydantic found, without what was sent: the first fault, fields that are none, and how many there are."""
     if errors[0]["type"] == "json_invalid":
         return Fault(400, "invalid_json", "the body is not valid JSON.")
     found = _of_nearest_form(errors)
-    first = found[0]
-    where = ".".join(str(part) for k, part in enumerate(first["loc"]) if part != "body" and not _is_form(first, k))
+    where = _place(found[0])
     if where in ("messages", "messages.0.role"):
         message = "a task answers one message of the user; its instruction is part of it."
         return Fault(400, "invalid_messages", message, param="messages")
-    is_no_object = first["type"] in ("model_type", "model_attributes_type")
-    what = "Input should be a JSON object" if is_no_object else first["msg"]
-    more = f" ({len(found)} faults in all)" if len(found) > 1 else ""
-    message = f"`{where}`: {what}{more}." if where else f"{what}{more}."
-    return Fault(400, "invalid_value", message, param=where or None)
+    # A field that is none is mostly the missing one misspelt.
+    told = [found[0], *[each for each in found[1:] if each["type"] == "extra_forbidden"][:2]]
+    more = f" ({len(found)} faults in all)" if len(found) > len(told) else ""
+    return Fault(400, "invalid_value", f"{'; '.join(map(_sentence, told))}{more}.", param=where or None)
+
+
+def _place(error: Mapping[str, Any]) -> str:
+    """The field at fault, as its sender knows it."""
+    return ".".join(str(part)[:80] for k, part in enumerate(error["loc"]) if part != "body" and not _is_form(error, k))
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    is_no_object = error["type"] in ("model_type", "model_attributes_type")
+    what = "Input should be a JSON object" if is_no_object else error["msg"]
+    return f"`{where}`: {what}" if (where := _place(error)) else what
 
 
 def _is_form(error: Mapping[str, Any], k: int) -> bool:
@@ -137,4 +146,8 @@ def _of_nearest_form(errors: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[st
         ("extra_forbidden", at + 2),
     )
     nearest = min(groups.values(), key=lambda g: (sum((e["type"], len(e["loc"])) in other_kinds for e in g), len(g)))
+    words = [e for g in groups.values() for e in g if (e["type"], len(e["loc"])) == ("literal_error", at + 2)]
+    if len(words) == len(groups) > 1 and len({e["loc"][-1] for e in words}) == 1:  # none of the forms knows the word
+        *most, last = re.findall("'[^']*'", " ".join(e["ctx"]["expected"] for e in words))
+        nearest = [{**e, "msg": f"Input should be {', '.join(most)} or {last}"} if e in words else e for e in nearest]
     return [*nearest, *others]

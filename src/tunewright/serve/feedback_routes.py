@@ -7,12 +7,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
-from tunewright.errors import RegistryError
+from tunewright.errors import RegistryError, unknown
 from tunewright.releases.entries import Feedback
 from tunewright.serve.faults import ErrorReply, Fault
 from tunewright.serve.gate import context_of
 from tunewright.serve.records import Strict, Text
 from tunewright.serve.service import Service
+from tunewright.serve.tasks import labels_of
 
 Words = Annotated[str, Field(min_length=1, max_length=10_000)]
 
@@ -67,6 +68,12 @@ def router(service: Service) -> APIRouter:
         key = context_of(request.scope).key
         if key is not None:
             key.check_task(answered.task)
+        if isinstance(said, Corrected):
+            served = await asyncio.to_thread(service.tasks.version, answered.task, answered.version)
+            labels = () if served is None else await asyncio.to_thread(labels_of, served)
+            if labels and said.corrected not in labels:
+                message = f"`corrected`: {unknown('label', said.corrected[:80], labels)}"
+                raise Fault(400, "unknown_label", message, param="corrected")
         known = service.memory.find(answered.row_id)
         given = Feedback(
             request_id=answered.row_id,

@@ -55,6 +55,16 @@ def unserved_at(path: Path) -> str | None:
         return None  # broken: whoever loads it has more to say of that
 
 
+def labels_of(served: Served) -> tuple[str, ...]:
+    """The labels that a version chooses among; none where it writes, rows bring candidates, or its folder is gone."""
+    try:
+        record = read_json(Path(served.folder) / "adapter.json")
+        is_other = served.sha256 is not None and record["sha256"] != served.sha256
+        return () if is_other or "candidates" in record["parts"] else tuple(record["labels"])
+    except (RunError, OSError, KeyError, TypeError):
+        return ()
+
+
 class Tasks(Protocol):
     """The tasks of a server. Answers come from memory: they are asked for on the event loop."""
 
