@@ -217,6 +217,18 @@ def test_a_correction_is_a_label_of_the_version_that_answered(state: State, vers
         assert correct(asked["request_id"], "anything").status_code == 200
 
 
+def test_what_a_sender_says_was_answered_is_a_label_too(state: State) -> None:
+    """After a restart, when the server does not know it any more."""
+    with serving(Registered(state), state=state) as live, live.client() as client:
+        _, _, row_id = ask(client)
+    with serving(Registered(state), state=state) as live, live.client() as client:
+        said = {"request_id": row_id, "verdict": "right", "text": "a song"}
+        reply = client.post("/v1/feedback", json={**said, "answer": "musik"})
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "answer")
+        assert client.post("/v1/feedback", json={**said, "answer": "music"}).status_code == 200
+    assert [each.answer for each in state.feedback("topics")] == ["music"]
+
+
 @pytest.mark.parametrize("parts", [{"decoding": Decoding()}, {"candidates": Candidates()}])
 def test_a_correction_is_any_text_where_a_task_has_no_labels(
     parts: dict[str, Part], tiny_folder: Callable[[str], Path], tmp_path: Path

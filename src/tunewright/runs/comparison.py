@@ -329,7 +329,7 @@ class Comparison:
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as JSON values, schema version first."""
+    """The comparison as what JSON can hold, schema version first."""
     return dataclasses.asdict(comparison)
 
 

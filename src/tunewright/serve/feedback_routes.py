@@ -68,20 +68,21 @@ def router(service: Service) -> APIRouter:
         key = context_of(request.scope).key
         if key is not None:
             key.check_task(answered.task)
-        if isinstance(said, Corrected):
-            served = await asyncio.to_thread(service.tasks.version, answered.task, answered.version)
-            labels = () if served is None else await asyncio.to_thread(labels_of, served)
-            if labels and said.corrected not in labels:
-                message = f"`corrected`: {unknown('label', said.corrected[:80], labels)}"
-                raise Fault(400, "unknown_label", message, param="corrected")
         known = service.memory.find(answered.row_id)
+        answer = said.answer if known is None else known.answer
+        corrected = said.corrected if isinstance(said, Corrected) else None
+        served = await asyncio.to_thread(service.tasks.version, answered.task, answered.version)
+        labels = () if served is None else await asyncio.to_thread(labels_of, served)
+        for field, label in (("answer", answer), ("corrected", corrected)):
+            if labels and label is not None and label not in labels:
+                raise Fault(400, "unknown_label", f"`{field}`: {unknown('label', label[:80], labels)}", param=field)
         given = Feedback(
             request_id=answered.row_id,
             task=answered.task,
             version=answered.version,
             verdict=said.verdict,
-            answer=said.answer if known is None else known.answer,
-            corrected=said.corrected if isinstance(said, Corrected) else None,
+            answer=answer,
+            corrected=corrected,
             comment=said.comment,
             text=said.text if known is None or known.text is None else known.text,
             text_pair=said.text_pair if known is None or known.text is None else known.text_pair,
