@@ -134,7 +134,7 @@ class Session:
 
     def _refit_s(self, trial_s: float) -> float:
         """The same of any trial; where it takes about a second, what else the machine does is no small share."""
-        return max(self._refit_share * trial_s, 0.0 if self.ships_trials else trial_s + min(trial_s, 1.0))
+        return 0.0 if self.ships_trials else max(_REFIT_SLACK * trial_s, trial_s + min(trial_s, 1.0))
 
     def answering_s(self, *entrants: Entrant) -> float:
         """Seconds that one artefact of each takes to answer, beyond the features of the bare bases."""
